@@ -1,0 +1,3 @@
+//! A whole cluster on this machine.
+
+fn main() {}

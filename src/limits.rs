@@ -1,0 +1,132 @@
+//! Every bound of the platform, with its unit and where it comes from.
+//!
+//! A bound that an operator may change has the same name in the configuration; the value here is then the default
+//! (or, where the name ends in `_CEILING`, the most that may be configured).
+
+use crate::time::Span;
+
+/// Bytes of a frame before `to`: length, kind, flags, to_len, from_len, info_type and id.
+pub const HEADER_BYTES: usize = 20;
+/// Bytes of the length field, which does not count itself.
+pub const LENGTH_BYTES: usize = 4;
+/// Bytes of a user id, at most.
+pub const ID_BYTES_MAX: usize = 64;
+/// Bytes of header, `to` and `from`: as much of a frame as routing ever needs to see.
+pub const ENVELOPE_BYTES_MAX: usize = HEADER_BYTES + 2 * ID_BYTES_MAX;
+/// Bytes of a frame after its length field, at most. The default, the ceiling, and the bound on the link.
+pub const MAX_FRAME: usize = 1 << 20;
+/// The least `max_frame` that may be configured: a WELCOME and every control frame fit.
+pub const MAX_FRAME_FLOOR: usize = 4 << 10;
+/// Bytes of a whole frame on the wire, at most.
+pub const FRAME_WIRE_BYTES_MAX: usize = LENGTH_BYTES + MAX_FRAME;
+/// Bytes of the frames that a client may send before it is logged in.
+pub const LOGIN_FRAME_BYTES_MAX: usize = 4 << 10;
+/// Bytes of a CLOSE text: it must fit the smallest frame.
+pub const CLOSE_TEXT_BYTES_MAX: usize = 512;
+
+/// Bytes of the chunk that the reactor reads all its sockets into.
+pub const CHUNK_BYTES: usize = 128 << 10;
+/// A slice of a chunk that is kept beyond its turn pins the whole chunk; smaller ones are copied out. A quarter of the
+/// chunk: what is pinned is at most four times what is kept.
+pub const PIN_BYTES_MIN: usize = CHUNK_BYTES / 4;
+/// Bytes of one block that copied-out slices are gathered in, at most.
+pub const BLOCK_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the first such block: a slow receiver of small frames costs no more than this.
+pub const BLOCK_BYTES_MIN: usize = 512;
+
+/// AS -> client: bytes queued at which that client's own input is no longer read and DROPPABLE frames are dropped.
+pub const CLIENT_QUEUE_SOFT_BYTES: usize = 64 << 10;
+/// AS -> client: bytes queued, at most; what does not fit is bounced BUSY.
+pub const CLIENT_QUEUE_BYTES_MAX: usize = FRAME_WIRE_BYTES_MAX;
+/// AS -> ACMS: bytes queued at which the clients whose frames go there are no longer read, until half is gone.
+pub const UPLINK_QUEUE_SOFT_BYTES: usize = 2 << 20;
+/// AS -> ACMS: bytes queued, at most. Above the soft mark only frames that were already read arrive.
+pub const UPLINK_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// ACMS -> AS: bytes queued, at most; what does not fit is bounced BUSY and counted.
+pub const DOWNLINK_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Bytes that control frames (session confirmations, bounces, kicks) may take beyond a queue's bound, since they are
+/// what tells the other side of the bound. Past it a link is closed SLOW, a client's bounce is dropped and counted.
+pub const CONTROL_RESERVE_BYTES: usize = 256 << 10;
+/// Client engine -> AS: bytes queued, at most; `send` then fails with `Full`.
+pub const ENGINE_QUEUE_BYTES_MAX: usize = 4 << 20;
+/// Acknowledged sends of one client engine that wait for their outcome, at most.
+pub const ACKED_PENDING_MAX: usize = 1024;
+/// Bytes of the bodies that those sends hold for a resend, at most.
+pub const ACKED_PENDING_BYTES_MAX: usize = 8 << 20;
+/// Queries of one engine that wait for their reply, at most.
+pub const QUERIES_PENDING_MAX: usize = 4096;
+/// Message ids remembered of each sender, to hand a resent message to the application once.
+pub const DEDUPE_IDS: usize = 1024;
+/// Senders whose ids are remembered; past it the one silent for longest is forgotten.
+pub const DEDUPE_SENDERS_MAX: usize = 4096;
+/// Events of a client engine that its application has not taken yet; past it the socket is no longer read.
+pub const ENGINE_EVENTS_MAX: usize = 1024;
+/// Commands of other threads that an engine has not taken yet; past it they fail with `Full`.
+pub const ENGINE_COMMANDS_MAX: usize = 64 << 10;
+/// Tasks that wait for each thread of a handler pool; past it messages bounce BUSY.
+pub const POOL_TASKS_MAX: usize = 1024;
+/// Users that one ASK may name.
+pub const ASK_USERS_MAX: usize = 100;
+/// Connections that have not logged in, at most; more are closed FULL.
+pub const ANONYMOUS_MAX: usize = 16 << 10;
+/// Unanswered lookups that an AS has at the ACMS, at most.
+pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
+
+/// A client connection that has been silent this long is sent a PING.
+pub const HEARTBEAT: Span = Span::from_secs(10);
+/// A client connection that has been silent this long is closed NO_HEARTBEAT.
+pub const HEARTBEAT_TIMEOUT: Span = Span::from_secs(30);
+/// From accept to the first byte.
+pub const FIRST_BYTE_TIMEOUT: Span = Span::from_secs(5);
+/// From accept to a complete LOGIN or REGISTER.
+pub const LOGIN_TIMEOUT: Span = Span::from_secs(10);
+/// How long a login check may take before the login is refused UNAVAILABLE.
+pub const LOGIN_CHECK_TIMEOUT: Span = Span::from_secs(30);
+/// How long a frame may stay incomplete: PARTIAL.
+pub const PARTIAL_TIMEOUT: Span = Span::from_secs(10);
+/// How long a receiver with bytes queued may take none: SLOW.
+pub const STALL_TIMEOUT: Span = Span::from_secs(10);
+/// How long a closing connection has to take its CLOSE and end, before it is cut.
+pub const CLOSE_LINGER: Span = Span::from_secs(2);
+/// Unsent keep-alive on the AS-ACMS link: a side that has sent nothing for this long sends a PING.
+pub const LINK_KEEPALIVE: Span = Span::from_secs(1);
+/// A link whose other side has been silent for this long is dead.
+pub const LINK_TIMEOUT: Span = Span::from_secs(3);
+/// First pause before a redial; it doubles up to [`REDIAL_MAX`], and each pause is drawn between half and all of it.
+pub const REDIAL_MIN: Span = Span::from_millis(100);
+/// Longest pause before a redial.
+pub const REDIAL_MAX: Span = Span::from_secs(5);
+/// How long a dial may take.
+pub const DIAL_TIMEOUT: Span = Span::from_secs(5);
+/// How long a restarted ACMS answers RETRY, not OFFLINE, while servers that were there before have not come back.
+pub const DIRECTORY_GRACE: Span = Span::from_secs(10);
+/// How often an AS sends the digest of its bindings.
+pub const DIGEST_INTERVAL: Span = Span::from_secs(10);
+/// How long an unanswered lookup at the ACMS is waited for.
+pub const LOOKUP_TIMEOUT: Span = Span::from_secs(3);
+/// A client engine sends an acknowledged message again when no ACK came within this time.
+pub const ACK_TIMEOUT: Span = Span::from_secs(5);
+/// A client engine gives an acknowledged message up after this time.
+pub const ACKED_DEADLINE: Span = Span::from_secs(30);
+/// A handler that holds the loop for longer is named in the log.
+pub const HANDLER_WATCHDOG: Span = Span::from_millis(50);
+/// How long a server that stops waits for its connections to take their CLOSE.
+pub const SHUTDOWN_GRACE: Span = Span::from_secs(3);
+
+/// Slices handed to one `writev`. Linux takes 1,024 (IOV_MAX); past 64 the copy outweighs the call.
+pub const WRITE_SLICES_MAX: usize = 64;
+/// Connections accepted in one turn, so that a storm of them does not hold up the frames of the others.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
+const _: () = {
+    assert!(ENVELOPE_BYTES_MAX <= BLOCK_BYTES_MIN, "the first block of an incomplete frame holds its envelope");
+    assert!(PIN_BYTES_MIN >= ENVELOPE_BYTES_MAX, "a pinned slice that begins a frame holds its envelope");
+    assert!(CLIENT_QUEUE_BYTES_MAX >= FRAME_WIRE_BYTES_MAX, "an empty queue takes any frame");
+    assert!(UPLINK_QUEUE_BYTES_MAX >= UPLINK_QUEUE_SOFT_BYTES + CHUNK_BYTES + FRAME_WIRE_BYTES_MAX);
+    assert!(DOWNLINK_QUEUE_BYTES_MAX >= FRAME_WIRE_BYTES_MAX);
+    assert!(CLIENT_QUEUE_SOFT_BYTES < CLIENT_QUEUE_BYTES_MAX);
+    assert!(LOGIN_FRAME_BYTES_MAX <= MAX_FRAME_FLOOR);
+    assert!(CLOSE_TEXT_BYTES_MAX + ENVELOPE_BYTES_MAX <= MAX_FRAME_FLOOR);
+    assert!(LINK_TIMEOUT.as_micros() >= 2 * LINK_KEEPALIVE.as_micros());
+    assert!(HEARTBEAT_TIMEOUT.as_micros() >= 2 * HEARTBEAT.as_micros());
+};

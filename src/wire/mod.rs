@@ -1,0 +1,14 @@
+//! The wire format: what bytes mean, and nothing about where they come from or go to.
+//!
+//! docs/PROTOCOL.md is the contract. Each part parses once, into a type that cannot be wrong.
+
+mod codes;
+mod control;
+mod frame;
+pub mod link;
+mod preface;
+
+pub use codes::{Bounce, CloseCode};
+pub use control::{Answer, Ask, AskKind, CloseBody, Cluster, Located, Login, Welcome};
+pub use frame::{Envelope, Flags, Header, Kind, Malformed, Outgoing};
+pub use preface::{Opening, PREFACE_BYTES, Preface, Role, VERSION, VERSIONS, Versions};
