@@ -82,6 +82,8 @@ pub const FIRST_BYTE_TIMEOUT: Span = Span::from_secs(5);
 pub const LOGIN_TIMEOUT: Span = Span::from_secs(10);
 /// How long a login check may take before the login is refused UNAVAILABLE.
 pub const LOGIN_CHECK_TIMEOUT: Span = Span::from_secs(30);
+/// How long a client engine waits for WELCOME after its dial: longer than the server looks at a login.
+pub const WELCOME_TIMEOUT: Span = Span::from_secs(35);
 /// How long a frame may stay incomplete: PARTIAL.
 pub const PARTIAL_TIMEOUT: Span = Span::from_secs(10);
 /// How long a receiver with bytes queued may take none: SLOW.
@@ -128,5 +130,6 @@ const _: () = {
     assert!(LOGIN_FRAME_BYTES_MAX <= MAX_FRAME_FLOOR);
     assert!(CLOSE_TEXT_BYTES_MAX + ENVELOPE_BYTES_MAX <= MAX_FRAME_FLOOR);
     assert!(LINK_TIMEOUT.as_micros() >= 2 * LINK_KEEPALIVE.as_micros());
+    assert!(WELCOME_TIMEOUT.as_micros() > LOGIN_CHECK_TIMEOUT.as_micros());
     assert!(HEARTBEAT_TIMEOUT.as_micros() >= 2 * HEARTBEAT.as_micros());
 };

@@ -44,8 +44,14 @@ impl Login {
         if body.is_empty() {
             return Some(Login::default());
         }
-        serde_json::from_slice(body).ok()
+        parse_object(body)
     }
+}
+
+/// Parses a JSON object; none for anything else, an array in the order of its fields included.
+pub fn parse_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    is_object.then(|| serde_json::from_slice(body).ok()).flatten()
 }
 
 /// Whether a server reaches its cluster.
@@ -58,6 +64,9 @@ pub enum Cluster {
     Down,
     /// The server stands alone.
     None,
+    /// A state of a later version.
+    #[serde(other)]
+    Other,
 }
 
 /// The body of WELCOME.
@@ -92,12 +101,8 @@ pub struct CloseBody {
 impl CloseBody {
     /// Parses either form; bytes that are not UTF-8 are replaced.
     pub fn parse(body: &[u8]) -> CloseBody {
-        if body.first() == Some(&b'{')
-            && let Ok(parsed) = serde_json::from_slice(body)
-        {
-            return parsed;
-        }
-        CloseBody { text: String::from_utf8_lossy(body).into_owned(), ..CloseBody::default() }
+        parse_object(body)
+            .unwrap_or_else(|| CloseBody { text: String::from_utf8_lossy(body).into_owned(), ..CloseBody::default() })
     }
 }
 

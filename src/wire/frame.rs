@@ -2,7 +2,8 @@ use byteorder::{BigEndian, ByteOrder};
 use bytes::{BufMut, BytesMut};
 
 use crate::id::{IdError, UserId};
-use crate::limits::{HEADER_BYTES, LENGTH_BYTES};
+use crate::limits::{HEADER_BYTES, ID_BYTES_MAX, LENGTH_BYTES};
+use crate::wire::CloseCode;
 
 /// Bytes of the header that the length field counts.
 const COUNTED_HEADER_BYTES: usize = HEADER_BYTES - LENGTH_BYTES;
@@ -185,6 +186,9 @@ pub enum Malformed {
     /// The length does not cover header and ids.
     #[error("a length of {0} bytes does not cover the header and its ids")]
     Short(u32),
+    /// `to` or `from` is longer than an id can be.
+    #[error("an id has at most {ID_BYTES_MAX} bytes")]
+    LongId,
     /// A kind that this version does not know.
     #[error("unknown kind {0:#04x}")]
     UnknownKind(u8),
@@ -196,6 +200,17 @@ pub enum Malformed {
         /// The flag byte.
         flags: u8,
     },
+}
+
+impl Malformed {
+    /// The code to close the connection with.
+    pub fn close_code(self) -> CloseCode {
+        match self {
+            Malformed::TooBig { .. } => CloseCode::TOO_BIG,
+            Malformed::Short(_) | Malformed::LongId => CloseCode::BAD_FIELD,
+            Malformed::UnknownKind(_) | Malformed::BadFlags { .. } => CloseCode::PROTOCOL,
+        }
+    }
 }
 
 /// Header, `to` and `from` of one frame.
@@ -231,6 +246,9 @@ impl Header {
         let [kind, flags, to_len, from_len] = [fixed[4], fixed[5], fixed[6], fixed[7]];
         if (length as usize) < COUNTED_HEADER_BYTES + usize::from(to_len) + usize::from(from_len) {
             return Err(Malformed::Short(length));
+        }
+        if usize::from(to_len.max(from_len)) > ID_BYTES_MAX {
+            return Err(Malformed::LongId);
         }
         let kind = Kind::from_wire(kind).ok_or(Malformed::UnknownKind(kind))?;
         if flags & !kind.flags_allowed() != 0 {

@@ -190,7 +190,7 @@ pub struct ServerMessageId;
 
 impl ServerMessageId {
     /// The id of a server's message number `count`.
-    pub fn new(server: ServerId, count: u64) -> u64 {
+    pub fn compose(server: ServerId, count: u64) -> u64 {
         u64::from(server.0) << 48 | count & (u64::MAX >> 16)
     }
 
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_servers_message_names_it() {
-        assert_eq!(ServerMessageId::server(ServerMessageId::new(ServerId(65_535), u64::MAX)), ServerId(65_535));
-        assert_eq!(ServerMessageId::new(ServerId(2), 3), 0x0002_0000_0000_0003);
+        assert_eq!(ServerMessageId::server(ServerMessageId::compose(ServerId(65_535), u64::MAX)), ServerId(65_535));
+        assert_eq!(ServerMessageId::compose(ServerId(2), 3), 0x0002_0000_0000_0003);
     }
 }

@@ -9,6 +9,6 @@ pub mod link;
 mod preface;
 
 pub use codes::{Bounce, CloseCode};
-pub use control::{Answer, Ask, AskKind, CloseBody, Cluster, Located, Login, Welcome};
+pub use control::{Answer, Ask, AskKind, CloseBody, Cluster, Located, Login, Welcome, parse_object};
 pub use frame::{Envelope, Flags, Header, Kind, Malformed, Outgoing};
 pub use preface::{Opening, PREFACE_BYTES, Preface, Role, VERSION, VERSIONS, Versions};

@@ -1,0 +1,149 @@
+use std::io::IoSlice;
+
+use super::inbound::Frame;
+use super::rope::Rope;
+use crate::limits::CONTROL_RESERVE_BYTES;
+use crate::wire::Outgoing;
+
+/// How much a queue holds, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// From here on the queue is congested, until it has fallen to half of this.
+    pub soft: usize,
+    /// What would pass this does not fit; an empty queue takes any frame.
+    pub hard: usize,
+}
+
+/// What waits to be written to one connection: whole frames, and what is left of the first.
+pub struct SendQueue {
+    rope: Rope,
+    bounds: Bounds,
+    congested: bool,
+}
+
+/// The queue's bound would be passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the queue is full")]
+pub struct Full;
+
+impl SendQueue {
+    /// An empty queue.
+    pub fn new(bounds: Bounds) -> SendQueue {
+        SendQueue { rope: Rope::default(), bounds, congested: false }
+    }
+
+    /// Bytes that wait.
+    pub fn len(&self) -> usize {
+        self.rope.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.rope.is_empty()
+    }
+
+    /// Whether the queue passed its soft bound and has not fallen to half of it since.
+    pub fn is_congested(&self) -> bool {
+        self.congested
+    }
+
+    /// Whether a message of `bytes` fits.
+    pub fn fits(&self, bytes: usize) -> bool {
+        self.is_empty() || self.len() + bytes <= self.bounds.hard
+    }
+
+    /// Queues a frame that came from elsewhere, without copying or re-encoding it.
+    pub fn forward(&mut self, frame: &mut Frame<'_>) -> Result<(), Full> {
+        if !self.fits(frame.wire_bytes()) {
+            return Err(Full);
+        }
+        frame.move_to(&mut self.rope);
+        self.note_growth();
+        Ok(())
+    }
+
+    /// Queues a message of this process's own.
+    pub fn send(&mut self, frame: &Outgoing<'_>) -> Result<(), Full> {
+        if !self.fits(frame.wire_bytes()) {
+            return Err(Full);
+        }
+        self.encode(frame);
+        Ok(())
+    }
+
+    /// Queues a control frame, for which there is a reserve beyond the bound.
+    pub fn send_control(&mut self, frame: &Outgoing<'_>) -> Result<(), Full> {
+        if self.len() + frame.wire_bytes() > self.bounds.hard + CONTROL_RESERVE_BYTES {
+            return Err(Full);
+        }
+        self.encode(frame);
+        Ok(())
+    }
+
+    /// Queues bytes that are not a frame: a preface.
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.rope.push_copy(bytes);
+    }
+
+    fn encode(&mut self, frame: &Outgoing<'_>) {
+        self.rope.push_with(frame.wire_bytes(), |block| frame.encode(block));
+        self.note_growth();
+    }
+
+    fn note_growth(&mut self) {
+        self.congested |= self.rope.len() >= self.bounds.soft;
+    }
+
+    /// Fills `slices` with what is to be written next; returns how many.
+    pub fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.rope.fill(slices)
+    }
+
+    /// Takes off what was written. True where that ended the congestion.
+    pub fn consume(&mut self, bytes: usize) -> bool {
+        self.rope.consume(bytes);
+        let relieved = self.congested && self.rope.len() <= self.bounds.soft / 2;
+        self.congested &= !relieved;
+        relieved
+    }
+
+    /// Makes what waits stand on its own, so that a receiver that takes nothing holds no chunk.
+    pub fn compact(&mut self) {
+        self.rope.compact();
+    }
+
+    /// Forgets what waits.
+    pub fn clear(&mut self) {
+        self.rope = Rope::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Kind;
+
+    fn ping() -> Outgoing<'static> {
+        Outgoing::of(Kind::Ping)
+    }
+
+    #[test]
+    fn the_bounds_hold() {
+        let mut queue = SendQueue::new(Bounds { soft: 40, hard: 60 });
+        let wide = [0; 100];
+        let oversized = Outgoing { body: &wide, ..ping() };
+        queue.send(&oversized).expect("an empty queue takes any frame");
+        assert_eq!(queue.send(&ping()), Err(Full));
+        queue.consume(120);
+        for _ in 0..3 {
+            queue.send(&ping()).expect("fits");
+        }
+        assert_eq!((queue.send(&ping()), queue.len(), queue.is_congested()), (Err(Full), 60, true));
+        queue.send_control(&ping()).expect("control has a reserve");
+        assert!(!queue.consume(59));
+        assert!(queue.consume(1), "half of the soft bound ends the congestion");
+        assert!(!queue.is_congested());
+        while queue.send_control(&ping()).is_ok() {}
+        assert!(queue.len() <= 60 + CONTROL_RESERVE_BYTES);
+    }
+}

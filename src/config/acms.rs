@@ -1,0 +1,75 @@
+//! The options of `trunkline-acms`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::builder::BoolishValueParser;
+use clap::{Parser, ValueEnum};
+
+use super::{Arguments, ClusterArgs, ConfigError, MANAGEMENT_PORT, TRANSFER_PORT};
+
+/// What an ACMS runs with. Not `Debug`: it holds the cluster's secret.
+pub struct AcmsSettings {
+    /// Where application servers connect; port 0 for one that the system picks.
+    pub transfer: SocketAddr,
+    /// Where the management API listens; port 0 for one that the system picks.
+    pub management: SocketAddr,
+    /// How the management API assigns a server to a user.
+    pub server_assigned_policy: ServerAssignedPolicy,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The cluster's secret, at least 16 bytes; empty where it has none.
+    pub cluster_secret: Vec<u8>,
+}
+
+/// How a user who asks for a server is given one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServerAssignedPolicy {
+    /// The server with the fewest users
+    MinUserCount,
+}
+
+/// The cluster manager: knows which user is on which application server, and relays between the servers
+#[derive(Parser)]
+#[command(name = "trunkline-acms", version)]
+pub struct AcmsArgs {
+    /// IP address that both ports are bound to; another than loopback needs a cluster secret
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    bind: IpAddr,
+    /// TCP port that application servers connect to; 0 lets the system pick
+    #[arg(long, value_name = "PORT", default_value_t = TRANSFER_PORT)]
+    transfer_port: u16,
+    /// TCP port of the management API (HTTP); 0 lets the system pick
+    #[arg(long, value_name = "PORT", default_value_t = MANAGEMENT_PORT)]
+    management_port: u16,
+    /// How a user who asks the management API for a server is given one
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = ServerAssignedPolicy::MinUserCount)]
+    server_assigned_policy: ServerAssignedPolicy,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Let any server join from any network, where --bind is not loopback and there is no cluster secret
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    insecure: bool,
+}
+
+impl Arguments for AcmsArgs {
+    type Settings = AcmsSettings;
+    const EXAMPLE: &'static str =
+        "trunkline-acms --bind 10.0.0.1 --cluster games --cluster-secret-file /etc/trunkline/secret";
+
+    fn resolve(self) -> Result<AcmsSettings, ConfigError> {
+        let cluster_secret = self.cluster.read_secret()?;
+        if cluster_secret.is_empty() && !self.insecure && !self.bind.to_canonical().is_loopback() {
+            return Err(ConfigError::SecretRequired { bind: self.bind });
+        }
+        if self.transfer_port == self.management_port && self.transfer_port != 0 {
+            return Err(ConfigError::SamePort { port: self.transfer_port });
+        }
+        Ok(AcmsSettings {
+            transfer: SocketAddr::new(self.bind, self.transfer_port),
+            management: SocketAddr::new(self.bind, self.management_port),
+            server_assigned_policy: self.server_assigned_policy,
+            cluster: self.cluster.cluster,
+            cluster_secret,
+        })
+    }
+}

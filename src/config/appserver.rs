@@ -1,0 +1,228 @@
+//! The options of `trunkline-appserver`.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use clap::builder::{PossibleValue, RangedU64ValueParser};
+use clap::{Parser, ValueEnum};
+
+use super::{
+    Arguments, CLIENT_PORT, ClusterArgs, ConfigError, HostPort, HostPortError, Place, TRANSFER_PORT, read_text,
+};
+use crate::id::{IdError, ServerId, UserId};
+use crate::limits;
+use crate::time::Span;
+use crate::wire::link::Relogin;
+
+/// What an application server runs with. Not `Debug`: it holds the cluster's secret and the users' passwords.
+pub struct AppServerSettings {
+    /// The server's number in its cluster.
+    pub id: ServerId,
+    /// Where clients connect; port 0 for one that the system picks.
+    pub listen: SocketAddr,
+    /// The ACMS of its cluster; none for a server that stands alone.
+    pub acms: Option<HostPort>,
+    /// Where the cluster tells clients to reach the server; none for the address that `listen` was bound to.
+    pub public_address: Option<HostPort>,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The cluster's secret, at least 16 bytes; empty where it has none.
+    pub cluster_secret: Vec<u8>,
+    /// What becomes of the older session when a user logs in again.
+    pub relogin: Relogin,
+    /// Whether users may log in while the ACMS can't be reached.
+    pub when_cut_off: WhenCutOff,
+    /// A client that has been silent this long is sent a PING.
+    pub heartbeat: Span,
+    /// A client that has been silent this long is closed; at least twice `heartbeat`.
+    pub heartbeat_timeout: Span,
+    /// From accept to a complete LOGIN.
+    pub login_timeout: Span,
+    /// Bytes of a frame after its length field, at most; in `MAX_FRAME_FLOOR..=MAX_FRAME` of [`limits`].
+    pub max_frame: usize,
+    /// Client connections, at most; 1 or more.
+    pub max_connections: u32,
+    /// Users that the cluster is told the server takes; in `1..=max_connections`.
+    pub capacity: u32,
+    /// Who may log in.
+    pub login_check: LoginCheck,
+}
+
+/// Whether users may log in while the ACMS can't be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhenCutOff {
+    /// Yes, and they reach the users of this server
+    ServeLocal,
+    /// No; those who are here stay
+    RefuseNew,
+}
+
+/// Who may log in. Not `Debug`: it holds passwords.
+pub enum LoginCheck {
+    /// Anyone, under any valid id.
+    AnyUser,
+    /// Those in the table, each with the password there.
+    Users(BTreeMap<UserId, String>),
+}
+
+/// What is wrong with a line of the users file. Names no password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UserLineError {
+    /// No colon.
+    #[error("expected user:password")]
+    NoColon,
+    /// What precedes the colon is no user id.
+    #[error("not a user id: {0}")]
+    User(#[from] IdError),
+    /// Nothing follows the colon.
+    #[error("user \"{0}\" has no password")]
+    NoPassword(UserId),
+    /// An earlier line has the same user.
+    #[error("user \"{0}\" is listed twice")]
+    Twice(UserId),
+}
+
+/// Milliseconds that a span may have: down to what the timer wheel can tell apart, up to an hour.
+const SPAN_MS: RangeInclusive<u64> = 20..=3_600_000;
+/// Bytes that `max_frame` may be.
+const MAX_FRAME: RangeInclusive<u64> = limits::MAX_FRAME_FLOOR as u64..=limits::MAX_FRAME as u64;
+/// Connections that may be configured: Linux gives a process no more descriptors unless `fs.nr_open` is raised.
+const CONNECTIONS: RangeInclusive<i64> = 1..=1 << 20;
+/// Connections where none are configured. The descriptor limit may allow fewer.
+const CONNECTIONS_DEFAULT: u32 = 100_000;
+
+/// An application server: users log in here, and reach each other and the users of all other servers of the cluster
+#[derive(Parser)]
+#[command(name = "trunkline-appserver", version)]
+pub struct AppServerArgs {
+    /// Number of this server, in 0..=65535; each server of a cluster has its own
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    id: u16,
+    /// IP address and TCP port that clients connect to; port 0 lets the system pick
+    #[arg(long, value_name = "IP:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, CLIENT_PORT)))]
+    listen: SocketAddr,
+    /// ACMS of the cluster to join; port 12000 where none is named [default: none, the server stands alone]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = parse_acms)]
+    acms: Option<HostPort>,
+    /// Where clients reach this server, as told to the cluster [default: the address that --listen was bound to]
+    #[arg(long, value_name = "HOST:PORT")]
+    public_address: Option<HostPort>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// What becomes of a user's session when the same user logs in again, here or on another server
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Relogin::ReplaceOld)]
+    relogin: Relogin,
+    /// Whether users may log in while the ACMS can't be reached
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = WhenCutOff::ServeLocal)]
+    when_cut_off: WhenCutOff,
+    /// Milliseconds of silence after which a client is sent a PING; in 20..=3600000
+    #[arg(long, value_name = "MS", default_value_t = limits::HEARTBEAT.as_millis(), value_parser = span_ms())]
+    heartbeat_ms: u64,
+    /// Milliseconds of silence after which a client is closed; at least twice --heartbeat-ms, in 20..=3600000
+    #[arg(long, value_name = "MS", default_value_t = limits::HEARTBEAT_TIMEOUT.as_millis(), value_parser = span_ms())]
+    heartbeat_timeout_ms: u64,
+    /// Milliseconds that a new connection has to log in; in 20..=3600000
+    #[arg(long, value_name = "MS", default_value_t = limits::LOGIN_TIMEOUT.as_millis(), value_parser = span_ms())]
+    login_timeout_ms: u64,
+    /// Bytes of a message with its header, at most; in 4096..=1048576
+    #[arg(
+        long, value_name = "BYTES", default_value_t = limits::MAX_FRAME,
+        value_parser = RangedU64ValueParser::<usize>::new().range(MAX_FRAME)
+    )]
+    max_frame: usize,
+    /// Client connections at a time, at most; in 1..=1048576. The process's descriptor limit may allow fewer
+    #[arg(
+        long, value_name = "N", default_value_t = CONNECTIONS_DEFAULT,
+        value_parser = clap::value_parser!(u32).range(CONNECTIONS)
+    )]
+    max_connections: u32,
+    /// Users that the cluster is told this server takes; at most --max-connections [default: --max-connections]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(CONNECTIONS))]
+    capacity: Option<u32>,
+    /// File of those who may log in: lines of user:password, # begins a comment line [default: anyone may]
+    #[arg(long, value_name = "FILE")]
+    users_file: Option<PathBuf>,
+}
+
+impl Arguments for AppServerArgs {
+    type Settings = AppServerSettings;
+    const EXAMPLE: &'static str = "trunkline-appserver --id 1 --listen 127.0.0.1:6001 --acms 127.0.0.1";
+
+    fn resolve(self) -> Result<AppServerSettings, ConfigError> {
+        if self.heartbeat_timeout_ms < 2 * self.heartbeat_ms {
+            let (heartbeat_ms, timeout_ms) = (self.heartbeat_ms, self.heartbeat_timeout_ms);
+            return Err(ConfigError::HeartbeatTimeout { heartbeat_ms, timeout_ms });
+        }
+        let max_connections = self.max_connections;
+        let capacity = self.capacity.unwrap_or(max_connections);
+        if capacity > max_connections {
+            return Err(ConfigError::Capacity { capacity, max_connections });
+        }
+        Ok(AppServerSettings {
+            id: ServerId(self.id),
+            listen: self.listen,
+            acms: self.acms,
+            public_address: self.public_address,
+            cluster_secret: self.cluster.read_secret()?,
+            cluster: self.cluster.cluster,
+            relogin: self.relogin,
+            when_cut_off: self.when_cut_off,
+            heartbeat: Span::from_millis(self.heartbeat_ms),
+            heartbeat_timeout: Span::from_millis(self.heartbeat_timeout_ms),
+            login_timeout: Span::from_millis(self.login_timeout_ms),
+            max_frame: self.max_frame,
+            max_connections,
+            capacity,
+            login_check: self.users_file.as_deref().map_or(Ok(LoginCheck::AnyUser), read_users)?,
+        })
+    }
+}
+
+fn parse_acms(text: &str) -> Result<HostPort, HostPortError> {
+    HostPort::parse_or_port(text, TRANSFER_PORT)
+}
+
+fn span_ms() -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(SPAN_MS)
+}
+
+impl ValueEnum for Relogin {
+    fn value_variants<'a>() -> &'a [Relogin] {
+        &[Relogin::ReplaceOld, Relogin::KeepOld]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Relogin::ReplaceOld => PossibleValue::new("replace-old").help("The older session is closed"),
+            Relogin::KeepOld => PossibleValue::new("keep-old").help("The newer login is refused"),
+        })
+    }
+}
+
+fn read_users(path: &Path) -> Result<LoginCheck, ConfigError> {
+    let mut users = BTreeMap::new();
+    for (index, line) in read_text(path)?.lines().enumerate() {
+        if line.trim().is_empty() || line.trim_start().starts_with('#') {
+            continue;
+        }
+        add_user(&mut users, line).map_err(|fault| ConfigError::UserLine {
+            place: Place { path: path.to_owned(), line: index + 1 },
+            fault,
+        })?;
+    }
+    Ok(LoginCheck::Users(users))
+}
+
+fn add_user(users: &mut BTreeMap<UserId, String>, line: &str) -> Result<(), UserLineError> {
+    let (user, password) = line.split_once(':').ok_or(UserLineError::NoColon)?;
+    let user: UserId = user.parse()?;
+    if password.is_empty() {
+        return Err(UserLineError::NoPassword(user));
+    }
+    match users.insert(user.clone(), password.to_owned()) {
+        None => Ok(()),
+        Some(_) => Err(UserLineError::Twice(user)),
+    }
+}

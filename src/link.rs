@@ -1,0 +1,566 @@
+//! One connection's life, from preface to end, and all connections of one process.
+//!
+//! A [`Link`] goes `Dialling | Preface -> Greeting -> Open -> Closing -> Draining -> Ended` and skips no step back.
+//! [`Links`] owns every link of a process in one slab, meets their deadlines, and keeps what the shell has to do next:
+//! which to dial, to flush, to half-close, to drop. It knows nothing of users or servers: that is the role's, in
+//! [`Link::peer`].
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use bytes::Bytes;
+use slab::Slab;
+
+use crate::buf::{Bounds, Frame, Full, Inbound, Rope, SendQueue};
+use crate::id::ConnId;
+use crate::limits;
+use crate::time::{Span, Time, Wheel};
+use crate::wire::{CloseCode, Kind, Outgoing};
+
+/// Where in its life a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// We dialled; the other side has not answered.
+    Dialling,
+    /// The other side dialled; its preface has not come.
+    Preface,
+    /// Versions are agreed; LOGIN or REGISTER is under way.
+    Greeting,
+    /// Frames flow.
+    Open,
+    /// Our CLOSE is on its way; what still comes in is discarded.
+    Closing,
+    /// Our CLOSE is written and our side of the stream shut; the other side's end is awaited, so that unread input
+    /// does not make the kernel reset the connection before the CLOSE was read.
+    Draining,
+    /// The socket can go; the place in the slab is freed at the end of the turn.
+    Ended,
+}
+
+/// When a quiet link is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// A PING when nothing came for this long: for a side that may be a stranger's program.
+    WhenUnheard(Span),
+    /// A PING when nothing was sent for this long: where both sides do it, bulk in one direction never looks like
+    /// death, however long a PONG would have to wait behind it.
+    WhenUnsent(Span),
+}
+
+/// How long a link is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// From dial or accept to the first byte.
+    pub first_byte: Span,
+    /// From dial or accept to the end of the greeting.
+    pub greeting: Span,
+    /// When a quiet link is probed.
+    pub keep_alive: KeepAlive,
+    /// Silence after which it is closed NO_HEARTBEAT.
+    pub silence: Span,
+}
+
+/// What a deadline asks of the role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Close with this code and text.
+    Close(CloseCode, &'static str),
+    /// A dial came to nothing.
+    DialTimeout,
+}
+
+/// What happened to a connection's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The other side ended its stream.
+    Eof,
+    /// The connection broke, or a dial failed.
+    Failed(std::io::ErrorKind),
+}
+
+/// One connection.
+pub struct Link<P> {
+    /// What the role knows of it.
+    pub peer: P,
+    /// The other side's address.
+    pub addr: SocketAddr,
+    generation: u32,
+    stage: Stage,
+    /// The start of a frame whose end has not come.
+    carry: Rope,
+    queue: SendQueue,
+    patience: Patience,
+    opened: Time,
+    /// Last byte in; `opened` before the first.
+    heard: Time,
+    /// Last byte out, or the moment the queue began to wait.
+    sent: Time,
+    /// Since when `carry` holds a frame's start.
+    partial_since: Time,
+    /// End of the greeting, or of the linger of a closing link.
+    until: Time,
+    /// The wheel's entry that counts; others for this link mean nothing.
+    armed: Time,
+    paused: bool,
+    dirty: bool,
+    pinged: bool,
+    hung_up: bool,
+}
+
+impl<P> Link<P> {
+    /// Where in its life the link is.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Whether frames are still exchanged: not closing, not ended.
+    pub fn is_live(&self) -> bool {
+        match self.stage {
+            Stage::Dialling | Stage::Preface | Stage::Greeting | Stage::Open => true,
+            Stage::Closing | Stage::Draining | Stage::Ended => false,
+        }
+    }
+
+    /// What waits to be written.
+    pub fn queue(&self) -> &SendQueue {
+        &self.queue
+    }
+
+    /// The next moment at which something may have to be done.
+    fn deadline(&self) -> Time {
+        let stalled = if self.queue.is_empty() { Time::NEVER } else { self.sent + limits::STALL_TIMEOUT };
+        let partial = if self.carry.is_empty() { Time::NEVER } else { self.partial_since + limits::PARTIAL_TIMEOUT };
+        match self.stage {
+            Stage::Dialling => self.opened + limits::DIAL_TIMEOUT,
+            Stage::Preface if self.heard == self.opened => self.opened + self.patience.first_byte,
+            Stage::Preface | Stage::Greeting => self.until.min(stalled).min(partial),
+            Stage::Open => self.probe_at().min(self.heard + self.patience.silence).min(stalled).min(partial),
+            Stage::Closing | Stage::Draining => self.until,
+            Stage::Ended => Time::NEVER,
+        }
+    }
+
+    fn probe_at(&self) -> Time {
+        match self.patience.keep_alive {
+            KeepAlive::WhenUnheard(_) if self.pinged => Time::NEVER,
+            KeepAlive::WhenUnheard(span) => self.heard + span,
+            KeepAlive::WhenUnsent(span) => self.sent + span,
+        }
+    }
+
+    /// What is overdue at `now`, other than a probe.
+    fn overdue(&self, now: Time) -> Option<Due> {
+        let stalled = !self.queue.is_empty() && now >= self.sent + limits::STALL_TIMEOUT;
+        let partial = !self.carry.is_empty() && now >= self.partial_since + limits::PARTIAL_TIMEOUT;
+        match self.stage {
+            Stage::Dialling => (now >= self.opened + limits::DIAL_TIMEOUT).then_some(Due::DialTimeout),
+            Stage::Preface if self.heard == self.opened && now >= self.opened + self.patience.first_byte => {
+                Some(Due::Close(CloseCode::LOGIN_TIMEOUT, "no first byte in time"))
+            }
+            Stage::Preface | Stage::Greeting if now >= self.until => {
+                Some(Due::Close(CloseCode::LOGIN_TIMEOUT, "no login in time"))
+            }
+            Stage::Open if now >= self.heard + self.patience.silence => {
+                Some(Due::Close(CloseCode::NO_HEARTBEAT, "silent too long"))
+            }
+            Stage::Preface | Stage::Greeting | Stage::Open if stalled => {
+                Some(Due::Close(CloseCode::SLOW, "took nothing for too long"))
+            }
+            Stage::Preface | Stage::Greeting | Stage::Open if partial => {
+                Some(Due::Close(CloseCode::PARTIAL, "a frame stayed incomplete too long"))
+            }
+            Stage::Preface | Stage::Greeting | Stage::Open | Stage::Closing | Stage::Draining | Stage::Ended => None,
+        }
+    }
+}
+
+/// All connections of one process.
+///
+/// The shell's part of it, once a turn and in this order: [`Links::take_dials`], [`Links::take_dirty`] with
+/// [`Links::fill`] and [`Links::wrote`] for each, [`Links::take_half_closes`], [`Links::take_resumed`],
+/// [`Links::take_ended`].
+pub struct Links<P> {
+    slab: Slab<Link<P>>,
+    generation: u32,
+    wheel: Wheel<ConnId>,
+    dials: Vec<ConnId>,
+    dirty: Vec<ConnId>,
+    half_closes: Vec<ConnId>,
+    resumed: Vec<ConnId>,
+    ended: Vec<ConnId>,
+}
+
+impl<P> Default for Links<P> {
+    fn default() -> Links<P> {
+        Links {
+            slab: Slab::new(),
+            generation: 0,
+            wheel: Wheel::default(),
+            dials: Vec::new(),
+            dirty: Vec::new(),
+            half_closes: Vec::new(),
+            resumed: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+}
+
+/// What the role does with its links.
+impl<P> Links<P> {
+    /// A connection that the other side dialled.
+    pub fn accept(&mut self, now: Time, addr: SocketAddr, patience: Patience, bounds: Bounds, peer: P) -> ConnId {
+        self.insert(now, addr, patience, bounds, peer, Stage::Preface)
+    }
+
+    /// A connection to dial.
+    pub fn dial(&mut self, now: Time, addr: SocketAddr, patience: Patience, bounds: Bounds, peer: P) -> ConnId {
+        let conn = self.insert(now, addr, patience, bounds, peer, Stage::Dialling);
+        self.dials.push(conn);
+        conn
+    }
+
+    fn insert(
+        &mut self,
+        now: Time,
+        addr: SocketAddr,
+        patience: Patience,
+        bounds: Bounds,
+        peer: P,
+        stage: Stage,
+    ) -> ConnId {
+        self.generation = self.generation.wrapping_add(1);
+        let index = self.slab.insert(Link {
+            peer,
+            addr,
+            generation: self.generation,
+            stage,
+            carry: Rope::default(),
+            queue: SendQueue::new(bounds),
+            patience,
+            opened: now,
+            heard: now,
+            sent: now,
+            partial_since: now,
+            until: now + patience.greeting,
+            armed: Time::NEVER,
+            paused: false,
+            dirty: false,
+            pinged: false,
+            hung_up: false,
+        });
+        let index = u32::try_from(index).expect("fewer connections than descriptors");
+        let conn = ConnId { index, generation: self.generation };
+        self.arm(conn);
+        conn
+    }
+
+    /// Connections, those that are ending included.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// The link; none where it has gone, even if another has its place.
+    pub fn get(&self, conn: ConnId) -> Option<&Link<P>> {
+        self.slab.get(conn.index as usize).filter(|link| link.generation == conn.generation)
+    }
+
+    /// The link, to change.
+    pub fn get_mut(&mut self, conn: ConnId) -> Option<&mut Link<P>> {
+        self.slab.get_mut(conn.index as usize).filter(|link| link.generation == conn.generation)
+    }
+
+    /// Every link, by its place.
+    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Link<P>)> {
+        self.slab.iter().map(|(index, link)| (ConnId { index: index as u32, generation: link.generation }, link))
+    }
+
+    /// The link at `place`: to go through all of them in several turns.
+    pub fn at(&self, place: usize) -> Option<(ConnId, &Link<P>)> {
+        self.slab.get(place).map(|link| (ConnId { index: place as u32, generation: link.generation }, link))
+    }
+
+    /// The places there are, in use or not.
+    pub fn places(&self) -> usize {
+        self.slab.capacity()
+    }
+
+    /// Begins to take a read apart; none where the link has stopped listening.
+    pub fn begin<'a>(&mut self, now: Time, conn: ConnId, chunk: &'a Bytes, range: Range<usize>) -> Option<Inbound<'a>> {
+        let link = self.get_mut(conn).filter(|link| link.is_live())?;
+        link.heard = now;
+        link.pinged = false;
+        Some(Inbound::new(std::mem::take(&mut link.carry), chunk, range))
+    }
+
+    /// Ends what [`Links::begin`] began: keeps the start of a frame whose end has not come.
+    pub fn finish(&mut self, now: Time, conn: ConnId, inbound: Inbound<'_>) {
+        let began_now = !inbound.is_continued();
+        let carry = inbound.into_carry();
+        let Some(link) = self.get_mut(conn).filter(|link| link.is_live() && !carry.is_empty()) else { return };
+        if began_now {
+            link.partial_since = now;
+        }
+        link.carry = carry;
+        self.arm(conn);
+    }
+
+    /// Moves to the next stage of a greeting. `patience` replaces the one for the stage before.
+    pub fn advance(&mut self, now: Time, conn: ConnId, stage: Stage) {
+        let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) else { return };
+        debug_assert!(matches!(
+            (link.stage, stage),
+            (Stage::Dialling | Stage::Preface, Stage::Greeting) | (Stage::Greeting, Stage::Open)
+        ));
+        link.stage = stage;
+        link.sent = now;
+        link.heard = now;
+        self.arm(conn);
+    }
+
+    /// Gives a greeting until `until`.
+    pub fn extend_greeting(&mut self, conn: ConnId, until: Time) {
+        if let Some(link) = self.get_mut(conn) {
+            link.until = until;
+            self.arm(conn);
+        }
+    }
+
+    /// Passes a frame on to `conn`.
+    pub fn forward(&mut self, now: Time, conn: ConnId, frame: &mut Frame<'_>) -> Result<(), Full> {
+        self.enqueue(now, conn, |queue| queue.forward(frame))
+    }
+
+    /// Sends a message of this process's own.
+    pub fn send(&mut self, now: Time, conn: ConnId, frame: &Outgoing<'_>) -> Result<(), Full> {
+        self.enqueue(now, conn, |queue| queue.send(frame))
+    }
+
+    /// Sends a control frame, for which there is a reserve beyond the queue's bound.
+    pub fn send_control(&mut self, now: Time, conn: ConnId, frame: &Outgoing<'_>) -> Result<(), Full> {
+        self.enqueue(now, conn, |queue| queue.send_control(frame))
+    }
+
+    /// Sends bytes that are not a frame: a preface.
+    pub fn send_bytes(&mut self, now: Time, conn: ConnId, bytes: &[u8]) {
+        let sent = self.enqueue(now, conn, |queue| {
+            queue.send_bytes(bytes);
+            Ok(())
+        });
+        debug_assert_eq!(sent, Ok(()));
+    }
+
+    fn enqueue(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        put: impl FnOnce(&mut SendQueue) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        let Some(link) = self.slab.get_mut(conn.index as usize).filter(|link| link.generation == conn.generation)
+        else {
+            return Err(Full);
+        };
+        if !link.is_live() {
+            return Err(Full);
+        }
+        let was_empty = link.queue.is_empty();
+        put(&mut link.queue)?;
+        if was_empty {
+            link.sent = now;
+        }
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty.push(conn);
+        }
+        Ok(())
+    }
+
+    /// Closes with a code: queues CLOSE, listens no more, and ends when the other side has, or after a linger.
+    pub fn close(&mut self, now: Time, conn: ConnId, code: CloseCode, text: &str) {
+        let text = &text[..text.floor_char_boundary(limits::CLOSE_TEXT_BYTES_MAX)];
+        let close = Outgoing { info_type: code.to_wire(), body: text.as_bytes(), ..Outgoing::of(Kind::Close) };
+        let taken = self.send_control(now, conn, &close);
+        let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) else { return };
+        link.carry = Rope::default();
+        if link.stage == Stage::Dialling || taken.is_err() {
+            return self.end(conn);
+        }
+        link.stage = Stage::Closing;
+        link.paused = false;
+        link.until = now + limits::CLOSE_LINGER;
+        self.arm(conn);
+        self.resumed.push(conn);
+    }
+
+    /// The other side will say no more. A CLOSE of ours that is under way is still written.
+    pub fn hung_up(&mut self, conn: ConnId) {
+        match self.get_mut(conn) {
+            Some(link) if link.stage == Stage::Closing => link.hung_up = true,
+            Some(_) => self.end(conn),
+            None => {}
+        }
+    }
+
+    /// Drops the connection without a word.
+    pub fn end(&mut self, conn: ConnId) {
+        let Some(link) = self.get_mut(conn).filter(|link| link.stage != Stage::Ended) else { return };
+        link.stage = Stage::Ended;
+        link.queue.clear();
+        link.carry = Rope::default();
+        self.ended.push(conn);
+    }
+
+    /// Stops reading from `conn`, so that its sender feels that what it feeds is slow.
+    pub fn pause(&mut self, conn: ConnId) {
+        if let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) {
+            link.paused = true;
+        }
+    }
+
+    /// Reads from `conn` again. The time it was not listened to does not count as its silence.
+    pub fn resume(&mut self, now: Time, conn: ConnId) {
+        if let Some(link) = self.get_mut(conn).filter(|link| link.paused) {
+            link.paused = false;
+            link.heard = now;
+            link.partial_since = now;
+            self.resumed.push(conn);
+        }
+    }
+
+    /// Takes the links whose deadline came at `now`, and what it asks; sends the PINGs that are due.
+    pub fn expire(&mut self, now: Time, due: &mut Vec<(ConnId, Due)>) {
+        let mut expired = Vec::new();
+        self.wheel.expired(now, &mut expired);
+        for conn in expired {
+            let Some(link) = self.get_mut(conn) else { continue };
+            if link.armed > now {
+                continue;
+            }
+            link.armed = Time::NEVER;
+            if link.paused {
+                link.heard = now;
+                link.partial_since = now;
+            }
+            match link.overdue(now) {
+                Some(asked) => due.push((conn, asked)),
+                None if !link.is_live() && now >= link.until => self.end(conn),
+                None if link.stage == Stage::Open && now >= link.probe_at() => self.probe(now, conn),
+                None => {}
+            }
+            self.arm(conn);
+        }
+    }
+
+    fn probe(&mut self, now: Time, conn: ConnId) {
+        let Some(link) = self.get_mut(conn) else { return };
+        link.pinged = true;
+        if link.queue.is_empty() {
+            link.sent = now;
+            let sent = self.send_control(now, conn, &Outgoing::of(Kind::Ping));
+            debug_assert_eq!(sent, Ok(()), "an empty queue takes a PING");
+        } else if let KeepAlive::WhenUnsent(span) = link.patience.keep_alive {
+            // What waits is life enough once it gets through; a PING behind it would only wait too.
+            let again = now + span;
+            self.arm_at(conn, again);
+        }
+    }
+
+    /// Sees to it that the link's deadline is met.
+    fn arm(&mut self, conn: ConnId) {
+        if let Some(link) = self.get(conn) {
+            let at = link.deadline();
+            self.arm_at(conn, at);
+        }
+    }
+
+    fn arm_at(&mut self, conn: ConnId, at: Time) {
+        let Some(link) = self.get_mut(conn) else { return };
+        if at < link.armed {
+            link.armed = at;
+            self.wheel.set(at, conn);
+        }
+    }
+}
+
+/// What the shell does with them.
+impl<P> Links<P> {
+    /// Connections to dial, with their addresses.
+    pub fn take_dials(&mut self) -> Vec<(ConnId, SocketAddr)> {
+        let dials = std::mem::take(&mut self.dials);
+        dials.into_iter().filter_map(|conn| self.get(conn).map(|link| (conn, link.addr))).collect()
+    }
+
+    /// Swaps in the connections that have something new to write; `into` must be empty.
+    pub fn take_dirty(&mut self, into: &mut Vec<ConnId>) {
+        debug_assert!(into.is_empty());
+        std::mem::swap(&mut self.dirty, into);
+        for conn in into.iter() {
+            if let Some(link) = self.get_mut(*conn) {
+                link.dirty = false;
+            }
+        }
+    }
+
+    /// Fills `slices` with what is to be written to `conn` next; returns how many.
+    pub fn fill<'a>(&'a self, conn: ConnId, slices: &mut [IoSlice<'a>]) -> usize {
+        self.get(conn).map_or(0, |link| link.queue.fill(slices))
+    }
+
+    /// `bytes` were written to `conn`. True where that ended a congestion: the role must hear of it.
+    pub fn wrote(&mut self, now: Time, conn: ConnId, bytes: usize) -> bool {
+        let Some(link) = self.get_mut(conn) else { return false };
+        link.sent = now;
+        let relieved = link.queue.consume(bytes);
+        if link.stage == Stage::Closing && link.queue.is_empty() {
+            if link.hung_up {
+                self.end(conn);
+            } else {
+                link.stage = Stage::Draining;
+                self.half_closes.push(conn);
+            }
+        }
+        relieved
+    }
+
+    /// The kernel takes no more for `conn`: what waits must stand on its own, and its patience starts.
+    pub fn blocked(&mut self, conn: ConnId) {
+        if let Some(link) = self.get_mut(conn) {
+            link.queue.compact();
+            self.arm(conn);
+        }
+    }
+
+    /// Connections whose sending side is to be shut: their CLOSE is written.
+    pub fn take_half_closes(&mut self) -> Vec<ConnId> {
+        std::mem::take(&mut self.half_closes)
+    }
+
+    /// Connections to read from again, whatever was missed meanwhile.
+    pub fn take_resumed(&mut self) -> Vec<ConnId> {
+        std::mem::take(&mut self.resumed)
+    }
+
+    /// Whether `conn` is to be read from.
+    pub fn reads(&self, conn: ConnId) -> bool {
+        self.get(conn).is_some_and(|link| !link.paused && !link.hung_up && link.stage != Stage::Ended)
+    }
+
+    /// Frees the places of connections that ended; their sockets are to be dropped.
+    pub fn take_ended(&mut self) -> Vec<ConnId> {
+        let ended = std::mem::take(&mut self.ended);
+        for conn in &ended {
+            self.slab.remove(conn.index as usize);
+        }
+        ended
+    }
+
+    /// When [`Links::expire`] must be called next.
+    pub fn deadline(&self) -> Option<Time> {
+        self.wheel.next()
+    }
+}

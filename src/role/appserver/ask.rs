@@ -1,0 +1,156 @@
+//! Questions about who is where: from users (ASK) and from the application.
+
+use super::{AppServer, Event};
+use crate::buf::Frame;
+use crate::id::{ConnId, ServerId, UserId};
+use crate::limits;
+use crate::role::Drop;
+use crate::time::Time;
+use crate::wire::{Answer, Ask, AskKind, Bounce, Kind, Located, Outgoing, parse_object};
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A user, with the id of its ASK.
+    User {
+        /// Its connection.
+        conn: ConnId,
+        /// Its ASK's id.
+        id: u64,
+        /// What it asks.
+        ask: AskKind,
+    },
+    /// The application, with a number of its own.
+    Application(u64),
+}
+
+/// A question that waits for the ACMS.
+pub(super) struct Question {
+    asker: Asker,
+    users: Vec<String>,
+    /// One a user, in the order asked.
+    servers: Vec<Result<Option<ServerId>, Bounce>>,
+    /// How many of them the ACMS has not told.
+    open: usize,
+}
+
+impl AppServer {
+    pub(super) fn ask_from_user(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) {
+        let id = frame.envelope.header.id;
+        let error = match parse_object::<Ask>(&frame.body()) {
+            None => "the body of ASK is a JSON object with `ask`",
+            Some(Ask { ask: AskKind::Other, .. }) => "this question is not known here",
+            Some(Ask { users, .. }) if users.len() > limits::ASK_USERS_MAX => "too many users",
+            Some(Ask { ask: AskKind::Rtt, .. }) => {
+                self.answer(now, conn, id, &Answer::default());
+                return;
+            }
+            Some(Ask { ask, users }) => return self.ask(now, Asker::User { conn, id, ask }, users),
+        };
+        self.answer(now, conn, id, &Answer { error: Some(error.to_owned()), ..Answer::default() });
+    }
+
+    /// Asks where users are; the answer is an [`Event::Located`] with `token`.
+    pub fn locate(&mut self, now: Time, token: u64, users: &[UserId]) {
+        let users = users.iter().map(|user| user.as_str().to_owned()).collect();
+        self.ask(now, Asker::Application(token), users);
+    }
+
+    fn ask(&mut self, now: Time, asker: Asker, users: Vec<String>) {
+        self.questions_asked += 1;
+        let number = self.questions_asked;
+        let mut question = Question { asker, servers: Vec::with_capacity(users.len()), users, open: 0 };
+        for (place, user) in question.users.iter().enumerate() {
+            let server = self.look_up(now, number, place, user.as_bytes());
+            question.open += usize::from(server == Err(Bounce::Retry));
+            question.servers.push(server);
+        }
+        self.lookups_open += question.open;
+        if question.open == 0 {
+            return self.settle(now, question);
+        }
+        self.questions.insert(number, question);
+        self.question_ends.push_back((now + limits::LOOKUP_TIMEOUT, number));
+    }
+
+    /// The user's server, where that is known here; `Err(Retry)` where the ACMS was asked.
+    fn look_up(&mut self, now: Time, number: u64, place: usize, user: &[u8]) -> Result<Option<ServerId>, Bounce> {
+        if self.users.contains_key(user) {
+            return Ok(Some(self.config.server));
+        }
+        if self.uplinks.is_empty() || UserId::parse(user).is_err() {
+            return Ok(None);
+        }
+        if self.lookups_open >= limits::LOOKUPS_PENDING_MAX {
+            return Err(Bounce::Busy);
+        }
+        let id = number << 8 | place as u64;
+        let asked = self.control_up(now, &Outgoing { id, to: user, ..Outgoing::of(Kind::Lookup) });
+        Err(if asked { Bounce::Retry } else { Bounce::Unreachable })
+    }
+
+    /// The ACMS's answer to a LOOKUP.
+    pub(super) fn found(&mut self, now: Time, frame: &Frame<'_>) {
+        let header = frame.envelope.header;
+        let (number, place) = (header.id >> 8, (header.id & 0xff) as usize);
+        let Some(question) = self.questions.get_mut(&number) else { return };
+        let Some(server) = question.servers.get_mut(place) else { return };
+        *server = match (header.info_type, <[u8; 2]>::try_from(&frame.body()[..])) {
+            (0, Ok(bytes)) => Ok(Some(ServerId(u16::from_be_bytes(bytes)))),
+            (0, Err(_)) => Err(Bounce::Unreachable),
+            (1, _) => Ok(None),
+            (cause, _) => Err(Bounce::from_wire(cause)),
+        };
+        question.open = question.open.saturating_sub(1);
+        self.lookups_open = self.lookups_open.saturating_sub(1);
+        if question.open == 0
+            && let Some(question) = self.questions.remove(&number)
+        {
+            self.settle(now, question);
+        }
+    }
+
+    pub(super) fn expire_questions(&mut self, now: Time) {
+        while let Some((_, number)) = self.question_ends.pop_front_if(|(ends, _)| *ends <= now) {
+            if let Some(question) = self.questions.remove(&number) {
+                self.settle(now, question);
+            }
+        }
+    }
+
+    /// Answers every open question with what is known: the ACMS will say no more.
+    pub(super) fn settle_questions(&mut self, now: Time) {
+        for (_, number) in std::mem::take(&mut self.question_ends) {
+            if let Some(question) = self.questions.remove(&number) {
+                self.settle(now, question);
+            }
+        }
+    }
+
+    fn settle(&mut self, now: Time, question: Question) {
+        self.lookups_open = self.lookups_open.saturating_sub(question.open);
+        match question.asker {
+            Asker::Application(token) => {
+                self.events.push_back(Event::Located { token, servers: question.servers });
+            }
+            Asker::User { conn, id, ask } => {
+                let located = |(user, server): (String, Result<Option<ServerId>, Bounce>)| Located {
+                    user,
+                    online: server.ok().map(|server| server.is_some()),
+                    server: server.ok().flatten().filter(|_| ask == AskKind::Where),
+                };
+                let users = question.users.into_iter().zip(question.servers).map(located).collect();
+                self.answer(now, conn, id, &Answer { users, error: None });
+            }
+        }
+    }
+
+    fn answer(&mut self, now: Time, conn: ConnId, id: u64, answer: &Answer) {
+        let Some(user) = self.links.get(conn).and_then(|link| link.peer.user()).cloned() else { return };
+        let body = serde_json::to_vec(answer).expect("numbers and plain text");
+        let frame = Outgoing { id, to: user.as_bytes(), body: &body, ..Outgoing::of(Kind::Answer) };
+        if self.links.send_control(now, conn, &frame).is_err() {
+            self.counters.count_drop(Drop::BounceFull);
+        }
+    }
+}

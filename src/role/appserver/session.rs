@@ -1,0 +1,226 @@
+//! A user's way from LOGIN to the end of its session.
+
+use bytes::Bytes;
+
+use super::{AppServer, CutOff, Event, Peer, Session};
+use crate::buf::Frame;
+use crate::id::{ConnId, UserId};
+use crate::limits;
+use crate::link::Stage;
+use crate::role::{Fault, Gone};
+use crate::time::Time;
+use crate::wire::link::Relogin;
+use crate::wire::{CloseCode, Cluster, Kind, Login, Outgoing, Welcome};
+
+/// What the application says to a login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Welcome.
+    Accept,
+    /// REFUSED, with the cause in words.
+    Refuse(String),
+    /// UNAVAILABLE: it could not be looked at; the user may try again.
+    Unavailable(String),
+    /// INTERNAL: the check itself failed.
+    Fault,
+}
+
+impl AppServer {
+    pub(super) fn frame_before_login(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+        match frame.envelope.header.kind {
+            Kind::Login => self.login(now, conn, frame),
+            Kind::Logout => Err(Fault::new(CloseCode::LOGGED_OUT, "goodbye")),
+            Kind::Ping => self.pong(now, conn, &frame.envelope),
+            Kind::Pong => Ok(()),
+            Kind::Close => self.closed_by_peer(now, conn, frame),
+            kind => Err(Fault::unexpected(kind)),
+        }
+    }
+
+    fn login(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+        let user = frame.envelope.from_user()?;
+        let login = Login::parse(&frame.body())
+            .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of LOGIN is a JSON object"))?;
+        let Some((addr, session)) = self.session_mut(conn) else { return Ok(()) };
+        match session {
+            Session::Anonymous => *session = Session::Checking(user.clone()),
+            Session::Checking(_) | Session::Claiming(..) | Session::Online { .. } | Session::Left => {
+                return Err(Fault::unexpected(Kind::Login));
+            }
+        }
+        self.links.extend_greeting(conn, now + limits::LOGIN_CHECK_TIMEOUT);
+        self.events.push_back(Event::LoginAsked { conn, user, addr, login });
+        Ok(())
+    }
+
+    fn session_mut(&mut self, conn: ConnId) -> Option<(std::net::SocketAddr, &mut Session)> {
+        let link = self.links.get_mut(conn)?;
+        match &mut link.peer {
+            Peer::Client(client) => Some((link.addr, &mut client.session)),
+            Peer::Acms(_) => None,
+        }
+    }
+
+    /// What the application says to an [`Event::LoginAsked`]. Nothing happens where that connection has ended.
+    pub fn verdict(&mut self, now: Time, conn: ConnId, verdict: Verdict) {
+        let Some((_, Session::Checking(user))) = self.session_mut(conn) else { return };
+        let user = user.clone();
+        let fault = match verdict {
+            Verdict::Accept => return self.admit(now, conn, user),
+            Verdict::Refuse(cause) => Fault::new(CloseCode::REFUSED, cause),
+            Verdict::Unavailable(cause) => Fault::new(CloseCode::UNAVAILABLE, cause),
+            Verdict::Fault => Fault::new(CloseCode::INTERNAL, "the login check failed"),
+        };
+        self.close(now, conn, &fault);
+    }
+
+    /// The application agrees; the cluster, where there is one, has to agree too.
+    fn admit(&mut self, now: Time, conn: ConnId, user: UserId) {
+        self.sessions += 1;
+        let session = self.sessions;
+        if self.uplinks.is_empty() {
+            return self.admit_locally(now, conn, user, session);
+        }
+        if self.uplink_conn().is_err() {
+            return self.admit_cut_off(now, conn, user, session);
+        }
+        self.claims.insert(session, conn);
+        self.digest_add(&user, session);
+        if let Some((_, state)) = self.session_mut(conn) {
+            *state = Session::Claiming(user.clone(), session);
+        }
+        self.send_claim(now, &user, session);
+    }
+
+    fn admit_cut_off(&mut self, now: Time, conn: ConnId, user: UserId, session: u64) {
+        match self.config.cut_off {
+            CutOff::ServeLocal => self.admit_locally(now, conn, user, session),
+            CutOff::RefuseNew => {
+                self.close(now, conn, &Fault::new(CloseCode::UNAVAILABLE, "the cluster cannot be reached"));
+            }
+        }
+    }
+
+    /// Where nobody else decides, this server's own sessions count.
+    fn admit_locally(&mut self, now: Time, conn: ConnId, user: UserId, session: u64) {
+        if self.config.relogin == Relogin::KeepOld && self.conn_of(&user).is_some() {
+            return self.close(now, conn, &already_online());
+        }
+        self.open_session(now, conn, user, session);
+    }
+
+    /// The ACMS's answer to a CLAIM: 0, or the code to close with.
+    pub(super) fn claimed(&mut self, now: Time, session: u64, answer: u32) {
+        let Some(conn) = self.claims.remove(&session) else { return };
+        let Some((_, Session::Claiming(user, _))) = self.session_mut(conn) else { return };
+        let user = user.clone();
+        match CloseCode::from_wire(answer) {
+            None => self.open_session(now, conn, user, session),
+            Some(CloseCode::ALREADY_ONLINE) => self.close(now, conn, &already_online()),
+            Some(code) => self.close(now, conn, &Fault::new(code, "the cluster refused the login")),
+        }
+    }
+
+    /// The claims that the ACMS did not answer before its link was lost.
+    pub(super) fn settle_claims(&mut self, now: Time) {
+        let mut claims: Vec<(u64, ConnId)> = self.claims.drain().collect();
+        claims.sort_unstable();
+        for (session, conn) in claims {
+            if let Some((_, Session::Claiming(user, _))) = self.session_mut(conn) {
+                let user = user.clone();
+                self.admit_cut_off(now, conn, user, session);
+            }
+        }
+    }
+
+    fn open_session(&mut self, now: Time, conn: ConnId, user: UserId, session: u64) {
+        if let Some(older) = self.conn_of(&user) {
+            self.close(now, older, &replaced());
+        }
+        let Some((addr, state)) = self.session_mut(conn) else { return };
+        let before = std::mem::replace(state, Session::Online { user: user.clone(), session, since: now });
+        if !matches!(before, Session::Claiming(..)) {
+            self.digest_add(&user, session);
+        }
+        self.anonymous -= 1;
+        self.users.insert(user.clone(), conn);
+        self.links.advance(now, conn, Stage::Open);
+        let body = self.welcome(session);
+        let welcome = Outgoing { to: user.as_bytes(), body: &body, ..Outgoing::of(Kind::Welcome) };
+        if self.links.send_control(now, conn, &welcome).is_err() {
+            return self.close(now, conn, &Fault::new(CloseCode::SLOW, "took nothing before its login"));
+        }
+        self.events.push_back(Event::LoggedIn { conn, user, addr });
+    }
+
+    fn welcome(&self, session: u64) -> Bytes {
+        let cluster = match (self.uplinks.is_empty(), self.cluster_is_up()) {
+            (true, _) => Cluster::None,
+            (false, true) => Cluster::Up,
+            (false, false) => Cluster::Down,
+        };
+        let welcome = Welcome {
+            server: self.config.server,
+            session: format!("{}-{}-{session}", self.config.server, self.config.incarnation),
+            heartbeat_ms: self.config.heartbeat.as_millis(),
+            max_frame: self.config.max_frame,
+            cluster,
+        };
+        serde_json::to_vec(&welcome).expect("numbers and plain text").into()
+    }
+
+    /// Takes a session out of the tables, and out of the cluster's. Returns whose it was.
+    pub(super) fn leave(&mut self, now: Time, conn: ConnId, session: Session, gone: Gone) -> Option<UserId> {
+        match session {
+            Session::Online { user, session, .. } => {
+                debug_assert_eq!(self.users.get(user.as_bytes()), Some(&conn));
+                self.users.remove(user.as_bytes());
+                self.digest_remove(&user, session);
+                self.unbind(now, &user, session);
+                self.events.push_back(Event::LoggedOut { user: user.clone(), gone });
+                Some(user)
+            }
+            Session::Claiming(user, session) => {
+                self.anonymous -= 1;
+                self.claims.remove(&session);
+                self.digest_remove(&user, session);
+                self.unbind(now, &user, session);
+                Some(user)
+            }
+            Session::Checking(user) => {
+                self.anonymous -= 1;
+                Some(user)
+            }
+            Session::Anonymous => {
+                self.anonymous -= 1;
+                None
+            }
+            Session::Left => None,
+        }
+    }
+
+    fn unbind(&mut self, now: Time, user: &UserId, session: u64) {
+        let unbind = Outgoing { id: session, from: user.as_bytes(), ..Outgoing::of(Kind::Unbind) };
+        // Where the cluster can't be reached there is nothing to unbind: the burst will not name the session.
+        self.control_up(now, &unbind);
+    }
+
+    /// The cluster ends one exact session: the user logged in elsewhere, or was kicked.
+    pub(super) fn kicked(&mut self, now: Time, user: &[u8], session: u64, code: CloseCode) {
+        let Some(conn) = self.users.get(user).copied() else { return };
+        let is_meant =
+            matches!(self.session_mut(conn), Some((_, Session::Online { session: at, .. })) if *at == session);
+        if is_meant {
+            let fault = if code == CloseCode::REPLACED { replaced() } else { Fault::new(code, "removed") };
+            self.close(now, conn, &fault);
+        }
+    }
+}
+
+fn replaced() -> Fault {
+    Fault::new(CloseCode::REPLACED, "the user logged in elsewhere")
+}
+
+fn already_online() -> Fault {
+    Fault::new(CloseCode::ALREADY_ONLINE, "the user is already online")
+}

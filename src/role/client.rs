@@ -1,0 +1,715 @@
+//! The client's core: logs in, keeps its session over lost connections, and resolves each acknowledged send once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::buf::{Bounds, Frame, Inbound};
+use crate::id::{ConnId, UserId};
+use crate::limits;
+use crate::link::{Due, End, KeepAlive, Links, Patience, Stage};
+use crate::role::{Backoff, Core, Dedupe, Entropy, Fault, Gone};
+use crate::time::{Span, Time};
+use crate::wire::{
+    Bounce, CloseBody, CloseCode, Envelope, Flags, Header, Kind, Login, Outgoing, Preface, Role, Welcome, parse_object,
+};
+
+/// What a client is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The server to dial.
+    pub server: SocketAddr,
+    /// Who logs in.
+    pub user: UserId,
+    /// What it shows.
+    pub login: Login,
+    /// Whether the application answers queries; else they are answered with an error.
+    pub takes_queries: bool,
+    /// The source of all randomness.
+    pub seed: [u8; 32],
+}
+
+/// How a client stands to its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The first connection is being made.
+    Connecting,
+    /// Logged in.
+    Online {
+        /// What the server told.
+        welcome: Welcome,
+        /// Whether this is not the first session: the one before was interrupted.
+        resumed: bool,
+    },
+    /// The connection is lost; it is dialled again after the pause.
+    Reconnecting {
+        /// Why it was lost.
+        gone: Gone,
+        /// In the server's words.
+        text: String,
+        /// Until the next dial.
+        pause: Span,
+    },
+    /// Over: the server said so with a code of 1500 and above, or the application logged out.
+    Stopped {
+        /// The server's code.
+        code: CloseCode,
+        /// In the server's words.
+        text: String,
+    },
+}
+
+/// What happened that the application is to hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The connection changed.
+    State(State),
+    /// A message came.
+    Message(Message),
+    /// A query came; answer with [`Client::reply`].
+    Query(Message),
+    /// An acknowledged send is resolved.
+    Sent {
+        /// The id that [`Client::send_acked`] gave.
+        id: u64,
+        /// Whether the receiver's engine has the message.
+        outcome: Result<(), SendFailure>,
+    },
+    /// A query is resolved.
+    Replied {
+        /// The id that [`Client::query`] gave.
+        id: u64,
+        /// The reply, or why there is none.
+        outcome: Result<Reply, QueryFailure>,
+    },
+    /// A plain send came back.
+    Bounced {
+        /// The id that [`Client::send`] gave.
+        id: u64,
+        /// Whom it did not reach.
+        to: Vec<u8>,
+        /// Why.
+        cause: Bounce,
+    },
+    /// The answer to an ASK: its JSON body.
+    Answered {
+        /// The id that [`Client::ask`] gave.
+        id: u64,
+        /// The body.
+        body: Bytes,
+    },
+}
+
+/// A message or query from another user or a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who sent it; none for a server.
+    pub from: Option<UserId>,
+    /// The application's information type.
+    pub info_type: u32,
+    /// The sender's id for it.
+    pub id: u64,
+    /// Its flags.
+    pub flags: Flags,
+    /// The body, a part of the chunk it was read into: copy what outlives the turn.
+    pub body: Bytes,
+}
+
+/// The reply to a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The application's information type.
+    pub info_type: u32,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why an acknowledged send failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendFailure {
+    /// The platform could not deliver it.
+    #[error("not delivered: {0}")]
+    Bounced(Bounce),
+    /// No acknowledgement came in time: it may have been delivered.
+    #[error("no acknowledgement in time")]
+    TimedOut,
+    /// The session ended for good before the acknowledgement came: it may have been delivered.
+    #[error("the session ended: {0}")]
+    Stopped(CloseCode),
+}
+
+/// Why a query has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryFailure {
+    /// The platform could not deliver it.
+    #[error("not delivered: {0}")]
+    Bounced(Bounce),
+    /// The receiver's handler failed.
+    #[error("the receiver failed: {0}")]
+    Failed(String),
+    /// No reply came in time.
+    #[error("no reply in time")]
+    TimedOut,
+    /// The connection was lost before the reply came.
+    #[error("the connection was lost")]
+    ConnectionLost,
+}
+
+/// Why something can't be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// There is no connection; an acknowledged send would wait for one.
+    #[error("not connected")]
+    NotConnected,
+    /// Too much waits already.
+    #[error("too much waits to be sent")]
+    Full,
+    /// Larger than the server takes.
+    #[error("larger than the server takes")]
+    TooBig,
+    /// The session is over.
+    #[error("the session is over")]
+    Stopped,
+}
+
+enum Phase {
+    Dialling(ConnId),
+    Online { conn: ConnId, max_frame: usize },
+    Waiting(Time),
+    Stopped,
+}
+
+/// An acknowledged send that is not resolved.
+struct Pending {
+    to: UserId,
+    info_type: u32,
+    body: Vec<u8>,
+    gives_up: Time,
+    /// When it is sent (again); `NEVER` until there is a connection.
+    acts: Time,
+    tries: u32,
+}
+
+/// The client's core.
+pub struct Client {
+    config: Config,
+    links: Links<()>,
+    phase: Phase,
+    server: SocketAddr,
+    backoff: Backoff,
+    was_online: bool,
+    next_id: u64,
+    pending: BTreeMap<u64, Pending>,
+    pending_bytes: usize,
+    /// When each pending send acts or gives up, whichever is first.
+    pending_times: BTreeSet<(Time, u64)>,
+    queries: BTreeMap<u64, Time>,
+    query_ends: BTreeSet<(Time, u64)>,
+    dedupe: Dedupe,
+    entropy: Entropy,
+    events: VecDeque<Event>,
+    logged_out: bool,
+}
+
+impl Client {
+    /// A client that dials at once.
+    pub fn new(now: Time, config: Config) -> Client {
+        let mut entropy = Entropy::new(config.seed);
+        let mut client = Client {
+            links: Links::default(),
+            phase: Phase::Waiting(now),
+            server: config.server,
+            backoff: Backoff::default(),
+            was_online: false,
+            // Another start of the same user must not repeat ids that receivers remember.
+            next_id: entropy.number() >> 1,
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+            pending_times: BTreeSet::new(),
+            queries: BTreeMap::new(),
+            query_ends: BTreeSet::new(),
+            dedupe: Dedupe::new(entropy.hasher()),
+            entropy,
+            events: VecDeque::new(),
+            logged_out: false,
+            config,
+        };
+        client.dial(now);
+        client
+    }
+
+    /// What happened next, until none is left.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Who this client is.
+    pub fn user(&self) -> &UserId {
+        &self.config.user
+    }
+
+    /// Whether messages can be sent now.
+    pub fn is_online(&self) -> bool {
+        matches!(self.phase, Phase::Online { .. })
+    }
+
+    /// Whether the session is over and the connection gone.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.phase, Phase::Stopped) && self.links.is_empty()
+    }
+
+    /// Sends a message, at most once. A BOUNCE comes back as [`Event::Bounced`] with the id.
+    pub fn send(
+        &mut self,
+        now: Time,
+        to: Option<&UserId>,
+        flags: Flags,
+        info_type: u32,
+        body: &[u8],
+    ) -> Result<u64, SendError> {
+        let id = self.take_id();
+        self.put(now, Kind::Data, flags, info_type, id, to.map_or(&[], UserId::as_bytes), body)?;
+        Ok(id)
+    }
+
+    /// Sends a message until its receiver's engine has it: resolved once, as an [`Event::Sent`] with the id.
+    ///
+    /// Waits for a connection where there is none.
+    pub fn send_acked(&mut self, now: Time, to: UserId, info_type: u32, body: Vec<u8>) -> Result<u64, SendError> {
+        if matches!(self.phase, Phase::Stopped) {
+            return Err(SendError::Stopped);
+        }
+        if self.frame_bytes(to.as_bytes(), &body) > self.max_frame() {
+            return Err(SendError::TooBig);
+        }
+        let bytes = self.pending_bytes + body.len();
+        if self.pending.len() >= limits::ACKED_PENDING_MAX || bytes > limits::ACKED_PENDING_BYTES_MAX {
+            return Err(SendError::Full);
+        }
+        self.pending_bytes = bytes;
+        let id = self.take_id();
+        let gives_up = now + limits::ACKED_DEADLINE;
+        self.pending.insert(id, Pending { to, info_type, body, gives_up, acts: Time::NEVER, tries: 0 });
+        self.pending_times.insert((gives_up, id));
+        self.try_pending(now, id);
+        Ok(id)
+    }
+
+    /// Sends a query: resolved once, as an [`Event::Replied`] with the id. To no user: to the server.
+    pub fn query(
+        &mut self,
+        now: Time,
+        to: Option<&UserId>,
+        info_type: u32,
+        body: &[u8],
+        patience: Span,
+    ) -> Result<u64, SendError> {
+        if self.queries.len() >= limits::QUERIES_PENDING_MAX {
+            return Err(SendError::Full);
+        }
+        let id = self.take_id();
+        self.put(now, Kind::Query, Flags::NONE, info_type, id, to.map_or(&[], UserId::as_bytes), body)?;
+        self.queries.insert(id, now + patience);
+        self.query_ends.insert((now + patience, id));
+        Ok(id)
+    }
+
+    /// Answers a query; with `Flags::ERROR` the body is the text of a failure.
+    pub fn reply(
+        &mut self,
+        now: Time,
+        to: Option<&UserId>,
+        id: u64,
+        flags: Flags,
+        info_type: u32,
+        body: &[u8],
+    ) -> Result<(), SendError> {
+        self.put(now, Kind::Reply, flags, info_type, id, to.map_or(&[], UserId::as_bytes), body)
+    }
+
+    /// Asks the platform: answered as an [`Event::Answered`] with the id.
+    pub fn ask(&mut self, now: Time, question: &[u8]) -> Result<u64, SendError> {
+        let id = self.take_id();
+        self.put(now, Kind::Ask, Flags::NONE, 0, id, &[], question)?;
+        Ok(id)
+    }
+
+    /// Ends the session: the server answers LOGGED_OUT, and the client stops.
+    pub fn log_out(&mut self, now: Time) {
+        self.logged_out = true;
+        if self.put(now, Kind::Logout, Flags::NONE, 0, 0, &[], &[]).is_err() {
+            let conns: Vec<ConnId> = self.links.iter().map(|(conn, _)| conn).collect();
+            conns.into_iter().for_each(|conn| self.links.end(conn));
+            self.stop(CloseCode::LOGGED_OUT, String::new());
+        }
+    }
+
+    /// Stops or goes on reading: an application that takes nothing holds up its senders, not this program's memory.
+    pub fn hold(&mut self, now: Time, held: bool) {
+        if let Phase::Online { conn, .. } = self.phase {
+            if held { self.links.pause(conn) } else { self.links.resume(now, conn) }
+        }
+    }
+
+    fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn max_frame(&self) -> usize {
+        match self.phase {
+            Phase::Online { max_frame, .. } => max_frame,
+            Phase::Dialling(_) | Phase::Waiting(_) | Phase::Stopped => limits::MAX_FRAME,
+        }
+    }
+
+    /// The length field of a message to `to`.
+    fn frame_bytes(&self, to: &[u8], body: &[u8]) -> usize {
+        limits::HEADER_BYTES - limits::LENGTH_BYTES + to.len() + self.config.user.as_bytes().len() + body.len()
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a frame has that many fields")]
+    fn put(
+        &mut self,
+        now: Time,
+        kind: Kind,
+        flags: Flags,
+        info_type: u32,
+        id: u64,
+        to: &[u8],
+        body: &[u8],
+    ) -> Result<(), SendError> {
+        let Phase::Online { conn, max_frame } = self.phase else {
+            let stopped = matches!(self.phase, Phase::Stopped);
+            return Err(if stopped { SendError::Stopped } else { SendError::NotConnected });
+        };
+        if self.frame_bytes(to, body) > max_frame {
+            return Err(SendError::TooBig);
+        }
+        let frame = Outgoing { kind, flags, info_type, id, to, from: self.config.user.as_bytes(), body };
+        self.links.send(now, conn, &frame).map_err(|_| SendError::Full)
+    }
+}
+
+impl Core for Client {
+    type Peer = ();
+
+    fn links(&mut self) -> &mut Links<()> {
+        &mut self.links
+    }
+
+    fn accepted(&mut self, _now: Time, addr: SocketAddr) -> ConnId {
+        unreachable!("a client listens nowhere, yet {addr} dialled it");
+    }
+
+    fn connected(&mut self, now: Time, conn: ConnId) {
+        self.links.send_bytes(now, conn, &Preface::of(Role::Client).encode());
+        self.links.advance(now, conn, Stage::Greeting);
+        let body = serde_json::to_vec(&self.config.login).expect("plain text");
+        let login = Outgoing { from: self.config.user.as_bytes(), body: &body, ..Outgoing::of(Kind::Login) };
+        let sent = self.links.send_control(now, conn, &login);
+        debug_assert_eq!(sent, Ok(()), "a queue with a preface takes a LOGIN");
+    }
+
+    fn received(&mut self, now: Time, conn: ConnId, chunk: &Bytes, range: Range<usize>) {
+        let Some(mut inbound) = self.links.begin(now, conn, chunk, range) else { return };
+        match self.take(now, conn, &mut inbound) {
+            Ok(()) => self.links.finish(now, conn, inbound),
+            Err(fault) => self.give_up(now, conn, &fault),
+        }
+    }
+
+    fn ended(&mut self, now: Time, conn: ConnId, end: End) {
+        self.lost(now, conn, Gone::Ended(end), CloseBody::default());
+        self.links.end(conn);
+    }
+
+    fn relieved(&mut self, _now: Time, _conn: ConnId) {
+        // A full queue is told to whoever sends into it.
+    }
+
+    fn expire(&mut self, now: Time) {
+        let mut due = Vec::new();
+        self.links.expire(now, &mut due);
+        for (conn, asked) in due {
+            match asked {
+                Due::Close(code, text) => self.give_up(now, conn, &Fault::new(code, text)),
+                Due::DialTimeout => self.ended(now, conn, End::Failed(std::io::ErrorKind::TimedOut)),
+            }
+        }
+        if let Phase::Waiting(until) = self.phase
+            && until <= now
+        {
+            self.dial(now);
+        }
+        self.expire_pending(now);
+        self.expire_queries(now);
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let waiting = match self.phase {
+            Phase::Waiting(until) => Some(until),
+            Phase::Dialling(_) | Phase::Online { .. } | Phase::Stopped => None,
+        };
+        let pending = self.pending_times.first().map(|(at, _)| *at);
+        let queries = self.query_ends.first().map(|(at, _)| *at);
+        [self.links.deadline(), waiting, pending, queries].into_iter().flatten().min()
+    }
+}
+
+/// The connection.
+impl Client {
+    fn dial(&mut self, now: Time) {
+        let patience = Patience {
+            first_byte: limits::WELCOME_TIMEOUT,
+            greeting: limits::WELCOME_TIMEOUT,
+            keep_alive: KeepAlive::WhenUnheard(limits::HEARTBEAT),
+            silence: limits::HEARTBEAT_TIMEOUT,
+        };
+        let bounds = Bounds { soft: limits::ENGINE_QUEUE_BYTES_MAX, hard: limits::ENGINE_QUEUE_BYTES_MAX };
+        let conn = self.links.dial(now, self.server, patience, bounds, ());
+        self.phase = Phase::Dialling(conn);
+    }
+
+    /// The server does what the protocol forbids, or nothing at all: it is told, and dialled again.
+    fn give_up(&mut self, now: Time, conn: ConnId, fault: &Fault) {
+        self.lost(now, conn, Gone::Closed(fault.code), CloseBody::default());
+        self.links.close(now, conn, fault.code, &fault.text);
+    }
+
+    fn lost(&mut self, now: Time, conn: ConnId, gone: Gone, told: CloseBody) {
+        let is_current = match self.phase {
+            Phase::Dialling(at) | Phase::Online { conn: at, .. } => at == conn,
+            Phase::Waiting(_) | Phase::Stopped => false,
+        };
+        if !is_current {
+            return;
+        }
+        self.fail_queries();
+        match gone {
+            Gone::ClosedByPeer(code) if !code.reconnects() => return self.stop(code, told.text),
+            _ if self.logged_out => return self.stop(CloseCode::LOGGED_OUT, told.text),
+            Gone::ClosedByPeer(_) | Gone::Closed(_) | Gone::Ended(_) => {}
+        }
+        // What was sent and not acknowledged may be lost: it is sent again once there is a connection.
+        for id in self.pending.keys().copied().collect::<Vec<_>>() {
+            self.act_at(id, Time::NEVER);
+        }
+        let asked = told.retry_after_ms.map_or(Span::default(), Span::from_millis);
+        let pause = self.backoff.next(&mut self.entropy.jitter).max(asked);
+        self.server = told.go_to.and_then(|addr| addr.parse().ok()).unwrap_or(self.config.server);
+        self.phase = Phase::Waiting(now + pause);
+        self.events.push_back(Event::State(State::Reconnecting { gone, text: told.text, pause }));
+    }
+
+    fn stop(&mut self, code: CloseCode, text: String) {
+        self.phase = Phase::Stopped;
+        self.fail_queries();
+        for (id, _) in std::mem::take(&mut self.pending) {
+            self.events.push_back(Event::Sent { id, outcome: Err(SendFailure::Stopped(code)) });
+        }
+        self.pending_times.clear();
+        self.pending_bytes = 0;
+        self.events.push_back(Event::State(State::Stopped { code, text }));
+    }
+
+    fn take(&mut self, now: Time, conn: ConnId, inbound: &mut Inbound<'_>) -> Result<(), Fault> {
+        while self.links.get(conn).is_some_and(|link| link.is_live()) {
+            let Some(frame) = inbound.next(limits::MAX_FRAME)? else { break };
+            if self.is_online() {
+                self.frame_online(now, conn, &frame)?;
+            } else {
+                self.frame_greeting(now, conn, &frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn frame_greeting(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+        match frame.envelope.header.kind {
+            Kind::Welcome => self.welcomed(now, conn, frame),
+            Kind::Ping => self.pong(now, conn, frame.envelope.header.id),
+            Kind::Pong => Ok(()),
+            Kind::Close => self.closed_by_server(now, conn, frame),
+            kind => Err(Fault::unexpected(kind)),
+        }
+    }
+
+    fn welcomed(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+        let welcome: Welcome = parse_object(&frame.body())
+            .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of WELCOME is its JSON"))?;
+        self.links.advance(now, conn, Stage::Open);
+        self.phase = Phase::Online { conn, max_frame: welcome.max_frame };
+        self.backoff.reset();
+        let resumed = std::mem::replace(&mut self.was_online, true);
+        self.events.push_back(Event::State(State::Online { welcome, resumed }));
+        for id in self.pending.keys().copied().collect::<Vec<_>>() {
+            self.try_pending(now, id);
+        }
+        Ok(())
+    }
+
+    fn frame_online(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+        let header = frame.envelope.header;
+        match header.kind {
+            Kind::Data => self.message(now, conn, frame)?,
+            Kind::Query => self.queried(now, frame)?,
+            Kind::Reply => self.replied(frame),
+            Kind::Ack => self.resolve(header.id, Ok(())),
+            Kind::Bounce => self.bounced(now, &frame.envelope),
+            Kind::Answer => self.events.push_back(Event::Answered { id: header.id, body: frame.body() }),
+            Kind::Ping => self.pong(now, conn, header.id)?,
+            Kind::Pong | Kind::GroupData | Kind::GroupEvent | Kind::Presence => {}
+            Kind::Close => self.closed_by_server(now, conn, frame)?,
+            kind => return Err(Fault::unexpected(kind)),
+        }
+        Ok(())
+    }
+
+    fn closed_by_server(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+        let (code, _) = Fault::read_close(frame);
+        self.lost(now, conn, Gone::ClosedByPeer(code), CloseBody::parse(&frame.body()));
+        self.links.end(conn);
+        Ok(())
+    }
+
+    fn pong(&mut self, now: Time, conn: ConnId, id: u64) -> Result<(), Fault> {
+        let pong = Outgoing { id, ..Outgoing::of(Kind::Pong) };
+        self.links.send_control(now, conn, &pong).map_err(|_| Fault::new(CloseCode::SLOW, "the server takes nothing"))
+    }
+}
+
+/// Messages and their outcomes.
+impl Client {
+    fn message(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+        let message = message_of(frame)?;
+        if message.flags.has(Flags::WANT_ACK) {
+            let envelope = frame.envelope;
+            let ack = Outgoing { id: message.id, to: envelope.from, from: envelope.to, ..Outgoing::of(Kind::Ack) };
+            self.links.send_control(now, conn, &ack).map_err(|_| Fault::new(CloseCode::SLOW, "no room for an ACK"))?;
+            let again = message.flags.has(Flags::RETRY);
+            if let Some(from) = &message.from
+                && !self.dedupe.take(from, message.id, again)
+            {
+                return Ok(());
+            }
+        }
+        self.events.push_back(Event::Message(message));
+        Ok(())
+    }
+
+    fn queried(&mut self, now: Time, frame: &Frame<'_>) -> Result<(), Fault> {
+        let query = message_of(frame)?;
+        if self.config.takes_queries {
+            self.events.push_back(Event::Query(query));
+        } else if self.reply(now, query.from.as_ref(), query.id, Flags::ERROR, 0, b"no handler").is_err() {
+            return Err(Fault::new(CloseCode::SLOW, "no room for a REPLY"));
+        }
+        Ok(())
+    }
+
+    fn replied(&mut self, frame: &Frame<'_>) {
+        let Header { id, flags, info_type, .. } = frame.envelope.header;
+        let Some(ends) = self.queries.remove(&id) else { return };
+        self.query_ends.remove(&(ends, id));
+        let body = frame.body();
+        let outcome = if flags.has(Flags::ERROR) {
+            Err(QueryFailure::Failed(String::from_utf8_lossy(&body).into_owned()))
+        } else {
+            Ok(Reply { info_type, body })
+        };
+        self.events.push_back(Event::Replied { id, outcome });
+    }
+
+    fn bounced(&mut self, now: Time, envelope: &Envelope<'_>) {
+        let id = envelope.header.id;
+        let cause = Bounce::from_wire(envelope.header.info_type);
+        if let Some(pending) = self.pending.get(&id) {
+            let passes = matches!(cause, Bounce::Unreachable | Bounce::Retry | Bounce::Busy);
+            if !passes {
+                return self.resolve(id, Err(SendFailure::Bounced(cause)));
+            }
+            let pause = limits::REDIAL_MIN.as_micros() << pending.tries.min(5);
+            self.act_at(id, now + Span::from_micros(pause));
+        } else if let Some(ends) = self.queries.remove(&id) {
+            self.query_ends.remove(&(ends, id));
+            self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::Bounced(cause)) });
+        } else {
+            self.events.push_back(Event::Bounced { id, to: envelope.from.to_vec(), cause });
+        }
+    }
+
+    /// Sends a pending message (again), where there is a connection with room; else its time will come.
+    fn try_pending(&mut self, now: Time, id: u64) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let Phase::Online { conn, max_frame } = self.phase else { return };
+        let flags = if pending.tries == 0 { Flags::WANT_ACK } else { Flags::WANT_ACK.with(Flags::RETRY) };
+        let frame = Outgoing {
+            kind: Kind::Data,
+            flags,
+            info_type: pending.info_type,
+            id,
+            to: pending.to.as_bytes(),
+            from: self.config.user.as_bytes(),
+            body: &pending.body,
+        };
+        if frame.wire_bytes() - limits::LENGTH_BYTES > max_frame {
+            return self.resolve(id, Err(SendFailure::Bounced(Bounce::TooBig)));
+        }
+        let sent = self.links.send(now, conn, &frame).is_ok();
+        pending.tries += u32::from(sent);
+        self.act_at(id, now + if sent { limits::ACK_TIMEOUT } else { limits::REDIAL_MIN });
+    }
+
+    /// Sets when a pending message is sent again.
+    fn act_at(&mut self, id: u64, acts: Time) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            self.pending_times.remove(&(pending.acts.min(pending.gives_up), id));
+            pending.acts = acts;
+            self.pending_times.insert((pending.acts.min(pending.gives_up), id));
+        }
+    }
+
+    /// Ends an acknowledged send, once: who comes second finds none.
+    fn resolve(&mut self, id: u64, outcome: Result<(), SendFailure>) {
+        if let Some(pending) = self.pending.remove(&id) {
+            self.pending_times.remove(&(pending.acts.min(pending.gives_up), id));
+            self.pending_bytes -= pending.body.len();
+            self.events.push_back(Event::Sent { id, outcome });
+        }
+    }
+
+    fn expire_pending(&mut self, now: Time) {
+        while let Some((_, id)) = self.pending_times.first().copied().filter(|(at, _)| *at <= now) {
+            if self.pending.get(&id).is_some_and(|pending| pending.gives_up <= now) {
+                self.resolve(id, Err(SendFailure::TimedOut));
+            } else {
+                self.act_at(id, Time::NEVER);
+                self.try_pending(now, id);
+            }
+        }
+    }
+
+    fn expire_queries(&mut self, now: Time) {
+        while let Some((ends, id)) = self.query_ends.first().copied().filter(|(ends, _)| *ends <= now) {
+            self.query_ends.remove(&(ends, id));
+            self.queries.remove(&id);
+            self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::TimedOut) });
+        }
+    }
+
+    fn fail_queries(&mut self) {
+        self.query_ends.clear();
+        for (id, _) in std::mem::take(&mut self.queries) {
+            self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::ConnectionLost) });
+        }
+    }
+}
+
+fn message_of(frame: &Frame<'_>) -> Result<Message, Fault> {
+    let Envelope { header, from, .. } = frame.envelope;
+    let from = if from.is_empty() { None } else { Some(UserId::parse(from)?) };
+    Ok(Message { from, info_type: header.info_type, id: header.id, flags: header.flags, body: frame.body() })
+}

@@ -1,0 +1,55 @@
+use crate::wire::Bounce;
+
+/// Why a frame went nowhere without its sender being told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drop {
+    /// DROPPABLE, behind a slow receiver.
+    Droppable,
+    /// An ACK, REPLY or BOUNCE whose receiver is gone.
+    Unroutable,
+    /// A BOUNCE that did not fit its receiver's queue.
+    BounceFull,
+    /// From a server, `from` is not one of its users.
+    Spoofed,
+}
+
+/// What a role did with frames since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames passed on to a connection, byte for byte.
+    pub forwarded: u64,
+    /// Frames bounced, by cause: OFFLINE, UNREACHABLE, RETRY, BUSY, DENIED, TOO_BIG, NO_HANDLER, NOT_IN_GROUP.
+    pub bounced: [u64; 8],
+    /// [`Drop::Droppable`].
+    pub dropped_droppable: u64,
+    /// [`Drop::Unroutable`].
+    pub dropped_unroutable: u64,
+    /// [`Drop::BounceFull`].
+    pub dropped_bounces: u64,
+    /// [`Drop::Spoofed`].
+    pub dropped_spoofed: u64,
+    /// Connections whose first bytes were of another protocol or of the wrong role.
+    pub wrong_port: u64,
+    /// Connections whose first bytes were garbage.
+    pub bad_magic: u64,
+}
+
+impl Counters {
+    /// Counts a bounced frame.
+    pub fn count_bounce(&mut self, cause: Bounce) {
+        let slot = usize::try_from(cause.to_wire()).ok().and_then(|number| number.checked_sub(1));
+        if let Some(count) = slot.and_then(|slot| self.bounced.get_mut(slot)) {
+            *count += 1;
+        }
+    }
+
+    /// Counts a dropped frame.
+    pub fn count_drop(&mut self, cause: Drop) {
+        match cause {
+            Drop::Droppable => self.dropped_droppable += 1,
+            Drop::Unroutable => self.dropped_unroutable += 1,
+            Drop::BounceFull => self.dropped_bounces += 1,
+            Drop::Spoofed => self.dropped_spoofed += 1,
+        }
+    }
+}

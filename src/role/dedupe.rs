@@ -1,0 +1,89 @@
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+
+use crate::id::UserId;
+use crate::limits::{DEDUPE_IDS, DEDUPE_SENDERS_MAX};
+
+/// The ids of messages that were taken, so that one sent again is handed over once.
+pub struct Dedupe {
+    senders: HashMap<UserId, Window, ahash::RandomState>,
+    /// Grows with every message: who was silent longest has the smallest.
+    turn: u64,
+}
+
+#[derive(Default)]
+struct Window {
+    /// The last ids, oldest first.
+    ids: VecDeque<u64>,
+    turn: u64,
+}
+
+impl Dedupe {
+    /// Nothing taken yet.
+    pub fn new(hasher: ahash::RandomState) -> Dedupe {
+        Dedupe { senders: HashMap::with_hasher(hasher), turn: 0 }
+    }
+
+    /// Notes a message that wants an ACK. False where it is `again` one that was already taken.
+    pub fn take(&mut self, sender: &UserId, id: u64, again: bool) -> bool {
+        self.turn += 1;
+        if !self.senders.contains_key(sender) {
+            self.make_room();
+        }
+        let window = self.senders.entry(sender.clone()).or_default();
+        window.turn = self.turn;
+        if again && window.ids.contains(&id) {
+            return false;
+        }
+        if window.ids.len() == DEDUPE_IDS {
+            window.ids.pop_front();
+        }
+        window.ids.push_back(id);
+        true
+    }
+
+    fn make_room(&mut self) {
+        if self.senders.len() < DEDUPE_SENDERS_MAX {
+            return;
+        }
+        // Turns are unique, so the order of the table does not decide which one goes.
+        let oldest = self.senders.iter().min_by_key(|(_, window)| window.turn).map(|(sender, _)| sender.clone());
+        if let Some(oldest) = oldest {
+            self.senders.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(number: usize) -> UserId {
+        format!("user{number}").parse().expect("an id")
+    }
+
+    #[test]
+    fn a_message_sent_again_is_taken_once() {
+        let mut dedupe = Dedupe::new(ahash::RandomState::with_seeds(1, 2, 3, 4));
+        assert!(dedupe.take(&user(0), 7, false));
+        assert!(!dedupe.take(&user(0), 7, true));
+        assert!(dedupe.take(&user(1), 7, true), "another sender's id is another message");
+        assert!(dedupe.take(&user(0), 7, false), "without RETRY it is a new message");
+        for id in 100..100 + DEDUPE_IDS as u64 {
+            assert!(dedupe.take(&user(0), id, true));
+        }
+        assert!(dedupe.take(&user(0), 7, true), "out of the window");
+    }
+
+    #[test]
+    fn the_number_of_senders_is_bounded() {
+        let mut dedupe = Dedupe::new(ahash::RandomState::with_seeds(1, 2, 3, 4));
+        for number in 0..=DEDUPE_SENDERS_MAX {
+            dedupe.take(&user(number), 1, false);
+        }
+        assert_eq!(dedupe.senders.len(), DEDUPE_SENDERS_MAX);
+        assert!(!dedupe.take(&user(DEDUPE_SENDERS_MAX), 1, true));
+        assert!(dedupe.take(&user(0), 1, true), "the one silent for longest was forgotten");
+    }
+}

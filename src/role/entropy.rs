@@ -1,0 +1,41 @@
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::wire::link::Nonce;
+
+/// All randomness of a core, from one seed that it is given: the same seed, the same run.
+pub struct Entropy {
+    seed: [u8; 32],
+    drawn: u64,
+    /// For jitter, where no stranger gains by guessing.
+    pub jitter: fastrand::Rng,
+}
+
+impl Entropy {
+    /// From a seed: 32 bytes of the system's randomness in production.
+    pub fn new(seed: [u8; 32]) -> Entropy {
+        let mut entropy = Entropy { seed, drawn: 0, jitter: fastrand::Rng::with_seed(0) };
+        let jitter = entropy.number();
+        entropy.jitter.seed(jitter);
+        entropy
+    }
+
+    /// 32 bytes that cannot be guessed from any others that were drawn.
+    pub fn nonce(&mut self) -> Nonce {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.seed).expect("HMAC takes a key of any length");
+        mac.update(&self.drawn.to_be_bytes());
+        self.drawn += 1;
+        mac.finalize().into_bytes().into()
+    }
+
+    /// A number that cannot be guessed.
+    pub fn number(&mut self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.nonce();
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// A hasher for tables whose keys strangers choose.
+    pub fn hasher(&mut self) -> ahash::RandomState {
+        ahash::RandomState::with_seeds(self.number(), self.number(), self.number(), self.number())
+    }
+}

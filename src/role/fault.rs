@@ -1,0 +1,95 @@
+use std::borrow::Cow;
+
+use crate::buf::Frame;
+use crate::id::IdError;
+use crate::link::End;
+use crate::role::Counters;
+use crate::wire::{CloseBody, CloseCode, Kind, Malformed, Opening, Role, VERSIONS};
+
+/// What a peer did wrong, as the CLOSE that it gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The code.
+    pub code: CloseCode,
+    /// For a person.
+    pub text: Cow<'static, str>,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// We closed it.
+    Closed(CloseCode),
+    /// The other side closed it with a code.
+    ClosedByPeer(CloseCode),
+    /// The other side ended it without a word, or it broke.
+    Ended(End),
+}
+
+impl Fault {
+    /// A fault with this code and text.
+    pub fn new(code: CloseCode, text: impl Into<Cow<'static, str>>) -> Fault {
+        Fault { code, text: text.into() }
+    }
+
+    /// A frame that is not allowed in this state.
+    pub fn unexpected(kind: Kind) -> Fault {
+        Fault::new(CloseCode::PROTOCOL, format!("{kind:?} is not allowed here"))
+    }
+
+    /// The version agreed with a dialler of `role`; none where its preface has not come.
+    pub fn of_opening(opening: Opening, role: Role, counters: &mut Counters) -> Result<Option<u8>, Fault> {
+        match opening {
+            Opening::Incomplete => Ok(None),
+            Opening::Preface(preface) if preface.role != role => {
+                counters.wrong_port += 1;
+                Err(Fault::new(CloseCode::WRONG_PORT, "this port is for the other role"))
+            }
+            Opening::Preface(preface) => match VERSIONS.highest_common(preface.versions) {
+                Some(version) => Ok(Some(version)),
+                None => {
+                    let text = format!("versions {} offered, {VERSIONS} spoken here", preface.versions);
+                    Err(Fault::new(CloseCode::VERSION, text))
+                }
+            },
+            Opening::OtherProtocol(name) => {
+                counters.wrong_port += 1;
+                Err(Fault::new(CloseCode::WRONG_PORT, format!("{name} on a plain port")))
+            }
+            Opening::BadField(rule) => Err(Fault::new(CloseCode::BAD_FIELD, rule)),
+            Opening::BadMagic => {
+                counters.bad_magic += 1;
+                Err(Fault::new(CloseCode::BAD_MAGIC, "not this protocol"))
+            }
+        }
+    }
+
+    /// Code and text of a CLOSE. One outside the codes' range is read as a fault of the other side's.
+    pub fn read_close(frame: &Frame<'_>) -> (CloseCode, String) {
+        let code = CloseCode::from_wire(frame.envelope.header.info_type).unwrap_or(CloseCode::INTERNAL);
+        (code, CloseBody::parse(&frame.body()).text)
+    }
+}
+
+impl From<IdError> for Fault {
+    fn from(error: IdError) -> Fault {
+        Fault::new(CloseCode::BAD_FIELD, error.to_string())
+    }
+}
+
+impl From<Malformed> for Fault {
+    fn from(malformed: Malformed) -> Fault {
+        Fault::new(malformed.close_code(), malformed.to_string())
+    }
+}
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Gone::Closed(code) => write!(f, "closed {code}"),
+            Gone::ClosedByPeer(code) => write!(f, "closed by the other side {code}"),
+            Gone::Ended(End::Eof) => f.write_str("ended by the other side"),
+            Gone::Ended(End::Failed(kind)) => write!(f, "failed: {kind}"),
+        }
+    }
+}
