@@ -621,7 +621,7 @@ impl AppServer {
         let Envelope { header, to, .. } = frame.envelope;
         if to.is_empty() {
             match header.kind {
-                Kind::Data | Kind::Query => return self.to_server(now, conn, frame),
+                Kind::Data | Kind::Query => return self.take_for_server(now, conn, frame),
                 _ if ServerMessageId::server(header.id) == self.config.server => {
                     self.returned(frame);
                     return Ok(());
@@ -650,11 +650,9 @@ impl AppServer {
         if frame.wire_bytes() > limits::LENGTH_BYTES + self.config.max_frame {
             return Err(Bounce::TooBig);
         }
-        if link.queue().is_congested() {
-            if frame.envelope.header.flags.has(Flags::DROPPABLE) {
-                self.counters.count_drop(Drop::Droppable);
-                return Ok(());
-            }
+        if link.queue().is_congested() && frame.envelope.header.flags.has(Flags::DROPPABLE) {
+            self.counters.count_drop(Drop::Droppable);
+            return Ok(());
         }
         self.links.forward(now, receiver, frame).map_err(|_| Bounce::Busy)?;
         self.counters.forwarded += 1;
@@ -680,7 +678,7 @@ impl AppServer {
         Ok(())
     }
 
-    fn to_server(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+    fn take_for_server(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
         let Envelope { header, .. } = frame.envelope;
         let user = frame.envelope.from_user()?;
         let taken = if header.kind == Kind::Query { self.config.takes_queries } else { self.config.takes_messages };
