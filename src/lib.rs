@@ -1,13 +1,42 @@
-//! Trunkline: cross-server messaging for TCP client/server applications.
+//! Cross-server messaging for TCP client/server applications: `client01 => as01 => acms => as02 => client02`.
+//!
+//! Users connect to one of many application servers; the cluster manager (ACMS) knows who is where and relays between
+//! them, and neither client knows that there is more than one server.
+//!
+//! What an application embeds: [`AppServer`] (its own login check and handlers), [`Client`], and [`Acms`] where it does
+//! not run the ready-made one. A server that stands alone becomes a member of a cluster with one more call.
+//!
+//! Reading the code, begin with [`role::Core`], the seam between what is decided and what moves bytes; then [`link`] (one
+//! connection's life), `role::appserver` and [`role::acms`] (the way of a frame), and `net::Reactor` (the loop).
+//! docs/ARCHITECTURE.md is the map, docs/PROTOCOL.md the wire.
 
 #![cfg_attr(not(feature = "net"), allow(dead_code))]
 
 pub mod buf;
 #[cfg(feature = "cli")]
+pub mod chat;
+#[cfg(feature = "cli")]
 pub mod config;
+#[cfg(feature = "net")]
+pub mod engine;
 pub mod id;
 pub mod limits;
 pub mod link;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod role;
 pub mod time;
 pub mod wire;
+
+#[cfg(feature = "net")]
+pub use engine::{
+    Acms, AcmsBuilder, AnyUser, AppServer, AppServerBuilder, Authenticator, Client, ClientBuilder, ConnectError,
+    Delivery, Denied, Event, Handler, Incoming, LoginRequest, Membership, Message, Overloaded, Pending, Query, Refusal,
+    Running, ServerHandle, Stopped, Undelivered,
+};
+pub use id::{ServerId, UserId};
+pub use role::Gone;
+pub use role::appserver::{ClusterState, CutOff};
+pub use role::client::{QueryFailure, SendError, SendFailure, State};
+pub use wire::link::Relogin;
+pub use wire::{Bounce, CloseCode, Cluster, Flags, Login, Welcome};

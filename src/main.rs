@@ -1,3 +1,127 @@
 //! A whole cluster on this machine.
 
-fn main() {}
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use trunkline::chat::Chat;
+use trunkline::{Acms, AppServer, Client, Event, Membership, ServerId, UserId};
+
+/// Cross-server messaging for TCP client/server applications
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts an ACMS and two application servers on loopback, puts you on one and an echo on the other
+    ///
+    /// Lines typed (or piped in) go to the echo user: client => as0 => acms => as1 => client, and back. Others join from
+    /// other terminals with trunkline-chat.
+    Demo {
+        /// Who you are
+        #[arg(long, default_value = "you")]
+        user: UserId,
+        /// Moves all ports: N for the ACMS, N+1 and N+2 for the servers; 0 lets the system choose each [default: 12000,
+        /// 6000 and 6001]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=65_533))]
+        port_base: Option<u16>,
+    },
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let Args { command: Command::Demo { user, port_base } } = Args::parse();
+    match demo(&user, ports(port_base)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("trunkline demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ports of the ACMS and the two servers.
+fn ports(base: Option<u16>) -> [u16; 3] {
+    match base {
+        None => [12_000, 6_000, 6_001],
+        Some(0) => [0; 3],
+        Some(base) => [base, base + 1, base + 2],
+    }
+}
+
+/// Runs the cluster until the input ends. True where every line was delivered and came back.
+fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dyn std::error::Error>> {
+    let refused = |what: &str, port: u16| {
+        let what = what.to_owned();
+        move |error: io::Error| format!("cannot start {what} on 127.0.0.1:{port}: {error}")
+    };
+    let acms = Acms::builder().bind(("127.0.0.1", acms_port)).map_err(refused("the ACMS", acms_port))?;
+    let acms_addr = acms.local_addr();
+    println!("ready acms transfer={acms_addr}");
+    let mut servers = Vec::new();
+    for (number, port) in ports.into_iter().enumerate() {
+        let id = ServerId(number as u16);
+        let server = AppServer::builder()
+            .cluster(Membership::new(id, acms_addr.to_string()))
+            .bind(("127.0.0.1", port))
+            .map_err(refused("an application server", port))?;
+        println!("ready appserver id={id} clients={}", server.local_addr());
+        servers.push(server);
+    }
+    let addrs: Vec<_> = servers.iter().map(AppServer::local_addr).collect();
+    let handles: Vec<_> = servers.iter().map(AppServer::handle).collect();
+    let stop_acms = acms.stopper();
+    let mut running = vec![acms.spawn()?];
+    for server in servers {
+        running.push(server.spawn()?);
+    }
+
+    let echo = Client::connect(addrs[1], "echo")?;
+    let client = Client::connect(addrs[0], user.as_str())?;
+    let echo = std::thread::Builder::new().name("echo".to_owned()).spawn(move || echo_all(&echo))?;
+    println!("join from another terminal:");
+    for addr in &addrs {
+        println!("  trunkline-chat --server {addr} --user NAME --to {user}");
+    }
+    let path = format!("{user} => as0 => acms => as1 => echo");
+    let mut chat = Chat::new(client, Some("echo".parse()?)).echoing(path);
+    if io::stdin().is_terminal() {
+        chat = chat.interactive();
+    }
+    let all_delivered = chat.run(io::stdin(), &mut io::stdout())?;
+
+    for handle in handles {
+        handle.stop()?;
+    }
+    stop_acms();
+    for engine in running {
+        engine.join()?;
+    }
+    echo.join().map_err(|_| "the echo user panicked")?;
+    Ok(all_delivered)
+}
+
+/// Sends every message back to where it came from, until the server stops.
+fn echo_all(client: &Client) {
+    while let Ok(event) = client.events().recv() {
+        match event {
+            Event::Message(message) => {
+                let sent = client.send(message.from.as_ref(), message.info_type, message.body);
+                if let Err(error) = sent {
+                    eprintln!("echo: {error}");
+                }
+            }
+            Event::Query(query) => {
+                let body = query.message.body.clone();
+                query.reply(body);
+            }
+            Event::State(trunkline::State::Reconnecting { .. } | trunkline::State::Stopped { .. }) => return,
+            Event::State(_) | Event::Undelivered { .. } => {}
+        }
+    }
+}

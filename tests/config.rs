@@ -5,9 +5,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use trunkline::CutOff;
 use trunkline::config::{
     AcmsArgs, AcmsSettings, AppServerArgs, AppServerSettings, Arguments, ChatArgs, ChatSettings, ConfigError, HostPort,
-    HostPortError, LoginCheck, Resolved, ServerAssignedPolicy, WhenCutOff, resolve_from,
+    HostPortError, LoginCheck, Resolved, ServerAssignedPolicy, resolve_from,
 };
 use trunkline::id::ServerId;
 use trunkline::limits;
@@ -101,7 +102,7 @@ fn an_appserver_needs_no_option() {
     assert_eq!((server.acms, server.public_address), (None, None));
     assert_eq!(server.cluster, "trunkline");
     assert_eq!(server.relogin, Relogin::ReplaceOld);
-    assert_eq!(server.when_cut_off, WhenCutOff::ServeLocal);
+    assert_eq!(server.when_cut_off, CutOff::ServeLocal);
     assert_eq!(server.heartbeat.as_millis(), 10_000);
     assert_eq!(server.heartbeat_timeout.as_millis(), 30_000);
     assert_eq!(server.login_timeout.as_millis(), 10_000);
@@ -143,7 +144,7 @@ fn every_key_of_an_appservers_file_is_taken() {
     assert_eq!(server.acms, Some(HostPort { host: "acms.example".to_owned(), port: 12_000 }));
     assert_eq!(server.public_address, Some(HostPort { host: "as.example".to_owned(), port: 443 }));
     assert_eq!((server.cluster.as_str(), server.cluster_secret.as_slice()), ("games", &b"0123456789abcdef"[..]));
-    assert_eq!((server.relogin, server.when_cut_off), (Relogin::KeepOld, WhenCutOff::RefuseNew));
+    assert_eq!((server.relogin, server.when_cut_off), (Relogin::KeepOld, CutOff::RefuseNew));
     assert_eq!((server.heartbeat.as_millis(), server.heartbeat_timeout.as_millis()), (50, 100));
     assert_eq!((server.login_timeout.as_millis(), server.max_frame), (200, 8_192));
     assert_eq!((server.max_connections, server.capacity), (10, 9));

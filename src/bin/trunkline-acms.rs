@@ -2,14 +2,25 @@
 
 use std::process::ExitCode;
 
+use trunkline::Acms;
 use trunkline::config::{self, AcmsArgs, AcmsSettings};
 
 fn main() -> ExitCode {
     let settings = config::load::<AcmsArgs>();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    run(settings)
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trunkline-acms: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn run(_settings: AcmsSettings) -> ExitCode {
-    ExitCode::SUCCESS
+fn run(settings: AcmsSettings) -> Result<(), String> {
+    let AcmsSettings { transfer, cluster, cluster_secret, .. } = settings;
+    let acms = Acms::builder().name(cluster).secret(cluster_secret).bind(transfer);
+    let acms = acms.map_err(|error| format!("cannot listen for servers at {transfer}: {error}"))?;
+    println!("ready acms transfer={}", acms.local_addr());
+    acms.run_until_signal().map_err(|error| error.to_string())
 }

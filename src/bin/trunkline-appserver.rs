@@ -1,15 +1,59 @@
 //! An application server.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use trunkline::config::{self, AppServerArgs, AppServerSettings};
+use trunkline::config::{self, AppServerArgs, AppServerSettings, LoginCheck};
+use trunkline::{AppServer, Authenticator, LoginRequest, Membership, Refusal, UserId};
 
 fn main() -> ExitCode {
     let settings = config::load::<AppServerArgs>();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    run(settings)
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trunkline-appserver: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn run(_settings: AppServerSettings) -> ExitCode {
-    ExitCode::SUCCESS
+fn run(settings: AppServerSettings) -> Result<(), String> {
+    let AppServerSettings { id, listen, acms, .. } = settings;
+    let mut builder = AppServer::builder()
+        .relogin(settings.relogin)
+        .when_cut_off(settings.when_cut_off)
+        .heartbeat(settings.heartbeat.to_duration(), settings.heartbeat_timeout.to_duration())
+        .login_timeout(settings.login_timeout.to_duration())
+        .max_frame(settings.max_frame)
+        .max_connections(settings.max_connections as usize)
+        .capacity(settings.capacity as usize);
+    if let LoginCheck::Users(passwords) = settings.login_check {
+        builder = builder.authenticator(Passwords(passwords));
+    }
+    if let Some(acms) = acms {
+        let mut membership =
+            Membership::new(id, acms.to_string()).name(settings.cluster).secret(settings.cluster_secret);
+        if let Some(address) = settings.public_address {
+            membership = membership.public_address(address.to_string());
+        }
+        builder = builder.cluster(membership);
+    }
+    let server = builder.bind(listen).map_err(|error| format!("cannot listen for clients at {listen}: {error}"))?;
+    println!("ready appserver id={id} clients={}", server.local_addr());
+    server.run_until_signal().map_err(|error| error.to_string())
+}
+
+/// The login check of `--users-file`.
+struct Passwords(BTreeMap<UserId, String>);
+
+impl Authenticator for Passwords {
+    fn check(&self, request: &LoginRequest) -> Result<(), Refusal> {
+        match (self.0.get(&request.user), &request.login.password) {
+            (None, _) => Err(Refusal("no such user".to_owned())),
+            (Some(_), None) => Err(Refusal("a password is needed".to_owned())),
+            (Some(expected), Some(given)) if expected == given => Ok(()),
+            (Some(_), Some(_)) => Err(Refusal("wrong password".to_owned())),
+        }
+    }
 }

@@ -1,15 +1,35 @@
-//! A chat client for the terminal.
+//! A line-based chat client.
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
+use trunkline::Client;
+use trunkline::chat::Chat;
 use trunkline::config::{self, ChatArgs, ChatSettings};
 
 fn main() -> ExitCode {
     let settings = config::load::<ChatArgs>();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    run(settings)
+    match run(settings) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("trunkline-chat: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn run(_settings: ChatSettings) -> ExitCode {
-    ExitCode::SUCCESS
+fn run(settings: ChatSettings) -> Result<bool, String> {
+    let ChatSettings { server, user, password, to } = settings;
+    let mut builder = Client::builder(user.as_str());
+    if let Some(password) = password {
+        builder = builder.password(password);
+    }
+    let client = builder.connect(server.to_string()).map_err(|error| format!("{server}: {error}"))?;
+    let mut chat = Chat::new(client, to);
+    if io::stdin().is_terminal() {
+        chat = chat.interactive();
+    }
+    chat.run(io::stdin(), &mut io::stdout()).map_err(|error| error.to_string())
 }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::id::{IdError, ServerId, UserId};
 use crate::limits;
+use crate::role::appserver::CutOff;
 use crate::time::Span;
 use crate::wire::link::Relogin;
 
@@ -33,7 +34,7 @@ pub struct AppServerSettings {
     /// What becomes of the older session when a user logs in again.
     pub relogin: Relogin,
     /// Whether users may log in while the ACMS can't be reached.
-    pub when_cut_off: WhenCutOff,
+    pub when_cut_off: CutOff,
     /// A client that has been silent this long is sent a PING.
     pub heartbeat: Span,
     /// A client that has been silent this long is closed; at least twice `heartbeat`.
@@ -48,15 +49,6 @@ pub struct AppServerSettings {
     pub capacity: u32,
     /// Who may log in.
     pub login_check: LoginCheck,
-}
-
-/// Whether users may log in while the ACMS can't be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WhenCutOff {
-    /// Yes, and they reach the users of this server
-    ServeLocal,
-    /// No; those who are here stay
-    RefuseNew,
 }
 
 /// Who may log in. Not `Debug`: it holds passwords.
@@ -115,8 +107,8 @@ pub struct AppServerArgs {
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Relogin::ReplaceOld)]
     relogin: Relogin,
     /// Whether users may log in while the ACMS can't be reached
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t = WhenCutOff::ServeLocal)]
-    when_cut_off: WhenCutOff,
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = CutOff::ServeLocal)]
+    when_cut_off: CutOff,
     /// Milliseconds of silence after which a client is sent a PING; in 20..=3600000
     #[arg(long, value_name = "MS", default_value_t = limits::HEARTBEAT.as_millis(), value_parser = span_ms())]
     heartbeat_ms: u64,
@@ -186,6 +178,21 @@ fn parse_acms(text: &str) -> Result<HostPort, HostPortError> {
 
 fn span_ms() -> RangedU64ValueParser<u64> {
     RangedU64ValueParser::new().range(SPAN_MS)
+}
+
+impl ValueEnum for CutOff {
+    fn value_variants<'a>() -> &'a [CutOff] {
+        &[CutOff::ServeLocal, CutOff::RefuseNew]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            CutOff::ServeLocal => {
+                PossibleValue::new("serve-local").help("Yes, and they reach the users of this server")
+            }
+            CutOff::RefuseNew => PossibleValue::new("refuse-new").help("No; those who are here stay"),
+        })
+    }
 }
 
 impl ValueEnum for Relogin {

@@ -24,7 +24,7 @@ mod appserver;
 mod chat;
 
 pub use acms::{AcmsArgs, AcmsSettings, ServerAssignedPolicy};
-pub use appserver::{AppServerArgs, AppServerSettings, LoginCheck, UserLineError, WhenCutOff};
+pub use appserver::{AppServerArgs, AppServerSettings, LoginCheck, UserLineError};
 pub use chat::{ChatArgs, ChatSettings};
 
 /// The transfer port of an ACMS, where none is named.

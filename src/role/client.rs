@@ -270,8 +270,28 @@ impl Client {
         body: &[u8],
     ) -> Result<u64, SendError> {
         let id = self.take_id();
-        self.put(now, Kind::Data, flags, info_type, id, to.map_or(&[], UserId::as_bytes), body)?;
+        self.send_as(now, id, to, flags, info_type, body)?;
         Ok(id)
+    }
+
+    /// As [`Client::send`], with an id out of a range that [`Client::reserve_ids`] gave, used once.
+    pub fn send_as(
+        &mut self,
+        now: Time,
+        id: u64,
+        to: Option<&UserId>,
+        flags: Flags,
+        info_type: u32,
+        body: &[u8],
+    ) -> Result<(), SendError> {
+        self.put(now, Kind::Data, flags, info_type, id, to.map_or(&[], UserId::as_bytes), body)
+    }
+
+    /// Sets `count` ids aside for the caller; returns the first.
+    pub fn reserve_ids(&mut self, count: u64) -> u64 {
+        let first = self.next_id + 1;
+        self.next_id += count;
+        first
     }
 
     /// Sends a message until its receiver's engine has it: resolved once, as an [`Event::Sent`] with the id.
@@ -338,7 +358,9 @@ impl Client {
 
     /// Ends the session: the server answers LOGGED_OUT, and the client stops.
     pub fn log_out(&mut self, now: Time) {
-        self.logged_out = true;
+        if matches!(self.phase, Phase::Stopped) || std::mem::replace(&mut self.logged_out, true) {
+            return;
+        }
         if self.put(now, Kind::Logout, Flags::NONE, 0, 0, &[], &[]).is_err() {
             let conns: Vec<ConnId> = self.links.iter().map(|(conn, _)| conn).collect();
             conns.into_iter().for_each(|conn| self.links.end(conn));

@@ -1,0 +1,159 @@
+//! The cluster manager.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mio::net::TcpListener;
+
+use super::{Running, boot_number, resolve_address, seed};
+use crate::limits;
+use crate::net::{Reactor, listen, raise_descriptor_limit};
+use crate::role::acms::{self as core, Event};
+use crate::time::Time;
+
+/// What a cluster manager is made of; see [`Acms::builder`].
+pub struct AcmsBuilder {
+    config: core::Config,
+}
+
+impl AcmsBuilder {
+    /// The cluster's name, 1 to 64 bytes; "trunkline" where it is not told.
+    pub fn name(mut self, name: impl Into<String>) -> AcmsBuilder {
+        self.config.cluster = name.into();
+        self
+    }
+
+    /// What servers must prove to know; none by default.
+    pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> AcmsBuilder {
+        self.config.secret = secret.into();
+        self
+    }
+
+    /// Listens for servers at `addr`, the transfer port; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// The address is in use or not allowed, a name has no address, or the system has no descriptor left.
+    pub fn bind(self, addr: impl ToSocketAddrs) -> io::Result<Acms> {
+        let mut config = self.config;
+        config.connections_max = raise_descriptor_limit();
+        config.epoch = boot_number();
+        config.seed = seed()?;
+        let listener = listen(resolve_address(addr)?)?;
+        let local_addr = listener.local_addr()?;
+        let reactor = Reactor::new()?;
+        let core = core::Acms::new(reactor.now(), config);
+        Ok(Acms { core, reactor, listener: Some(listener), local_addr, told_to_stop: Arc::default(), stops_by: None })
+    }
+}
+
+/// A cluster manager, bound to its transfer port and ready to run.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let acms = trunkline::Acms::builder().bind("127.0.0.1:0")?;
+/// let stop = acms.stopper();
+/// let running = acms.spawn()?;
+/// stop();
+/// running.join()
+/// # }
+/// ```
+pub struct Acms {
+    core: core::Acms,
+    reactor: Reactor,
+    listener: Option<TcpListener>,
+    local_addr: SocketAddr,
+    /// Set by [`Acms::stopper`].
+    told_to_stop: Arc<AtomicBool>,
+    /// Set once it was told to stop.
+    stops_by: Option<Time>,
+}
+
+impl Acms {
+    /// A cluster manager without a secret, until it is told otherwise.
+    pub fn builder() -> AcmsBuilder {
+        let config = core::Config {
+            cluster: "trunkline".to_owned(),
+            secret: Vec::new(),
+            epoch: 0,
+            connections_max: usize::MAX,
+            seed: [0; 32],
+        };
+        AcmsBuilder { config }
+    }
+
+    /// The transfer port's address, with the port that the system chose.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// What stops the cluster manager, from any thread.
+    pub fn stopper(&self) -> impl Fn() + Send + 'static {
+        let (told, wake) = (Arc::clone(&self.told_to_stop), self.reactor.wake());
+        move || {
+            told.store(true, Ordering::Release);
+            wake.wake();
+        }
+    }
+
+    /// Serves on a thread of its own, until its stopper is called.
+    pub fn spawn(self) -> io::Result<Running> {
+        Running::spawn("acms", move || self.run())
+    }
+
+    /// Serves on this thread, until its stopper is called.
+    ///
+    /// # Errors
+    /// The system's readiness queue failed.
+    pub fn run(mut self) -> io::Result<()> {
+        if let Some(listener) = self.listener.take() {
+            self.reactor.listen(listener)?;
+        }
+        loop {
+            let woken = self.reactor.receive(&mut self.core, self.stops_by)?;
+            while let Some(event) = self.core.poll_event() {
+                log_event(&event);
+            }
+            if woken.signalled || self.told_to_stop.swap(false, Ordering::Acquire) {
+                self.stop();
+            }
+            self.reactor.send(&mut self.core);
+            let overdue = self.stops_by.is_some_and(|by| by <= self.reactor.now());
+            if self.core.is_stopped() || overdue {
+                return Ok(());
+            }
+        }
+    }
+
+    /// As [`Acms::run`], and stops on SIGTERM or SIGINT; on a second one at once.
+    pub fn run_until_signal(mut self) -> io::Result<()> {
+        self.reactor.take_signals()?;
+        self.run()
+    }
+
+    fn stop(&mut self) {
+        if self.stops_by.is_some() {
+            self.stops_by = Some(Time::ZERO);
+            return;
+        }
+        let now = self.reactor.now();
+        self.stops_by = Some(now + limits::SHUTDOWN_GRACE);
+        self.reactor.stop_listening();
+        self.core.stop(now);
+    }
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::Registered { conn, server, address, incarnation } => {
+            log::info!("{conn} server {server} registered: clients at {address}, incarnation {incarnation}");
+        }
+        Event::Lost { server, users, gone } => log::warn!("server {server} lost with {users} users: {gone}"),
+        Event::Synced { server, users } => log::info!("server {server} told of its {users} users"),
+        Event::Mismatch { server } => log::warn!("server {server} has other users than known here; asked again"),
+        Event::Closed { conn, addr, gone, text } => {
+            log::info!("{conn} {addr} {gone}{}{text}", if text.is_empty() { "" } else { ": " });
+        }
+    }
+}

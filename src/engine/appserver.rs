@@ -1,0 +1,555 @@
+//! The application server that an application embeds.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use hashbrown::HashMap;
+use mio::net::TcpListener;
+
+use super::handler::{AnyUser, Authenticator, Handler, LoginRequest};
+use super::pool::{Application, Done, Stage, Task};
+use super::{Pending, Running, boot_number, resolve, resolve_address, seed};
+use crate::id::{ServerId, UserId};
+use crate::limits;
+use crate::net::{Reactor, Wake, listen, raise_descriptor_limit};
+use crate::role::appserver::{self as core, ClusterState, CutOff, Event, Inbox, Outcome, QueryRef, Verdict};
+use crate::role::client::QueryFailure;
+use crate::time::{Span, Time};
+use crate::wire::link::Relogin;
+use crate::wire::{Bounce, CloseCode, Flags};
+
+/// Which cluster a server joins: the only difference between one that stands alone and a member.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    server: ServerId,
+    acms: String,
+    name: String,
+    secret: Vec<u8>,
+    public_address: Option<String>,
+}
+
+impl Membership {
+    /// Server number `server` of the cluster whose manager listens at `acms` (host and transfer port).
+    pub fn new(server: ServerId, acms: impl Into<String>) -> Membership {
+        Membership { server, acms: acms.into(), name: "trunkline".to_owned(), secret: Vec::new(), public_address: None }
+    }
+
+    /// The cluster's name, 1 to 64 bytes; "trunkline" where it is not told.
+    pub fn name(mut self, name: impl Into<String>) -> Membership {
+        self.name = name.into();
+        self
+    }
+
+    /// What members prove to know; none by default.
+    pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Membership {
+        self.secret = secret.into();
+        self
+    }
+
+    /// Where clients reach this server; the address it listens at where it is not told.
+    pub fn public_address(mut self, address: impl Into<String>) -> Membership {
+        self.public_address = Some(address.into());
+        self
+    }
+}
+
+/// What an application server is made of; see [`AppServer::builder`].
+pub struct AppServerBuilder {
+    authenticator: Box<dyn Authenticator>,
+    handler: Option<Box<dyn Handler>>,
+    threads: usize,
+    membership: Option<Membership>,
+    config: core::Config,
+    capacity: usize,
+}
+
+impl AppServerBuilder {
+    /// Who may log in; everyone where it is not told.
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> AppServerBuilder {
+        self.authenticator = Box::new(authenticator);
+        self
+    }
+
+    /// What is done with users and their messages to the server; without one those messages bounce NO_HANDLER.
+    pub fn handler(mut self, handler: impl Handler) -> AppServerBuilder {
+        self.handler = Some(Box::new(handler));
+        self
+    }
+
+    /// Runs authenticator and handler on `threads` threads beside the reactor, so that they may block; 0, the default,
+    /// runs them in the reactor. Each thread has a queue of 1,024; a message that finds it full bounces BUSY.
+    pub fn pool(mut self, threads: usize) -> AppServerBuilder {
+        self.threads = threads;
+        self
+    }
+
+    /// Joins a cluster. Nothing else changes, neither for the handlers nor for the clients.
+    pub fn cluster(mut self, membership: Membership) -> AppServerBuilder {
+        self.membership = Some(membership);
+        self
+    }
+
+    /// What becomes of an older session of a user that logs in again; the newer one stays by default.
+    pub fn relogin(mut self, relogin: Relogin) -> AppServerBuilder {
+        self.config.relogin = relogin;
+        self
+    }
+
+    /// What becomes of logins while the cluster can't be reached; they are let in by default.
+    pub fn when_cut_off(mut self, cut_off: CutOff) -> AppServerBuilder {
+        self.config.cut_off = cut_off;
+        self
+    }
+
+    /// Silence after which a client is sent a PING, and after which it is closed; 10 s and 30 s by default.
+    pub fn heartbeat(mut self, probe: std::time::Duration, timeout: std::time::Duration) -> AppServerBuilder {
+        self.config.heartbeat = probe.into();
+        self.config.heartbeat_timeout = timeout.into();
+        self
+    }
+
+    /// How long a connection may take to log in; 10 s by default.
+    pub fn login_timeout(mut self, timeout: std::time::Duration) -> AppServerBuilder {
+        self.config.login_timeout = timeout.into();
+        self
+    }
+
+    /// The largest length field taken from a client, in bytes: 4 KiB to 1 MiB, which is the default.
+    pub fn max_frame(mut self, bytes: usize) -> AppServerBuilder {
+        self.config.max_frame = bytes.clamp(limits::MAX_FRAME_FLOOR, limits::MAX_FRAME);
+        self
+    }
+
+    /// Connections, at most; as many as the process has descriptors for by default. More are closed FULL.
+    pub fn max_connections(mut self, connections: usize) -> AppServerBuilder {
+        self.config.connections_max = connections;
+        self
+    }
+
+    /// Users that the cluster is told this server takes; its connections by default.
+    pub fn capacity(mut self, users: usize) -> AppServerBuilder {
+        self.capacity = users;
+        self
+    }
+
+    /// Listens at `addr`; port 0 lets the system choose. Clients are served once the server runs.
+    ///
+    /// # Errors
+    /// The address is in use or not allowed, a name has no address, or the system has no descriptor left.
+    pub fn bind(self, addr: impl ToSocketAddrs) -> io::Result<AppServer> {
+        let descriptors = raise_descriptor_limit();
+        let addr = resolve_address(addr)?;
+        let listener = listen(addr)?;
+        let local_addr = listener.local_addr()?;
+        let mut config = self.config;
+        config.connections_max = config.connections_max.min(descriptors);
+        config.incarnation = boot_number();
+        config.seed = seed()?;
+        config.takes_messages = self.handler.is_some();
+        config.takes_queries = self.handler.is_some();
+        if let Some(membership) = self.membership {
+            config.server = membership.server;
+            config.cluster = Some(core::Membership {
+                acms: resolve_address(&membership.acms)?,
+                name: membership.name,
+                secret: membership.secret,
+                public_address: membership.public_address.unwrap_or_else(|| local_addr.to_string()),
+                capacity: u32::try_from(self.capacity.min(config.connections_max)).unwrap_or(u32::MAX),
+            });
+        }
+        let reactor = Reactor::new()?;
+        let (commands, queue) = bounded(limits::ENGINE_COMMANDS_MAX);
+        let handle = ServerHandle { commands, wake: reactor.wake() };
+        let application =
+            Application { authenticator: self.authenticator, handler: self.handler, panics: AtomicU64::new(0) };
+        let stage = Stage::new(application, self.threads, &handle, reactor.wake())?;
+        let core = core::AppServer::new(reactor.now(), config);
+        Ok(AppServer {
+            core,
+            reactor,
+            listener: Some(listener),
+            local_addr,
+            stage,
+            handle,
+            queue,
+            queries: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
+            lookups: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
+            lookup_tokens: 0,
+            stops_by: None,
+            was_registered: false,
+            refused: None,
+        })
+    }
+}
+
+/// An application server, bound to its address and ready to run.
+///
+/// ```no_run
+/// use trunkline::{AppServer, Denied, Handler, Incoming, Membership, ServerHandle, ServerId};
+///
+/// struct Echo;
+///
+/// impl Handler for Echo {
+///     fn on_message(&self, server: &ServerHandle, message: &Incoming<'_>) -> Result<(), Denied> {
+///         server.send(message.from, message.info_type, message.body.to_vec()).map_err(|_| Denied)
+///     }
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// let server = AppServer::builder()
+///     .handler(Echo)
+///     // Without this line the server stands alone; everything else stays as it is.
+///     .cluster(Membership::new(ServerId(0), "127.0.0.1:12000"))
+///     .bind("127.0.0.1:6000")?;
+/// println!("clients connect to {}", server.local_addr());
+/// server.run()
+/// # }
+/// ```
+pub struct AppServer {
+    core: core::AppServer,
+    reactor: Reactor,
+    listener: Option<TcpListener>,
+    local_addr: SocketAddr,
+    stage: Stage,
+    handle: ServerHandle,
+    queue: Receiver<Command>,
+    queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
+    lookups: HashMap<u64, Sender<LocateOutcome>, ahash::RandomState>,
+    lookup_tokens: u64,
+    /// Set once the server was told to stop.
+    stops_by: Option<Time>,
+    was_registered: bool,
+    refused: Option<(CloseCode, String)>,
+}
+
+type QueryOutcome = Result<Vec<u8>, QueryFailure>;
+type LocateOutcome = Vec<Result<Option<ServerId>, Bounce>>;
+
+/// What other threads, and handlers, ask of a running server.
+enum Command {
+    Send { to: UserId, info_type: u32, flags: Flags, body: Vec<u8> },
+    Query { to: UserId, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
+    Kick { user: UserId, text: String },
+    Locate { users: Vec<UserId>, outcome: Sender<LocateOutcome> },
+    Online(Sender<Vec<UserId>>),
+    Stop,
+}
+
+/// The server takes no more commands: too many wait, or it has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server takes no more commands")]
+pub struct Overloaded;
+
+/// A running server, for handlers and other threads. Cheap to clone; no call blocks.
+#[derive(Clone)]
+pub struct ServerHandle {
+    commands: Sender<Command>,
+    wake: Arc<Wake>,
+}
+
+impl ServerHandle {
+    /// Sends a message to a user on any server, at most once: what can't be delivered is counted and dropped.
+    pub fn send(&self, to: &UserId, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
+        self.command(Command::Send { to: to.clone(), info_type, flags: Flags::NONE, body })
+    }
+
+    /// Sends a message that may be dropped behind a slow receiver.
+    pub fn send_droppable(&self, to: &UserId, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
+        self.command(Command::Send { to: to.clone(), info_type, flags: Flags::DROPPABLE, body })
+    }
+
+    /// Asks a user on any server; the outcome is there after `patience` at the latest.
+    pub fn query(
+        &self,
+        to: &UserId,
+        info_type: u32,
+        body: Vec<u8>,
+        patience: std::time::Duration,
+    ) -> Result<Pending<QueryOutcome>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Query { to: to.clone(), info_type, body, patience: patience.into(), outcome })?;
+        Ok(pending)
+    }
+
+    /// Ends the user's session with KICKED, whichever server it is on.
+    pub fn kick(&self, user: &UserId, text: &str) -> Result<(), Overloaded> {
+        self.command(Command::Kick { user: user.clone(), text: text.to_owned() })
+    }
+
+    /// Where the users are, in the order asked: a server, nowhere, or why that can't be told. At most 100 at once; more
+    /// are answered BUSY.
+    pub fn locate(&self, users: Vec<UserId>) -> Result<Pending<LocateOutcome>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Locate { users, outcome })?;
+        Ok(pending)
+    }
+
+    /// The users that are on this server now, sorted.
+    pub fn online(&self) -> Result<Pending<Vec<UserId>>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Online(outcome))?;
+        Ok(pending)
+    }
+
+    /// Closes every connection with SHUTDOWN and ends the server.
+    pub fn stop(&self) -> Result<(), Overloaded> {
+        self.command(Command::Stop)
+    }
+
+    fn command(&self, command: Command) -> Result<(), Overloaded> {
+        self.commands.try_send(command).map_err(|_| Overloaded)?;
+        self.wake.wake();
+        Ok(())
+    }
+}
+
+impl AppServer {
+    /// A server that stands alone, lets everyone in and has no handler, until it is told otherwise.
+    pub fn builder() -> AppServerBuilder {
+        AppServerBuilder {
+            authenticator: Box::new(AnyUser),
+            handler: None,
+            threads: 0,
+            membership: None,
+            capacity: usize::MAX,
+            config: core::Config {
+                server: ServerId(0),
+                incarnation: 0,
+                max_frame: limits::MAX_FRAME,
+                heartbeat: limits::HEARTBEAT,
+                heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
+                login_timeout: limits::LOGIN_TIMEOUT,
+                connections_max: usize::MAX,
+                relogin: Relogin::default(),
+                cut_off: CutOff::default(),
+                takes_messages: false,
+                takes_queries: false,
+                cluster: None,
+                seed: [0; 32],
+            },
+        }
+    }
+
+    /// The address clients connect to, with the port that the system chose.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// What other threads use the server with.
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
+    }
+
+    /// Serves on a thread of its own, until [`ServerHandle::stop`].
+    pub fn spawn(self) -> io::Result<Running> {
+        Running::spawn("appserver", move || self.run())
+    }
+
+    /// Serves on this thread, until [`ServerHandle::stop`].
+    ///
+    /// # Errors
+    /// The cluster refused the server for good when it first registered, or the system's readiness queue failed.
+    pub fn run(mut self) -> io::Result<()> {
+        if let Some(listener) = self.listener.take() {
+            self.reactor.listen(listener)?;
+        }
+        loop {
+            let woken = self.reactor.receive(&mut self.core, self.stops_by)?;
+            self.serve();
+            if woken.signalled {
+                self.stop();
+            }
+            self.reactor.send(&mut self.core);
+            let overdue = self.stops_by.is_some_and(|by| by <= self.reactor.now());
+            if self.core.is_stopped() || overdue {
+                break;
+            }
+        }
+        match self.refused {
+            Some((code, text)) if !self.was_registered => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("the cluster refused this server: {code}: {text}"),
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// As [`AppServer::run`], and stops on SIGTERM or SIGINT; on a second one at once.
+    pub fn run_until_signal(mut self) -> io::Result<()> {
+        self.reactor.take_signals()?;
+        self.run()
+    }
+
+    fn stop(&mut self) {
+        if self.stops_by.is_some() {
+            self.stops_by = Some(Time::ZERO);
+            return;
+        }
+        let now = self.reactor.now();
+        self.stops_by = Some(now + limits::SHUTDOWN_GRACE);
+        self.reactor.stop_listening();
+        self.core.stop(now);
+    }
+
+    /// The application's part of a turn: what happened, what its threads have done, what others ask.
+    fn serve(&mut self) {
+        loop {
+            while let Some(event) = self.core.poll_event() {
+                self.hear(event);
+            }
+            let now = self.reactor.now();
+            if let Some(done) = self.stage.poll_done() {
+                self.done(now, done);
+            } else if let Ok(command) = self.queue.try_recv() {
+                self.obey(now, command);
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::LoginAsked { conn, user, addr, login } => {
+                self.give(Task::Check { conn, request: LoginRequest { user, login, addr } });
+            }
+            Event::LoggedIn { conn, user, addr } => {
+                log::info!("{conn} {addr} logged in as {user}");
+                self.give(Task::LoggedIn(user));
+            }
+            Event::LoggedOut { user, gone } => self.give(Task::LoggedOut(user, gone)),
+            Event::Message(inbox) => {
+                let Inbox { info_type, flags, ref body, .. } = inbox;
+                let (body, more) = (body.clone(), flags.has(Flags::MORE));
+                self.give(Task::Message { reference: inbox.reference(), info_type, more, body });
+            }
+            Event::Query(inbox) => {
+                let Inbox { info_type, flags, ref body, .. } = inbox;
+                let (body, more) = (body.clone(), flags.has(Flags::MORE));
+                self.give(Task::Query { reference: inbox.reference(), info_type, more, body });
+            }
+            Event::Outcome { id, outcome } => self.settle_query(id, outcome),
+            Event::Located { token, servers } => {
+                if let Some(outcome) = self.lookups.remove(&token) {
+                    resolve(&outcome, servers);
+                }
+            }
+            Event::Cluster(state) => self.cluster_changed(state),
+            Event::Closed { conn, addr, user, gone, text } => {
+                let user = user.as_ref().map_or("-", UserId::as_str);
+                log::info!("{conn} {addr} user {user} {gone}{}{text}", if text.is_empty() { "" } else { ": " });
+            }
+        }
+    }
+
+    fn cluster_changed(&mut self, state: ClusterState) {
+        match &state {
+            ClusterState::Up { epoch } => {
+                self.was_registered = true;
+                log::info!("cluster up: ACMS epoch {epoch}");
+            }
+            ClusterState::Down { gone, pause } => {
+                log::warn!("cluster down: {gone}; dialling again in {} ms", pause.as_millis());
+            }
+            ClusterState::Refused { code, text } => {
+                log::error!("the cluster refused this server: {code}: {text}");
+                self.refused = Some((*code, text.clone()));
+                if !self.was_registered {
+                    self.stop();
+                }
+            }
+        }
+        self.give(Task::Cluster(state));
+    }
+
+    /// Hands the application a task, and the core what comes of it.
+    fn give(&mut self, task: Task) {
+        let now = self.reactor.now();
+        match self.stage.give(&self.handle, task) {
+            Ok(done) => self.done(now, done),
+            Err(task) => self.turn_away(now, task),
+        }
+    }
+
+    /// The pool has too much to do: whoever asked is told, a notice is logged.
+    fn turn_away(&mut self, now: Time, task: Task) {
+        match task {
+            Task::Check { conn, .. } => {
+                self.core.verdict(now, conn, Verdict::Unavailable("too many logins at once".to_owned()));
+            }
+            Task::Message { reference, .. } | Task::Query { reference, .. } => {
+                self.core.refuse(now, &reference, Bounce::Busy);
+            }
+            Task::LoggedIn(user) | Task::LoggedOut(user, _) => {
+                log::error!("the handler pool is full: the coming or going of {user} is not told to it");
+            }
+            Task::Cluster(state) => log::error!("the handler pool is full: {state:?} is not told to it"),
+        }
+    }
+
+    fn done(&mut self, now: Time, done: Done) {
+        match done {
+            Done::Nothing => {}
+            Done::Checked(conn, verdict) => self.core.verdict(now, conn, verdict),
+            Done::Denied(reference) => self.core.refuse(now, &reference, Bounce::Denied),
+            Done::Answered(reference, Ok(body)) => self.reply(now, &reference, Flags::NONE, &body),
+            Done::Answered(reference, Err(text)) => self.reply(now, &reference, Flags::ERROR, text.as_bytes()),
+        }
+    }
+
+    fn reply(&mut self, now: Time, reference: &QueryRef, flags: Flags, body: &[u8]) {
+        self.core.reply(now, reference, flags, 0, body);
+    }
+
+    fn obey(&mut self, now: Time, command: Command) {
+        match command {
+            Command::Send { to, info_type, flags, body } => {
+                if let Err(cause) = self.core.send(now, &to, flags, info_type, &body, None) {
+                    log::debug!("a message of the server's own to {to} was not sent: {cause}");
+                }
+            }
+            Command::Query { to, info_type, body, patience, outcome } => {
+                match self.core.send(now, &to, Flags::NONE, info_type, &body, Some(now + patience)) {
+                    Ok(id) => drop(self.queries.insert(id, outcome)),
+                    Err(cause) => resolve(&outcome, Err(QueryFailure::Bounced(cause))),
+                }
+            }
+            Command::Kick { user, text } => {
+                if !self.core.kick(now, &user, &text) {
+                    log::debug!("{user} is not online to be kicked");
+                }
+            }
+            Command::Locate { users, outcome } if users.len() > limits::ASK_USERS_MAX => {
+                resolve(&outcome, users.iter().map(|_| Err(Bounce::Busy)).collect());
+            }
+            Command::Locate { users, outcome } => {
+                self.lookup_tokens += 1;
+                self.lookups.insert(self.lookup_tokens, outcome);
+                self.core.locate(now, self.lookup_tokens, &users);
+            }
+            Command::Online(outcome) => {
+                let mut users: Vec<UserId> = self.core.online().cloned().collect();
+                users.sort_unstable();
+                resolve(&outcome, users);
+            }
+            Command::Stop => self.stop(),
+        }
+    }
+
+    fn settle_query(&mut self, id: u64, outcome: Outcome) {
+        let Some(sender) = self.queries.remove(&id) else { return };
+        let outcome = match outcome {
+            Outcome::Replied { failed: true, body, .. } => {
+                Err(QueryFailure::Failed(String::from_utf8_lossy(&body).into_owned()))
+            }
+            Outcome::Replied { body, .. } => Ok(body.to_vec()),
+            Outcome::Bounced(cause) => Err(QueryFailure::Bounced(cause)),
+            Outcome::TimedOut => Err(QueryFailure::TimedOut),
+            Outcome::Acked => return,
+        };
+        resolve(&sender, outcome);
+    }
+}

@@ -1,0 +1,528 @@
+//! The client that an application embeds.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::ToSocketAddrs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use hashbrown::HashMap;
+
+use super::{Pending, Running, resolve, resolve_address, seed};
+use crate::id::{IdError, UserId};
+use crate::limits;
+use crate::net::{Reactor, Wake};
+use crate::role::client::{self as core, QueryFailure, SendError, SendFailure, State};
+use crate::time::{Span, Time};
+use crate::wire::{Answer, Bounce, CloseCode, Flags, Login, Welcome, parse_object};
+
+/// How soon events are offered again to an application that had no room for them.
+const EVENT_RETRY: Span = Span::from_millis(2);
+/// Ids set aside for plain sends: more than a client can send in its life.
+const PLAIN_IDS: u64 = 1 << 48;
+
+/// What an acknowledged send came to: the receiver's engine has the message, or why not.
+pub type Delivery = Result<(), SendFailure>;
+
+/// What happened that the application is to hear of.
+#[derive(Debug)]
+pub enum Event {
+    /// The connection changed.
+    State(State),
+    /// A message came.
+    Message(Message),
+    /// A query came.
+    Query(Query),
+    /// A plain send did not reach its receiver.
+    Undelivered {
+        /// Whom it did not reach; none for a server.
+        to: Option<UserId>,
+        /// The id that [`Client::send`] gave.
+        id: u64,
+        /// Why.
+        cause: Undelivered,
+    },
+}
+
+/// Why a plain send did not reach its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Undelivered {
+    /// It came back.
+    #[error("not delivered: {0}")]
+    Bounced(Bounce),
+    /// It did not leave.
+    #[error("not sent: {0}")]
+    NotSent(SendError),
+}
+
+/// A message from a user or a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who sent it; none for a server.
+    pub from: Option<UserId>,
+    /// The application's information type.
+    pub info_type: u32,
+    /// The body.
+    pub body: Vec<u8>,
+    /// Whether more fragments with the same id follow.
+    pub more: bool,
+    /// The sender's id for it.
+    pub id: u64,
+}
+
+/// A query from a user or a server. One that is dropped without an answer times out at the asker.
+#[derive(Debug)]
+pub struct Query {
+    /// What was asked.
+    pub message: Message,
+    commands: Sender<Command>,
+    wake: Arc<Wake>,
+}
+
+impl Query {
+    /// Answers. Where the connection was lost meanwhile, the asker has been told so.
+    pub fn reply(self, body: Vec<u8>) {
+        self.answer(Flags::NONE, body);
+    }
+
+    /// Says that there is no answer, and why.
+    pub fn fail(self, text: &str) {
+        self.answer(Flags::ERROR, text.as_bytes().to_vec());
+    }
+
+    fn answer(self, flags: Flags, body: Vec<u8>) {
+        let Message { from, info_type, id, .. } = self.message;
+        if self.commands.try_send(Command::Reply { to: from, id, flags, info_type, body }).is_ok() {
+            self.wake.wake();
+        }
+    }
+}
+
+enum Command {
+    Send { to: Option<UserId>, flags: Flags, info_type: u32, body: Vec<u8>, id: u64 },
+    SendAcked { to: UserId, info_type: u32, body: Vec<u8>, outcome: Sender<Result<Delivery, SendError>> },
+    Query { to: Option<UserId>, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
+    Reply { to: Option<UserId>, id: u64, flags: Flags, info_type: u32, body: Vec<u8> },
+    Ask { question: Vec<u8>, outcome: Sender<Result<Answer, SendError>> },
+    LogOut,
+}
+
+type QueryOutcome = Result<Result<Vec<u8>, QueryFailure>, SendError>;
+
+/// Why a first connection was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The user id breaks its rule.
+    #[error(transparent)]
+    User(#[from] IdError),
+    /// A name without an address, or no descriptor left.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The server refuses this login for good.
+    #[error("{code}: {text}")]
+    Refused {
+        /// The server's code.
+        code: CloseCode,
+        /// In the server's words.
+        text: String,
+    },
+    /// No server let this user in within the time; the last attempt ended like this.
+    #[error("no login within the time: {0}")]
+    TimedOut(String),
+}
+
+/// How a client connects; see [`Client::builder`].
+pub struct ClientBuilder {
+    user: Result<UserId, IdError>,
+    login: Login,
+    takes_queries: bool,
+    patience: Duration,
+}
+
+impl ClientBuilder {
+    /// The password that the server's application checks.
+    pub fn password(mut self, password: impl Into<String>) -> ClientBuilder {
+        self.login.password = Some(password.into());
+        self
+    }
+
+    /// The token that the server's application checks.
+    pub fn token(mut self, token: impl Into<String>) -> ClientBuilder {
+        self.login.token = Some(token.into());
+        self
+    }
+
+    /// Which of the user's devices this is.
+    pub fn device(mut self, device: impl Into<String>) -> ClientBuilder {
+        self.login.device = Some(device.into());
+        self
+    }
+
+    /// Takes queries as [`Event::Query`]; otherwise they are answered with an error.
+    pub fn takes_queries(mut self) -> ClientBuilder {
+        self.takes_queries = true;
+        self
+    }
+
+    /// How long [`ClientBuilder::connect`] tries; 10 s by default.
+    pub fn patience(mut self, patience: Duration) -> ClientBuilder {
+        self.patience = patience;
+        self
+    }
+
+    /// Connects and logs in. From then on a lost connection is made again by itself.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]. A server that can't be reached is dialled again until the patience ends.
+    pub fn connect(self, server: impl ToSocketAddrs) -> Result<Client, ConnectError> {
+        let patience = self.patience;
+        let mut client = self.start(server)?;
+        #[expect(clippy::disallowed_methods, reason = "the application's thread waits by the system's clock")]
+        let ends = std::time::Instant::now() + patience;
+        let mut last = "no answer".to_owned();
+        loop {
+            match client.events.recv_deadline(ends) {
+                Ok(Event::State(State::Online { welcome, .. })) => {
+                    client.welcome = Some(welcome);
+                    return Ok(client);
+                }
+                Ok(Event::State(State::Stopped { code, text })) => return Err(ConnectError::Refused { code, text }),
+                Ok(Event::State(State::Reconnecting { gone, text, .. })) => {
+                    last = if text.is_empty() { gone.to_string() } else { format!("{gone}: {text}") };
+                }
+                Ok(
+                    Event::State(State::Connecting) | Event::Message(_) | Event::Query(_) | Event::Undelivered { .. },
+                ) => {}
+                Err(_) => return Err(ConnectError::TimedOut(last)),
+            }
+        }
+    }
+
+    /// Starts to connect and returns at once: everything else is told as events.
+    pub fn start(self, server: impl ToSocketAddrs) -> Result<Client, ConnectError> {
+        let config = core::Config {
+            server: resolve_address(server)?,
+            user: self.user?,
+            login: self.login,
+            takes_queries: self.takes_queries,
+            seed: seed()?,
+        };
+        let user = config.user.clone();
+        let reactor = Reactor::new()?;
+        let wake = reactor.wake();
+        let (commands, queue) = bounded(limits::ENGINE_COMMANDS_MAX);
+        let (sender, events) = bounded(limits::ENGINE_EVENTS_MAX);
+        let mut core = core::Client::new(reactor.now(), config);
+        let ids = AtomicU64::new(core.reserve_ids(PLAIN_IDS));
+        let engine = Engine {
+            core,
+            wake: Arc::clone(&wake),
+            reactor,
+            commands: commands.clone(),
+            queue,
+            events: sender,
+            backlog: VecDeque::new(),
+            deliveries: table(),
+            queries: table(),
+            answers: table(),
+        };
+        let running = Running::spawn("client", move || engine.run())?;
+        Ok(Client { user, welcome: None, ids, commands, wake, events, running: Some(running) })
+    }
+}
+
+fn table<T>() -> HashMap<u64, T, ahash::RandomState> {
+    // The keys are this engine's own.
+    HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4))
+}
+
+/// A user's connection to the platform: any server of a cluster, or one that stands alone.
+///
+/// It has a thread of its own. Dropping it logs out.
+///
+/// ```no_run
+/// use trunkline::{Client, Event};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::connect("127.0.0.1:6000", "alice")?;
+/// // Resolved once bob's program has the message, whichever server he is on.
+/// client.send_acked(&"bob".parse()?, 0, b"hello".to_vec())?.wait()??;
+/// while let Ok(event) = client.events().recv() {
+///     if let Event::Message(message) = event {
+///         println!("{:?}: {}", message.from, String::from_utf8_lossy(&message.body));
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Client {
+    user: UserId,
+    welcome: Option<Welcome>,
+    /// The next plain send's id.
+    ids: AtomicU64,
+    commands: Sender<Command>,
+    wake: Arc<Wake>,
+    events: Receiver<Event>,
+    running: Option<Running>,
+}
+
+impl Client {
+    /// Connects to `server` and logs in as `user`, with nothing to show but the name.
+    pub fn connect(server: impl ToSocketAddrs, user: &str) -> Result<Client, ConnectError> {
+        Client::builder(user).connect(server)
+    }
+
+    /// More to say about the connection.
+    pub fn builder(user: &str) -> ClientBuilder {
+        let agent = concat!("trunkline/", env!("CARGO_PKG_VERSION")).to_owned();
+        ClientBuilder {
+            user: user.parse(),
+            login: Login { agent: Some(agent), ..Login::default() },
+            takes_queries: false,
+            patience: Duration::from_secs(10),
+        }
+    }
+
+    /// Who this is.
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// What the server told at the first login; none where the client was only started.
+    pub fn welcome(&self) -> Option<&Welcome> {
+        self.welcome.as_ref()
+    }
+
+    /// What happens: messages, queries, the state of the connection. At most 1,024 wait here; past that the connection
+    /// is not read, and those who send to this user feel it.
+    pub fn events(&self) -> &Receiver<Event> {
+        &self.events
+    }
+
+    /// Sends a message to a user on any server, at most once; to no user: to the server itself. One that does not reach
+    /// its receiver comes back as [`Event::Undelivered`] with the id.
+    ///
+    /// # Errors
+    /// The engine has stopped, or has 65,536 commands to do.
+    pub fn send(&self, to: Option<&UserId>, info_type: u32, body: Vec<u8>) -> Result<u64, SendError> {
+        self.send_with(to, Flags::NONE, info_type, body)
+    }
+
+    /// As [`Client::send`]; the message may be dropped behind a slow receiver.
+    pub fn send_droppable(&self, to: Option<&UserId>, info_type: u32, body: Vec<u8>) -> Result<u64, SendError> {
+        self.send_with(to, Flags::DROPPABLE, info_type, body)
+    }
+
+    fn send_with(&self, to: Option<&UserId>, flags: Flags, info_type: u32, body: Vec<u8>) -> Result<u64, SendError> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        self.command(Command::Send { to: to.cloned(), flags, info_type, body, id })?;
+        Ok(id)
+    }
+
+    /// Sends a message until its receiver's engine has it. Resolved once: acknowledged, or failed with a cause; after
+    /// 30 s at the latest. It is sent again over lost connections, and handed to the receiver once.
+    pub fn send_acked(
+        &self,
+        to: &UserId,
+        info_type: u32,
+        body: Vec<u8>,
+    ) -> Result<Pending<Result<Delivery, SendError>>, SendError> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::SendAcked { to: to.clone(), info_type, body, outcome })?;
+        Ok(pending)
+    }
+
+    /// Asks a user on any server, or, with no user, the server itself. Resolved once, after `patience` at the latest.
+    pub fn query(
+        &self,
+        to: Option<&UserId>,
+        info_type: u32,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<Pending<QueryOutcome>, SendError> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Query { to: to.cloned(), info_type, body, patience: patience.into(), outcome })?;
+        Ok(pending)
+    }
+
+    /// On which server each of the users is; at most 100.
+    pub fn locate(&self, users: &[UserId]) -> Result<Pending<Result<Answer, SendError>>, SendError> {
+        let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
+        let question = serde_json::json!({ "ask": "where", "users": users }).to_string().into_bytes();
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Ask { question, outcome })?;
+        Ok(pending)
+    }
+
+    /// Logs out and waits until the connection has ended.
+    pub fn close(mut self) -> io::Result<()> {
+        self.log_out();
+        self.running.take().map_or(Ok(()), Running::join)
+    }
+
+    fn log_out(&self) {
+        // Where the engine takes no command it has stopped, or will find that nobody hears its events.
+        if let Err(error) = self.command(Command::LogOut) {
+            log::debug!("log out: {error}");
+        }
+    }
+
+    fn command(&self, command: Command) -> Result<(), SendError> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => SendError::Full,
+            TrySendError::Disconnected(_) => SendError::Stopped,
+        })?;
+        self.wake.wake();
+        Ok(())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.log_out();
+    }
+}
+
+/// What runs on the client's thread.
+struct Engine {
+    core: core::Client,
+    reactor: Reactor,
+    wake: Arc<Wake>,
+    commands: Sender<Command>,
+    queue: Receiver<Command>,
+    events: Sender<Event>,
+    /// What the application has had no room for; while there is any, nothing is read.
+    backlog: VecDeque<Event>,
+    deliveries: HashMap<u64, Sender<Result<Delivery, SendError>>, ahash::RandomState>,
+    queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
+    answers: HashMap<u64, Sender<Result<Answer, SendError>>, ahash::RandomState>,
+}
+
+impl Engine {
+    fn run(mut self) -> io::Result<()> {
+        loop {
+            let retry: Option<Time> = (!self.backlog.is_empty()).then(|| self.reactor.now() + EVENT_RETRY);
+            self.reactor.receive(&mut self.core, retry)?;
+            self.hand_over();
+            while let Ok(command) = self.queue.try_recv() {
+                self.obey(command);
+            }
+            self.hand_over();
+            self.reactor.send(&mut self.core);
+            if self.core.is_stopped() {
+                self.hand_over();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Brings events to the application, in order, as long as it has room.
+    fn hand_over(&mut self) {
+        let was_held = !self.backlog.is_empty();
+        while let Some(event) = self.core.poll_event() {
+            self.hear(event);
+        }
+        while let Some(event) = self.backlog.pop_front() {
+            match self.events.try_send(event) {
+                Ok(()) => {}
+                Err(TrySendError::Full(event)) => {
+                    self.backlog.push_front(event);
+                    break;
+                }
+                // The application has dropped its client.
+                Err(TrySendError::Disconnected(_)) => self.core.log_out(self.reactor.now()),
+            }
+        }
+        let is_held = !self.backlog.is_empty();
+        if is_held != was_held {
+            self.core.hold(self.reactor.now(), is_held);
+        }
+    }
+
+    fn hear(&mut self, event: core::Event) {
+        let event = match event {
+            core::Event::State(state) => {
+                if !matches!(state, State::Online { .. }) {
+                    self.fail_answers();
+                }
+                Event::State(state)
+            }
+            core::Event::Message(message) => Event::Message(owned(message)),
+            core::Event::Query(message) => Event::Query(Query {
+                message: owned(message),
+                commands: self.commands.clone(),
+                wake: Arc::clone(&self.wake),
+            }),
+            core::Event::Bounced { id, to, cause } => {
+                Event::Undelivered { to: UserId::parse(&to).ok(), id, cause: Undelivered::Bounced(cause) }
+            }
+            core::Event::Sent { id, outcome } => {
+                if let Some(sender) = self.deliveries.remove(&id) {
+                    resolve(&sender, Ok(outcome));
+                }
+                return;
+            }
+            core::Event::Replied { id, outcome } => {
+                if let Some(sender) = self.queries.remove(&id) {
+                    resolve(&sender, Ok(outcome.map(|reply| reply.body.to_vec())));
+                }
+                return;
+            }
+            core::Event::Answered { id, body } => {
+                if let Some(sender) = self.answers.remove(&id) {
+                    let unreadable = || Answer { error: Some("unreadable".to_owned()), ..Answer::default() };
+                    resolve(&sender, Ok(parse_object(&body).unwrap_or_else(unreadable)));
+                }
+                return;
+            }
+        };
+        self.backlog.push_back(event);
+    }
+
+    /// Answers that a lost connection took with it.
+    fn fail_answers(&mut self) {
+        for (_, sender) in self.answers.drain() {
+            resolve(&sender, Err(SendError::NotConnected));
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let now = self.reactor.now();
+        match command {
+            Command::Send { to, flags, info_type, body, id } => {
+                if let Err(error) = self.core.send_as(now, id, to.as_ref(), flags, info_type, &body) {
+                    self.backlog.push_back(Event::Undelivered { to, id, cause: Undelivered::NotSent(error) });
+                }
+            }
+            Command::SendAcked { to, info_type, body, outcome } => {
+                match self.core.send_acked(now, to, info_type, body) {
+                    Ok(id) => drop(self.deliveries.insert(id, outcome)),
+                    Err(error) => resolve(&outcome, Err(error)),
+                }
+            }
+            Command::Query { to, info_type, body, patience, outcome } => {
+                match self.core.query(now, to.as_ref(), info_type, &body, patience) {
+                    Ok(id) => drop(self.queries.insert(id, outcome)),
+                    Err(error) => resolve(&outcome, Err(error)),
+                }
+            }
+            Command::Reply { to, id, flags, info_type, body } => {
+                if let Err(error) = self.core.reply(now, to.as_ref(), id, flags, info_type, &body) {
+                    log::debug!("a reply was not sent: {error}");
+                }
+            }
+            Command::Ask { question, outcome } => match self.core.ask(now, &question) {
+                Ok(id) => drop(self.answers.insert(id, outcome)),
+                Err(error) => resolve(&outcome, Err(error)),
+            },
+            Command::LogOut => self.core.log_out(now),
+        }
+    }
+}
+
+fn owned(message: core::Message) -> Message {
+    let core::Message { from, info_type, id, flags, body } = message;
+    Message { from, info_type, body: body.to_vec(), more: flags.has(Flags::MORE), id }
+}

@@ -1,0 +1,93 @@
+use std::net::SocketAddr;
+
+use super::ServerHandle;
+use crate::id::UserId;
+use crate::role::Gone;
+use crate::role::appserver::ClusterState;
+use crate::wire::Login;
+
+/// A login that the application looks at.
+#[derive(Clone, Debug)]
+pub struct LoginRequest {
+    /// Who wants in.
+    pub user: UserId,
+    /// Password, token, device, program.
+    pub login: Login,
+    /// From where.
+    pub addr: SocketAddr,
+}
+
+/// Why a user is not let in: the text that its client shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(pub String);
+
+/// Decides who may log in.
+///
+/// It runs in the reactor, where the time it takes is everybody's; with
+/// [`AppServerBuilder::pool`](super::AppServerBuilder::pool) it runs beside and may block. A panic is caught; the login
+/// is then closed INTERNAL.
+pub trait Authenticator: Send + Sync + 'static {
+    /// Lets the user in, or says why not.
+    fn check(&self, request: &LoginRequest) -> Result<(), Refusal>;
+}
+
+/// Lets everyone in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AnyUser;
+
+impl Authenticator for AnyUser {
+    fn check(&self, _request: &LoginRequest) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+impl<F: Fn(&LoginRequest) -> Result<(), Refusal> + Send + Sync + 'static> Authenticator for F {
+    fn check(&self, request: &LoginRequest) -> Result<(), Refusal> {
+        self(request)
+    }
+}
+
+/// A message or query that a user sent to the server itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
+    /// Who sent it.
+    pub from: &'a UserId,
+    /// The application's information type.
+    pub info_type: u32,
+    /// The body.
+    pub body: &'a [u8],
+    /// Whether more fragments with the same id follow.
+    pub more: bool,
+    /// The sender's id for it.
+    pub id: u64,
+}
+
+/// The handler does not take a message: its sender gets BOUNCE(DENIED).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denied;
+
+/// What the application does with its users and their messages to the server.
+///
+/// Messages between users are none of its business: they pass without it. Calls come in the order of what caused them,
+/// for each user; with a pool, users of different threads are served side by side. A panic is caught: a message is then
+/// bounced DENIED, a query answered with an error.
+pub trait Handler: Send + Sync + 'static {
+    /// A user is in.
+    fn on_login(&self, _server: &ServerHandle, _user: &UserId) {}
+
+    /// A user is out.
+    fn on_logout(&self, _server: &ServerHandle, _user: &UserId, _gone: Gone) {}
+
+    /// A user sent the server a message.
+    fn on_message(&self, _server: &ServerHandle, _message: &Incoming<'_>) -> Result<(), Denied> {
+        Err(Denied)
+    }
+
+    /// A user asks the server something. The error's text goes back in a REPLY with the flag ERROR.
+    fn on_query(&self, _server: &ServerHandle, _query: &Incoming<'_>) -> Result<Vec<u8>, String> {
+        Err("this server answers no queries".to_owned())
+    }
+
+    /// The link to the cluster changed.
+    fn on_cluster(&self, _server: &ServerHandle, _state: &ClusterState) {}
+}

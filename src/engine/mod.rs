@@ -1,0 +1,110 @@
+//! What an application embeds: [`AppServer`], [`Acms`], [`Client`]. Each is one thread, one reactor, one core.
+
+mod acms;
+mod appserver;
+mod client;
+mod handler;
+mod pool;
+
+pub use acms::{Acms, AcmsBuilder};
+pub use appserver::{AppServer, AppServerBuilder, Membership, Overloaded, ServerHandle};
+pub use client::{Client, ClientBuilder, ConnectError, Delivery, Event, Message, Query, Undelivered};
+pub use handler::{AnyUser, Authenticator, Denied, Handler, Incoming, LoginRequest, Refusal};
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+/// An outcome that is not there yet.
+///
+/// Dropping it gives the outcome up, not what brings it about.
+#[derive(Debug)]
+pub struct Pending<T> {
+    receiver: Receiver<T>,
+}
+
+/// The engine that was to bring an outcome about has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine has stopped")]
+pub struct Stopped;
+
+impl<T> Pending<T> {
+    fn new() -> (Sender<T>, Pending<T>) {
+        let (sender, receiver) = bounded(1);
+        (sender, Pending { receiver })
+    }
+
+    /// Waits for the outcome. Never on an engine's own thread: it would wait for itself.
+    pub fn wait(self) -> Result<T, Stopped> {
+        self.receiver.recv().map_err(|_| Stopped)
+    }
+
+    /// The channel that the outcome comes by, once: to wait for it beside others.
+    pub fn receiver(&self) -> &Receiver<T> {
+        &self.receiver
+    }
+
+    /// Waits for the outcome, for a time; hands itself back where that was not enough.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Result<T, Stopped>, Pending<T>> {
+        match self.receiver.recv_timeout(timeout) {
+            Ok(outcome) => Ok(Ok(outcome)),
+            Err(RecvTimeoutError::Disconnected) => Ok(Err(Stopped)),
+            Err(RecvTimeoutError::Timeout) => Err(self),
+        }
+    }
+}
+
+/// Hands an outcome to whoever still waits for it.
+fn resolve<T>(sender: &Sender<T>, outcome: T) {
+    // Who dropped its `Pending` does not want to know.
+    drop(sender.try_send(outcome));
+}
+
+/// An engine that runs on a thread of its own.
+#[derive(Debug)]
+pub struct Running {
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Running {
+    fn spawn(name: &str, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<Running> {
+        Ok(Running { thread: std::thread::Builder::new().name(name.to_owned()).spawn(run)? })
+    }
+
+    /// Waits until the engine has stopped.
+    ///
+    /// # Errors
+    /// What made the engine give up: its readiness queue failed, or its cluster refused it for good.
+    ///
+    /// # Panics
+    /// Where the engine's thread did.
+    pub fn join(self) -> io::Result<()> {
+        match self.thread.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+/// The first address of a name.
+fn resolve_address(addr: impl ToSocketAddrs) -> io::Result<SocketAddr> {
+    addr.to_socket_addrs()?.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+/// A seed that nobody can guess.
+fn seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    Ok(seed)
+}
+
+/// A number that grows with every start: milliseconds since 1970. A clock set back between two starts of one server
+/// makes the cluster take it for the older one until the link of that is known to be lost (3 s at most).
+#[expect(clippy::disallowed_methods, reason = "boot numbers come from the wall clock, once")]
+fn boot_number() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

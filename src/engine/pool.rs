@@ -1,0 +1,240 @@
+//! Where the application's code runs: in the reactor's thread, or on threads beside it. Panics end here.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::ServerHandle;
+use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest};
+use crate::id::{ConnId, UserId};
+use crate::limits;
+use crate::net::{Clock, Wake};
+use crate::role::Gone;
+use crate::role::appserver::{ClusterState, QueryRef, Verdict};
+
+/// The application's code.
+pub(super) struct Application {
+    pub(super) authenticator: Box<dyn Authenticator>,
+    pub(super) handler: Option<Box<dyn Handler>>,
+    /// Panics caught so far.
+    pub(super) panics: AtomicU64,
+}
+
+/// One call of the application's code.
+pub(super) enum Task {
+    Check { conn: ConnId, request: LoginRequest },
+    LoggedIn(UserId),
+    LoggedOut(UserId, Gone),
+    Message { reference: QueryRef, info_type: u32, more: bool, body: Bytes },
+    Query { reference: QueryRef, info_type: u32, more: bool, body: Bytes },
+    Cluster(ClusterState),
+}
+
+/// What a call came to, for the core.
+pub(super) enum Done {
+    Nothing,
+    Checked(ConnId, Verdict),
+    Denied(QueryRef),
+    Answered(QueryRef, Result<Vec<u8>, String>),
+}
+
+impl Task {
+    /// Whose task it is: one user's tasks are done in order.
+    fn user(&self) -> Option<&UserId> {
+        match self {
+            Task::Check { request, .. } => Some(&request.user),
+            Task::LoggedIn(user) | Task::LoggedOut(user, _) => Some(user),
+            Task::Message { reference, .. } | Task::Query { reference, .. } => Some(&reference.user),
+            Task::Cluster(_) => None,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Task::Check { .. } => "check",
+            Task::LoggedIn(_) => "on_login",
+            Task::LoggedOut(..) => "on_logout",
+            Task::Message { .. } => "on_message",
+            Task::Query { .. } => "on_query",
+            Task::Cluster(_) => "on_cluster",
+        }
+    }
+
+    /// A body of its own, so that a task that waits holds no chunk.
+    fn detached(self) -> Task {
+        match self {
+            Task::Message { reference, info_type, more, body } => {
+                Task::Message { reference, info_type, more, body: Bytes::copy_from_slice(&body) }
+            }
+            Task::Query { reference, info_type, more, body } => {
+                Task::Query { reference, info_type, more, body: Bytes::copy_from_slice(&body) }
+            }
+            other @ (Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_)) => other,
+        }
+    }
+}
+
+impl Application {
+    /// Runs one task on this thread.
+    pub(super) fn run(&self, server: &ServerHandle, task: Task) -> Done {
+        let name = task.name();
+        let refusal = match &task {
+            Task::Check { conn, .. } => Done::Checked(*conn, Verdict::Fault),
+            Task::Message { reference, .. } => Done::Denied(reference.clone()),
+            Task::Query { reference, .. } => Done::Answered(reference.clone(), Err("the handler failed".to_owned())),
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => Done::Nothing,
+        };
+        catch_unwind(AssertUnwindSafe(|| self.call(server, task))).unwrap_or_else(|_| {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+            log::error!("the application's {name} panicked");
+            refusal
+        })
+    }
+
+    fn call(&self, server: &ServerHandle, task: Task) -> Done {
+        if let Task::Check { conn, request } = task {
+            let verdict = match self.authenticator.check(&request) {
+                Ok(()) => Verdict::Accept,
+                Err(refusal) => Verdict::Refuse(refusal.0),
+            };
+            return Done::Checked(conn, verdict);
+        }
+        let Some(handler) = &self.handler else { return Done::Nothing };
+        match task {
+            Task::Check { .. } => Done::Nothing,
+            Task::LoggedIn(user) => {
+                handler.on_login(server, &user);
+                Done::Nothing
+            }
+            Task::LoggedOut(user, gone) => {
+                handler.on_logout(server, &user, gone);
+                Done::Nothing
+            }
+            Task::Cluster(state) => {
+                handler.on_cluster(server, &state);
+                Done::Nothing
+            }
+            Task::Message { reference, info_type, more, body } => {
+                let message = Incoming { from: &reference.user, info_type, body: &body, more, id: reference.id };
+                match handler.on_message(server, &message) {
+                    Ok(()) => Done::Nothing,
+                    Err(Denied) => Done::Denied(reference),
+                }
+            }
+            Task::Query { reference, info_type, more, body } => {
+                let query = Incoming { from: &reference.user, info_type, body: &body, more, id: reference.id };
+                let answer = handler.on_query(server, &query);
+                Done::Answered(reference, answer)
+            }
+        }
+    }
+}
+
+/// Where tasks are done.
+pub(super) enum Stage {
+    /// In the reactor's thread, at once.
+    Inline(Application, Clock),
+    /// On threads of their own.
+    Pool(Pool),
+}
+
+impl Stage {
+    pub(super) fn new(
+        application: Application,
+        threads: usize,
+        server: &ServerHandle,
+        wake: Arc<Wake>,
+    ) -> std::io::Result<Stage> {
+        match threads {
+            0 => Ok(Stage::Inline(application, Clock::start())),
+            threads => Pool::start(application, threads, server, wake).map(Stage::Pool),
+        }
+    }
+
+    /// Does a task or hands it on. `Err` where every thread that could do it has too much to do.
+    pub(super) fn give(&mut self, server: &ServerHandle, task: Task) -> Result<Done, Task> {
+        match self {
+            Stage::Inline(application, clock) => {
+                let name = task.name();
+                let start = clock.now();
+                let done = application.run(server, task);
+                let took = clock.now().since(start);
+                if took > limits::HANDLER_WATCHDOG {
+                    log::warn!("the application's {name} held the loop for {} ms", took.as_millis());
+                }
+                Ok(done)
+            }
+            Stage::Pool(pool) => pool.give(task).map(|()| Done::Nothing),
+        }
+    }
+
+    /// What the pool's threads have done since it was last asked.
+    pub(super) fn poll_done(&self) -> Option<Done> {
+        match self {
+            Stage::Inline(..) => None,
+            Stage::Pool(pool) => pool.done.try_recv().ok(),
+        }
+    }
+}
+
+/// Threads beside the reactor's, each with a bounded queue of tasks.
+pub(super) struct Pool {
+    tasks: Vec<Sender<Task>>,
+    done: Receiver<Done>,
+    hasher: ahash::RandomState,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    fn start(
+        application: Application,
+        threads: usize,
+        server: &ServerHandle,
+        wake: Arc<Wake>,
+    ) -> std::io::Result<Pool> {
+        let application = Arc::new(application);
+        let (done_sender, done) = bounded(threads * (limits::POOL_TASKS_MAX + 1));
+        let mut pool =
+            Pool { tasks: Vec::new(), done, hasher: ahash::RandomState::with_seeds(1, 2, 3, 4), threads: Vec::new() };
+        for number in 0..threads {
+            let (tasks, queue) = bounded::<Task>(limits::POOL_TASKS_MAX);
+            let (application, server) = (Arc::clone(&application), server.clone());
+            let (done, wake) = (done_sender.clone(), Arc::clone(&wake));
+            let work = move || {
+                for task in queue {
+                    if done.send(application.run(&server, task)).is_err() {
+                        return;
+                    }
+                    wake.wake();
+                }
+            };
+            pool.tasks.push(tasks);
+            pool.threads.push(std::thread::Builder::new().name(format!("handler {number}")).spawn(work)?);
+        }
+        Ok(pool)
+    }
+
+    fn give(&self, task: Task) -> Result<(), Task> {
+        let hash = task.user().map_or(0, |user| self.hasher.hash_one(user));
+        let place = (hash % self.tasks.len() as u64) as usize;
+        self.tasks[place].try_send(task.detached()).map_err(crossbeam_channel::TrySendError::into_inner)
+    }
+}
+
+/// Waits for the tasks under way: application code is not cut off.
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.tasks.clear();
+        let (_, nothing) = bounded(0);
+        self.done = nothing;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a handler thread panicked");
+            }
+        }
+    }
+}

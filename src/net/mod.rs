@@ -1,0 +1,12 @@
+//! The shell: sockets, readiness, the clock. It moves bytes between the kernel and a role's core, and decides nothing.
+
+mod chunks;
+mod clock;
+mod reactor;
+mod rlimit;
+mod socket;
+
+pub use clock::Clock;
+pub use reactor::{Reactor, Wake, Woken};
+pub use rlimit::raise_descriptor_limit;
+pub use socket::listen;

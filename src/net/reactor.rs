@@ -1,0 +1,420 @@
+//! The loop: wait, read, decide, write, settle.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::{Shutdown, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::BytesMut;
+use mio::event::Event;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use signal_hook_mio::v1_0::Signals;
+
+use super::chunks::Chunks;
+use super::clock::Clock;
+use super::socket::{Outcome, Socket};
+use crate::id::ConnId;
+use crate::limits::{ACCEPTS_PER_TURN, CHUNK_BYTES, WRITE_SLICES_MAX};
+use crate::link::End;
+use crate::role::Core;
+use crate::time::{Span, Time};
+
+const WAKER: Token = Token(usize::MAX);
+const LISTENER: Token = Token(usize::MAX - 1);
+const SIGNALS: Token = Token(usize::MAX - 2);
+
+/// Readiness events taken from the kernel at once.
+const EVENTS_PER_TURN: usize = 1024;
+/// Bytes read from one connection before the next has its turn.
+const READ_BYTES_MAX: usize = CHUNK_BYTES / 2;
+/// A chunk with less room than this is full.
+const READ_BYTES_MIN: usize = 16 << 10;
+/// Pause before accepting is tried again when there was no descriptor: freed ones raise no event.
+const ACCEPT_RETRY: Span = Span::from_millis(50);
+
+/// Wakes a reactor from another thread; many calls before it looks cost one system call.
+#[derive(Debug)]
+pub struct Wake {
+    waker: Waker,
+    called: AtomicBool,
+}
+
+impl Wake {
+    /// Makes the reactor's next wait, or the present one, return.
+    pub fn wake(&self) {
+        if !self.called.swap(true, Ordering::AcqRel)
+            && let Err(error) = self.waker.wake()
+        {
+            log::error!("the reactor cannot be woken: {error}");
+        }
+    }
+}
+
+/// What a wait returned for, beside sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Woken {
+    /// Another thread called [`Wake::wake`].
+    pub called: bool,
+    /// A signal to stop came.
+    pub signalled: bool,
+}
+
+/// One thread's sockets, and the loop over them.
+pub struct Reactor {
+    poll: Poll,
+    events: Events,
+    clock: Clock,
+    wake: Arc<Wake>,
+    signals: Option<Signals>,
+    listener: Option<TcpListener>,
+    /// There may be connections to accept: the kernel tells once.
+    accept_pending: bool,
+    /// No descriptor was free: not before then, or before a socket is closed.
+    accept_after: Option<Time>,
+    /// By the index of their [`ConnId`].
+    sockets: Vec<Option<Socket>>,
+    /// Sockets with data, in the order they are read.
+    ready: VecDeque<ConnId>,
+    /// Sockets that the kernel has room for again.
+    unblocked: Vec<ConnId>,
+    /// Sockets that ended outside a read: dials that failed.
+    broken: Vec<(ConnId, End)>,
+    chunks: Chunks,
+    reads: Vec<(ConnId, Range<usize>)>,
+    ends: Vec<(ConnId, End)>,
+    dirty: Vec<ConnId>,
+}
+
+impl Reactor {
+    /// A reactor without sockets.
+    pub fn new() -> io::Result<Reactor> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        Ok(Reactor {
+            poll,
+            events: Events::with_capacity(EVENTS_PER_TURN),
+            clock: Clock::start(),
+            wake: Arc::new(Wake { waker, called: AtomicBool::new(false) }),
+            signals: None,
+            listener: None,
+            accept_pending: false,
+            accept_after: None,
+            sockets: Vec::new(),
+            ready: VecDeque::new(),
+            unblocked: Vec::new(),
+            broken: Vec::new(),
+            chunks: Chunks::default(),
+            reads: Vec::new(),
+            ends: Vec::new(),
+            dirty: Vec::new(),
+        })
+    }
+
+    /// Takes connections from `listener`.
+    pub fn listen(&mut self, mut listener: TcpListener) -> io::Result<()> {
+        self.poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    /// Takes no more connections; those that wait for it are refused by the kernel.
+    pub fn stop_listening(&mut self) {
+        self.listener = None;
+        self.accept_pending = false;
+    }
+
+    /// Turns SIGTERM and SIGINT into [`Woken::signalled`], for this whole process.
+    pub fn take_signals(&mut self) -> io::Result<()> {
+        let mut signals = Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
+        self.poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
+        self.signals = Some(signals);
+        Ok(())
+    }
+
+    /// What other threads wake this reactor with.
+    pub fn wake(&self) -> Arc<Wake> {
+        Arc::clone(&self.wake)
+    }
+
+    /// The time now, on this reactor's clock.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// The first half of a turn: waits until something happens or `deadline`, and brings it to the core.
+    ///
+    /// The application's part follows, then [`Reactor::send`].
+    pub fn receive<C: Core>(&mut self, core: &mut C, deadline: Option<Time>) -> io::Result<Woken> {
+        let woken = self.wait(core, deadline)?;
+        self.accept(core);
+        self.read(core);
+        let now = self.now();
+        for (conn, end) in std::mem::take(&mut self.broken) {
+            core.ended(now, conn, end);
+        }
+        if core.deadline().is_some_and(|deadline| deadline <= now) {
+            core.expire(now);
+        }
+        Ok(woken)
+    }
+
+    /// The second half of a turn: writes what the core has queued, and does what it asked for.
+    pub fn send<C: Core>(&mut self, core: &mut C) {
+        self.flush(core);
+        for (conn, addr) in core.links().take_dials() {
+            self.dial(conn, addr);
+        }
+        for conn in core.links().take_half_closes() {
+            self.half_close(core, conn);
+        }
+        for conn in core.links().take_resumed() {
+            self.list(conn);
+        }
+        for conn in core.links().take_ended() {
+            self.drop_socket(conn);
+        }
+    }
+
+    fn wait<C: Core>(&mut self, core: &mut C, deadline: Option<Time>) -> io::Result<Woken> {
+        let timeout = self.timeout([core.deadline(), deadline, self.accept_after].into_iter().flatten().min());
+        if let Err(error) = self.poll.poll(&mut self.events, timeout)
+            && error.kind() != ErrorKind::Interrupted
+        {
+            return Err(error);
+        }
+        let mut woken = Woken::default();
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        let now = self.now();
+        for event in &events {
+            match event.token() {
+                WAKER => {
+                    self.wake.called.store(false, Ordering::Release);
+                    woken.called = true;
+                }
+                LISTENER => self.accept_pending = true,
+                SIGNALS => {
+                    woken.signalled |= self.signals.as_mut().is_some_and(|signals| signals.pending().count() > 0)
+                }
+                Token(token) => self.note(core, now, ConnId::from_token(token as u64), event),
+            }
+        }
+        self.events = events;
+        Ok(woken)
+    }
+
+    fn timeout(&self, deadline: Option<Time>) -> Option<std::time::Duration> {
+        let at_once =
+            !self.ready.is_empty() || !self.broken.is_empty() || (self.accept_pending && self.accept_after.is_none());
+        if at_once {
+            return Some(std::time::Duration::ZERO);
+        }
+        deadline.map(|deadline| deadline.since(self.now()).to_duration())
+    }
+
+    /// Remembers what a socket is ready for.
+    fn note<C: Core>(&mut self, core: &mut C, now: Time, conn: ConnId, event: &Event) {
+        let Some(socket) = self.socket(conn) else { return };
+        if std::mem::take(&mut socket.connecting) {
+            if let Some(error) = failed_dial(socket) {
+                return self.broken.push((conn, End::Failed(error)));
+            }
+            core.connected(now, conn);
+        }
+        let Some(socket) = self.socket(conn) else { return };
+        if event.is_writable() && !std::mem::replace(&mut socket.writable, true) {
+            self.unblocked.push(conn);
+        }
+        let Some(socket) = self.socket(conn) else { return };
+        socket.hung_up |= event.is_read_closed() || event.is_error();
+        if event.is_readable() || socket.hung_up {
+            socket.readable = true;
+            self.list(conn);
+        }
+    }
+
+    fn accept<C: Core>(&mut self, core: &mut C) {
+        if !self.accept_pending || self.accept_after.is_some_and(|after| self.now() < after) {
+            return;
+        }
+        self.accept_after = None;
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = &self.listener else { return };
+            match listener.accept() {
+                Ok((stream, addr)) => {
+                    let conn = core.accepted(self.clock.now(), addr);
+                    self.add(conn, stream, false);
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => {
+                        self.accept_pending = false;
+                        return;
+                    }
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
+                    _ => {
+                        log::warn!("accept: {error}; trying again in {} ms", ACCEPT_RETRY.as_millis());
+                        self.accept_after = Some(self.now() + ACCEPT_RETRY);
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn dial(&mut self, conn: ConnId, addr: SocketAddr) {
+        match TcpStream::connect(addr) {
+            Ok(stream) => self.add(conn, stream, true),
+            Err(error) => self.broken.push((conn, End::Failed(error.kind()))),
+        }
+    }
+
+    fn add(&mut self, conn: ConnId, mut stream: TcpStream, connecting: bool) {
+        let token = Token(conn.to_token() as usize);
+        let registry: &Registry = self.poll.registry();
+        if let Err(error) = registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE) {
+            self.broken.push((conn, End::Failed(error.kind())));
+        }
+        let index = conn.index as usize;
+        if self.sockets.len() <= index {
+            self.sockets.resize_with(index + 1, || None);
+        }
+        self.sockets[index] = Some(Socket::new(stream, conn.generation, connecting));
+    }
+
+    /// Reads what is ready, as far as one chunk goes, and brings it to the core.
+    fn read<C: Core>(&mut self, core: &mut C) {
+        if self.ready.is_empty() {
+            return;
+        }
+        let mut chunk = self.chunks.take();
+        let mut filled = 0;
+        for _ in 0..self.ready.len() {
+            if CHUNK_BYTES - filled < READ_BYTES_MIN {
+                break;
+            }
+            let Some(conn) = self.ready.pop_front() else { break };
+            filled += self.read_one(core, conn, &mut chunk, filled);
+        }
+        let chunk = chunk.freeze();
+        let now = self.now();
+        for (conn, range) in self.reads.drain(..) {
+            core.received(now, conn, &chunk, range);
+        }
+        for (conn, end) in self.ends.drain(..) {
+            core.ended(now, conn, end);
+        }
+        self.chunks.give_back(chunk);
+    }
+
+    /// One read; a connection that may have more goes to the back of the list. Returns how many bytes came.
+    fn read_one<C: Core>(&mut self, core: &mut C, conn: ConnId, chunk: &mut BytesMut, filled: usize) -> usize {
+        let Some(socket) = self.socket(conn) else { return 0 };
+        socket.listed = false;
+        // What is not read now is remembered as readable until the core resumes the connection.
+        if !core.links().reads(conn) {
+            return 0;
+        }
+        let end = CHUNK_BYTES.min(filled + READ_BYTES_MAX);
+        match socket.read(&mut chunk[filled..end]) {
+            Outcome::Progress(bytes) => {
+                if filled + bytes < end && !socket.hung_up {
+                    socket.readable = false;
+                } else {
+                    self.list(conn);
+                }
+                self.reads.push((conn, filled..filled + bytes));
+                bytes
+            }
+            Outcome::Blocked => {
+                socket.readable = false;
+                0
+            }
+            Outcome::Ended(end) => {
+                socket.readable = false;
+                self.ends.push((conn, end));
+                0
+            }
+        }
+    }
+
+    /// Writes to each connection that has something new or has room again, until the kernel takes no more.
+    fn flush<C: Core>(&mut self, core: &mut C) {
+        let now = self.now();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.append(&mut self.unblocked);
+        loop {
+            for conn in dirty.drain(..) {
+                self.write(core, now, conn);
+            }
+            core.links().take_dirty(&mut dirty);
+            if dirty.is_empty() {
+                break;
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    fn write<C: Core>(&mut self, core: &mut C, now: Time, conn: ConnId) {
+        let Some(socket) = self.socket(conn) else { return };
+        while socket.writable {
+            let links = core.links();
+            let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+            let filled = links.fill(conn, &mut slices);
+            let slices = &slices[..filled];
+            if slices.is_empty() {
+                return;
+            }
+            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+            match socket.write(slices) {
+                Outcome::Progress(bytes) => {
+                    socket.writable = bytes == offered;
+                    if core.links().wrote(now, conn, bytes) {
+                        core.relieved(now, conn);
+                    }
+                }
+                Outcome::Blocked => socket.writable = false,
+                Outcome::Ended(end) => return core.ended(now, conn, end),
+            }
+        }
+        core.links().blocked(conn);
+    }
+
+    fn half_close<C: Core>(&mut self, core: &mut C, conn: ConnId) {
+        let now = self.now();
+        let Some(socket) = self.socket(conn) else { return };
+        if let Err(error) = socket.stream.shutdown(Shutdown::Write) {
+            core.ended(now, conn, End::Failed(error.kind()));
+        }
+    }
+
+    /// Puts a socket that may have data at the end of the list to be read.
+    fn list(&mut self, conn: ConnId) {
+        if let Some(socket) = self.socket(conn)
+            && socket.readable
+            && !std::mem::replace(&mut socket.listed, true)
+        {
+            self.ready.push_back(conn);
+        }
+    }
+
+    fn drop_socket(&mut self, conn: ConnId) {
+        if self.socket(conn).is_some() {
+            self.sockets[conn.index as usize] = None;
+            self.accept_after = None;
+        }
+    }
+
+    fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
+        self.sockets.get_mut(conn.index as usize)?.as_mut().filter(|socket| socket.generation == conn.generation)
+    }
+}
+
+/// Why a dial failed; none where the connection stands.
+fn failed_dial(socket: &Socket) -> Option<ErrorKind> {
+    match socket.stream.take_error() {
+        Ok(None) => socket.stream.peer_addr().err().map(|error| error.kind()),
+        Ok(Some(error)) | Err(error) => Some(error.kind()),
+    }
+}
