@@ -414,7 +414,7 @@ impl AppServer {
     fn hear(&mut self, event: Event) {
         match event {
             Event::LoginAsked { conn, user, addr, login } => {
-                self.give(Task::Check { conn, request: LoginRequest { user, login, addr } });
+                self.give(Task::Check { conn, request: Box::new(LoginRequest { user, login, addr }) });
             }
             Event::LoggedIn { conn, user, addr } => {
                 log::info!("{conn} {addr} logged in as {user}");

@@ -26,7 +26,7 @@ pub(super) struct Application {
 
 /// One call of the application's code.
 pub(super) enum Task {
-    Check { conn: ConnId, request: LoginRequest },
+    Check { conn: ConnId, request: Box<LoginRequest> },
     LoggedIn(UserId),
     LoggedOut(UserId, Gone),
     Message { reference: QueryRef, info_type: u32, more: bool, body: Bytes },

@@ -3,7 +3,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::id::{IdError, UserId};
 use crate::limits::{HEADER_BYTES, ID_BYTES_MAX, LENGTH_BYTES};
-use crate::wire::CloseCode;
+use crate::wire::{Bounce, CloseCode};
 
 /// Bytes of the header that the length field counts.
 const COUNTED_HEADER_BYTES: usize = HEADER_BYTES - LENGTH_BYTES;
@@ -320,7 +320,12 @@ impl Outgoing<'static> {
     }
 }
 
-impl Outgoing<'_> {
+impl<'a> Outgoing<'a> {
+    /// The BOUNCE of message `id`, from `sender`, that did not reach `receiver`.
+    pub fn bounce(cause: Bounce, id: u64, sender: &'a [u8], receiver: &'a [u8]) -> Outgoing<'a> {
+        Outgoing { info_type: cause.to_wire(), id, to: sender, from: receiver, ..Outgoing::of(Kind::Bounce) }
+    }
+
     /// Bytes of the frame on the wire.
     pub fn wire_bytes(&self) -> usize {
         HEADER_BYTES + self.to.len() + self.from.len() + self.body.len()

@@ -1,9 +1,12 @@
 //! The application server's core: users log in here, and their frames go to each other or up to the ACMS.
 //!
-//! `mod` holds the state and the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link to
+//! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link to
 //! the ACMS, `ask` the questions about who is where.
 
 mod ask;
+mod config;
+mod event;
+mod route;
 mod session;
 mod uplink;
 
@@ -14,201 +17,21 @@ use std::ops::Range;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use crate::buf::{Bounds, Frame, Inbound};
-use crate::id::{ConnId, ServerId, UserId, check_id};
+use crate::buf::Bounds;
+use crate::id::{ConnId, UserId};
 use crate::limits;
-use crate::link::{Due, End, KeepAlive, Links, Patience, Stage};
+use crate::link::{Due, End, KeepAlive, Links, Patience};
 use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone};
-use crate::time::{Span, Time};
-use crate::wire::link::{Relogin, ServerMessageId};
-use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Login, Outgoing, Role};
+use crate::time::Time;
+use crate::wire::link::ServerMessageId;
+use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
 
 pub use ask::Asker;
 use ask::Question;
+pub use config::{Config, CutOff, Membership};
+pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef};
 pub use session::Verdict;
 use uplink::Uplink;
-
-/// What an application server is told at its start.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Its number in the cluster; 0 where it stands alone.
-    pub server: ServerId,
-    /// Its boot number: grows with every start.
-    pub incarnation: u64,
-    /// The largest length field it takes from a client, in bytes.
-    pub max_frame: usize,
-    /// Silence after which a client is sent a PING.
-    pub heartbeat: Span,
-    /// Silence after which a client is closed NO_HEARTBEAT.
-    pub heartbeat_timeout: Span,
-    /// From accept to a complete LOGIN.
-    pub login_timeout: Span,
-    /// Connections, at most; more are closed FULL.
-    pub connections_max: usize,
-    /// What becomes of an older session of the same user.
-    pub relogin: Relogin,
-    /// What becomes of logins while the cluster can't be reached.
-    pub cut_off: CutOff,
-    /// Whether the application takes messages sent to the server itself.
-    pub takes_messages: bool,
-    /// Whether it answers queries sent to the server itself.
-    pub takes_queries: bool,
-    /// The cluster to join.
-    pub cluster: Option<Membership>,
-    /// The source of all randomness.
-    pub seed: [u8; 32],
-}
-
-/// Which cluster a server joins, and how.
-#[derive(Clone, Debug)]
-pub struct Membership {
-    /// The ACMS's transfer port.
-    pub acms: SocketAddr,
-    /// The cluster's name.
-    pub name: String,
-    /// What members prove to know; empty for a cluster without a secret.
-    pub secret: Vec<u8>,
-    /// Where clients reach this server, as told to the cluster.
-    pub public_address: String,
-    /// Users that this server takes.
-    pub capacity: u32,
-}
-
-/// What becomes of logins while the cluster can't be reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CutOff {
-    /// They are let in; on return the newest session of each user stays.
-    #[default]
-    ServeLocal,
-    /// They are refused UNAVAILABLE.
-    RefuseNew,
-}
-
-/// What happened that the application, or the log, is to hear of.
-#[derive(Debug)]
-pub enum Event {
-    /// A user wants in; answer with [`AppServer::verdict`].
-    LoginAsked {
-        /// Its connection.
-        conn: ConnId,
-        /// Its id.
-        user: UserId,
-        /// Its address.
-        addr: SocketAddr,
-        /// What it showed.
-        login: Login,
-    },
-    /// A user is in.
-    LoggedIn {
-        /// Its connection.
-        conn: ConnId,
-        /// Its id.
-        user: UserId,
-        /// Its address.
-        addr: SocketAddr,
-    },
-    /// A user is out.
-    LoggedOut {
-        /// Its id.
-        user: UserId,
-        /// Why.
-        gone: Gone,
-    },
-    /// A user sent the server a message.
-    Message(Inbox),
-    /// A user sent the server a query; answer with [`AppServer::reply`].
-    Query(Inbox),
-    /// What became of a message or query of the server's own.
-    Outcome {
-        /// The id that [`AppServer::send`] gave.
-        id: u64,
-        /// What became of it.
-        outcome: Outcome,
-    },
-    /// Where the users are that [`AppServer::locate`] asked for, in the order asked.
-    Located {
-        /// The number that the caller gave.
-        token: u64,
-        /// One a user: where, nowhere (`Ok(None)`), or why that can't be told.
-        servers: Vec<Result<Option<ServerId>, Bounce>>,
-    },
-    /// The link to the cluster changed.
-    Cluster(ClusterState),
-    /// A connection ended.
-    Closed {
-        /// Which.
-        conn: ConnId,
-        /// The other side's address.
-        addr: SocketAddr,
-        /// Whose it was.
-        user: Option<UserId>,
-        /// Why.
-        gone: Gone,
-        /// In words.
-        text: String,
-    },
-}
-
-/// How a server stands to its cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClusterState {
-    /// Registered with the ACMS of this boot number.
-    Up {
-        /// The ACMS's boot number.
-        epoch: u64,
-    },
-    /// The link was lost, or could not be made; it is dialled again after the pause.
-    Down {
-        /// Why.
-        gone: Gone,
-        /// Until the next dial.
-        pause: Span,
-    },
-    /// The ACMS refuses this server for good; it is not dialled again.
-    Refused {
-        /// Why.
-        code: CloseCode,
-        /// In the ACMS's words.
-        text: String,
-    },
-}
-
-/// A message or query to the server itself.
-#[derive(Debug)]
-pub struct Inbox {
-    /// The sender's connection.
-    pub conn: ConnId,
-    /// The sender.
-    pub user: UserId,
-    /// The application's information type.
-    pub info_type: u32,
-    /// The message's id.
-    pub id: u64,
-    /// The message's flags.
-    pub flags: Flags,
-    /// The body, a part of the chunk it was read into: copy what outlives the turn.
-    pub body: Bytes,
-}
-
-/// What became of a message or query of the server's own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The receiver's engine has the message.
-    Acked,
-    /// The reply to the query; `failed` where the receiver's handler did.
-    Replied {
-        /// The reply's information type.
-        info_type: u32,
-        /// Whether the body is the text of a failure.
-        failed: bool,
-        /// The reply's body.
-        body: Bytes,
-    },
-    /// It came back.
-    Bounced(Bounce),
-    /// No reply came in time.
-    TimedOut,
-}
 
 /// What a connection is to an application server.
 pub enum Peer {
@@ -421,7 +244,7 @@ impl AppServer {
 
     /// Bounces a message or query that a user sent to the server.
     pub fn refuse(&mut self, now: Time, message: &QueryRef, cause: Bounce) {
-        let bounce = bounce_frame(cause, message.id, message.user.as_bytes(), &[]);
+        let bounce = Outgoing::bounce(cause, message.id, message.user.as_bytes(), &[]);
         self.counters.count_bounce(cause);
         if self.links.send_control(now, message.conn, &bounce).is_err() {
             self.counters.count_drop(Drop::BounceFull);
@@ -459,24 +282,6 @@ impl AppServer {
             }
         };
         self.events.push_back(Event::Closed { conn, addr, user, gone, text: text.to_owned() });
-    }
-}
-
-/// What is needed to answer a message that was sent to the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueryRef {
-    /// The sender's connection.
-    pub conn: ConnId,
-    /// The sender.
-    pub user: UserId,
-    /// The message's id.
-    pub id: u64,
-}
-
-impl Inbox {
-    /// What is needed to answer it.
-    pub fn reference(&self) -> QueryRef {
-        QueryRef { conn: self.conn, user: self.user.clone(), id: self.id }
     }
 }
 
@@ -558,213 +363,4 @@ impl Core for AppServer {
         let uplinks = self.uplinks.iter().filter_map(Uplink::deadline).min();
         [self.links.deadline(), questions, queries, uplinks].into_iter().flatten().min()
     }
-}
-
-/// The way of a frame.
-impl AppServer {
-    fn take_from_client(&mut self, now: Time, conn: ConnId, inbound: &mut Inbound<'_>) -> Result<(), Fault> {
-        if self.links.get(conn).is_some_and(|link| link.stage() == Stage::Preface) {
-            match Fault::of_opening(inbound.opening(), Role::Client, &mut self.counters)? {
-                Some(_version) => self.links.advance(now, conn, Stage::Greeting),
-                None => return Ok(()),
-            }
-        }
-        loop {
-            let Some(link) = self.links.get(conn).filter(|link| link.is_live()) else { return Ok(()) };
-            let opened = link.stage() == Stage::Open;
-            let max_frame = if opened { self.config.max_frame } else { limits::LOGIN_FRAME_BYTES_MAX };
-            let Some(mut frame) = inbound.next(max_frame)? else { return Ok(()) };
-            if opened {
-                self.frame_from_user(now, conn, &mut frame)?;
-            } else {
-                self.frame_before_login(now, conn, &frame)?;
-            }
-        }
-    }
-
-    fn frame_from_user(&mut self, now: Time, conn: ConnId, frame: &mut Frame<'_>) -> Result<(), Fault> {
-        match frame.envelope.header.kind {
-            Kind::Data | Kind::Query | Kind::Reply | Kind::Ack => {
-                self.check_from(conn, &frame.envelope)?;
-                self.route_from_user(now, conn, frame)
-            }
-            Kind::Ask => {
-                self.check_from(conn, &frame.envelope)?;
-                self.ask_from_user(now, conn, frame);
-                Ok(())
-            }
-            Kind::GroupJoin | Kind::GroupLeave | Kind::GroupData => {
-                self.check_from(conn, &frame.envelope)?;
-                self.bounce(now, Origin::Client(conn), &frame.envelope, Bounce::NoHandler);
-                Ok(())
-            }
-            Kind::Logout => {
-                self.check_from(conn, &frame.envelope)?;
-                Err(Fault::new(CloseCode::LOGGED_OUT, "goodbye"))
-            }
-            Kind::Ping => self.pong(now, conn, &frame.envelope),
-            Kind::Pong => Ok(()),
-            Kind::Close => self.closed_by_peer(now, conn, frame),
-            kind => Err(Fault::unexpected(kind)),
-        }
-    }
-
-    /// The client writes its own id in `from`; the platform only compares.
-    fn check_from(&self, conn: ConnId, envelope: &Envelope<'_>) -> Result<(), Fault> {
-        match self.links.get(conn).and_then(|link| link.peer.user()) {
-            Some(user) if user.as_bytes() == envelope.from => Ok(()),
-            Some(_) | None => Err(Fault::new(CloseCode::SPOOF, "`from` is not the user that logged in")),
-        }
-    }
-
-    fn route_from_user(&mut self, now: Time, conn: ConnId, frame: &mut Frame<'_>) -> Result<(), Fault> {
-        let Envelope { header, to, .. } = frame.envelope;
-        if to.is_empty() {
-            match header.kind {
-                Kind::Data | Kind::Query => return self.take_for_server(now, conn, frame),
-                _ if ServerMessageId::server(header.id) == self.config.server => {
-                    self.returned(frame);
-                    return Ok(());
-                }
-                _ => {}
-            }
-        }
-        let routed = match self.users.get(to) {
-            Some(receiver) => self.deliver(now, *receiver, frame),
-            None => {
-                if !to.is_empty() {
-                    check_id(to)?;
-                }
-                self.route_up(now, conn, frame)
-            }
-        };
-        if let Err(cause) = routed {
-            self.bounce(now, Origin::Client(conn), &frame.envelope, cause);
-        }
-        Ok(())
-    }
-
-    /// To a user of this server.
-    fn deliver(&mut self, now: Time, receiver: ConnId, frame: &mut Frame<'_>) -> Result<(), Bounce> {
-        let link = self.links.get(receiver).ok_or(Bounce::Offline)?;
-        if frame.wire_bytes() > limits::LENGTH_BYTES + self.config.max_frame {
-            return Err(Bounce::TooBig);
-        }
-        if link.queue().is_congested() && frame.envelope.header.flags.has(Flags::DROPPABLE) {
-            self.counters.count_drop(Drop::Droppable);
-            return Ok(());
-        }
-        self.links.forward(now, receiver, frame).map_err(|_| Bounce::Busy)?;
-        self.counters.forwarded += 1;
-        if self.links.get(receiver).is_some_and(|link| link.queue().is_congested()) {
-            self.links.pause(receiver);
-        }
-        Ok(())
-    }
-
-    /// To a user of another server; a sender that fills the uplink is not read from until there is room again.
-    fn route_up(&mut self, now: Time, sender: ConnId, frame: &mut Frame<'_>) -> Result<(), Bounce> {
-        let conn = self.uplink_conn()?;
-        let congested = |server: &AppServer| server.links.get(conn).is_some_and(|link| link.queue().is_congested());
-        if congested(self) && frame.envelope.header.flags.has(Flags::DROPPABLE) {
-            self.counters.count_drop(Drop::Droppable);
-            return Ok(());
-        }
-        self.links.forward(now, conn, frame).map_err(|_| Bounce::Busy)?;
-        self.counters.forwarded += 1;
-        if congested(self) {
-            self.wait_for_uplink(sender, conn);
-        }
-        Ok(())
-    }
-
-    fn take_for_server(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
-        let Envelope { header, .. } = frame.envelope;
-        let user = frame.envelope.from_user()?;
-        let taken = if header.kind == Kind::Query { self.config.takes_queries } else { self.config.takes_messages };
-        if !taken {
-            self.bounce(now, Origin::Client(conn), &frame.envelope, Bounce::NoHandler);
-            return Ok(());
-        }
-        if header.flags.has(Flags::WANT_ACK) {
-            let is_new = self.dedupe.take(&user, header.id, header.flags.has(Flags::RETRY));
-            let ack = Outgoing { id: header.id, to: user.as_bytes(), ..Outgoing::of(Kind::Ack) };
-            if self.links.send_control(now, conn, &ack).is_err() {
-                self.counters.count_drop(Drop::BounceFull);
-            }
-            if !is_new {
-                return Ok(());
-            }
-        }
-        let inbox =
-            Inbox { conn, user, info_type: header.info_type, id: header.id, flags: header.flags, body: frame.body() };
-        self.events.push_back(if header.kind == Kind::Query { Event::Query(inbox) } else { Event::Message(inbox) });
-        Ok(())
-    }
-
-    /// An ACK, REPLY or BOUNCE of a message that this server itself sent.
-    fn returned(&mut self, frame: &Frame<'_>) {
-        let Envelope { header, from, .. } = frame.envelope;
-        let asked = self.queries.get(&header.id).filter(|(user, _)| user.as_bytes() == from);
-        let outcome = match header.kind {
-            Kind::Reply if asked.is_some() => Outcome::Replied {
-                info_type: header.info_type,
-                failed: header.flags.has(Flags::ERROR),
-                body: frame.body(),
-            },
-            Kind::Bounce => Outcome::Bounced(Bounce::from_wire(header.info_type)),
-            Kind::Ack => Outcome::Acked,
-            _ => return self.counters.count_drop(Drop::Unroutable),
-        };
-        if let Some((_, ends)) = self.queries.remove(&header.id) {
-            self.query_ends.remove(&(ends, header.id));
-        }
-        self.events.push_back(Event::Outcome { id: header.id, outcome });
-    }
-
-    fn expire_queries(&mut self, now: Time) {
-        while let Some((ends, id)) = self.query_ends.first().copied().filter(|(ends, _)| *ends <= now) {
-            self.query_ends.remove(&(ends, id));
-            self.queries.remove(&id);
-            self.events.push_back(Event::Outcome { id, outcome: Outcome::TimedOut });
-        }
-    }
-
-    /// Tells the sender that its message was not delivered. Every message that is not delivered comes here.
-    fn bounce(&mut self, now: Time, origin: Origin, envelope: &Envelope<'_>, cause: Bounce) {
-        match envelope.header.kind {
-            Kind::Data | Kind::Query | Kind::GroupJoin | Kind::GroupLeave | Kind::GroupData => {}
-            _ => return self.counters.count_drop(Drop::Unroutable),
-        }
-        self.counters.count_bounce(cause);
-        let bounce = bounce_frame(cause, envelope.header.id, envelope.from, envelope.to);
-        let sent = match origin {
-            Origin::Client(conn) => self.links.send_control(now, conn, &bounce).is_ok(),
-            Origin::Acms(_) => self.control_up(now, &bounce),
-        };
-        if !sent {
-            self.counters.count_drop(Drop::BounceFull);
-        }
-    }
-
-    fn pong(&mut self, now: Time, conn: ConnId, ping: &Envelope<'_>) -> Result<(), Fault> {
-        let pong = Outgoing { id: ping.header.id, ..Outgoing::of(Kind::Pong) };
-        // One that does not fit follows so much else that the peer cannot take it for silence.
-        if self.links.send_control(now, conn, &pong).is_err() {
-            self.counters.count_drop(Drop::BounceFull);
-        }
-        Ok(())
-    }
-
-    fn closed_by_peer(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
-        let (code, text) = Fault::read_close(frame);
-        self.depart(now, conn, Gone::ClosedByPeer(code), &text);
-        self.links.end(conn);
-        Ok(())
-    }
-}
-
-/// The BOUNCE for a message `id` of `sender` that did not reach `receiver`.
-fn bounce_frame<'a>(cause: Bounce, id: u64, sender: &'a [u8], receiver: &'a [u8]) -> Outgoing<'a> {
-    Outgoing { info_type: cause.to_wire(), id, to: sender, from: receiver, ..Outgoing::of(Kind::Bounce) }
 }

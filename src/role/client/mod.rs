@@ -1,5 +1,10 @@
 //! The client's core: logs in, keeps its session over lost connections, and resolves each acknowledged send once.
 
+mod event;
+mod messages;
+
+pub use event::{Event, Message, QueryFailure, Reply, SendError, SendFailure, State};
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -12,9 +17,7 @@ use crate::limits;
 use crate::link::{Due, End, KeepAlive, Links, Patience, Stage};
 use crate::role::{Backoff, Core, Dedupe, Entropy, Fault, Gone};
 use crate::time::{Span, Time};
-use crate::wire::{
-    Bounce, CloseBody, CloseCode, Envelope, Flags, Header, Kind, Login, Outgoing, Preface, Role, Welcome, parse_object,
-};
+use crate::wire::{CloseBody, CloseCode, Flags, Kind, Login, Outgoing, Preface, Role, Welcome, parse_object};
 
 /// What a client is told at its start.
 #[derive(Clone, Debug)]
@@ -29,149 +32,6 @@ pub struct Config {
     pub takes_queries: bool,
     /// The source of all randomness.
     pub seed: [u8; 32],
-}
-
-/// How a client stands to its server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// The first connection is being made.
-    Connecting,
-    /// Logged in.
-    Online {
-        /// What the server told.
-        welcome: Welcome,
-        /// Whether this is not the first session: the one before was interrupted.
-        resumed: bool,
-    },
-    /// The connection is lost; it is dialled again after the pause.
-    Reconnecting {
-        /// Why it was lost.
-        gone: Gone,
-        /// In the server's words.
-        text: String,
-        /// Until the next dial.
-        pause: Span,
-    },
-    /// Over: the server said so with a code of 1500 and above, or the application logged out.
-    Stopped {
-        /// The server's code.
-        code: CloseCode,
-        /// In the server's words.
-        text: String,
-    },
-}
-
-/// What happened that the application is to hear of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The connection changed.
-    State(State),
-    /// A message came.
-    Message(Message),
-    /// A query came; answer with [`Client::reply`].
-    Query(Message),
-    /// An acknowledged send is resolved.
-    Sent {
-        /// The id that [`Client::send_acked`] gave.
-        id: u64,
-        /// Whether the receiver's engine has the message.
-        outcome: Result<(), SendFailure>,
-    },
-    /// A query is resolved.
-    Replied {
-        /// The id that [`Client::query`] gave.
-        id: u64,
-        /// The reply, or why there is none.
-        outcome: Result<Reply, QueryFailure>,
-    },
-    /// A plain send came back.
-    Bounced {
-        /// The id that [`Client::send`] gave.
-        id: u64,
-        /// Whom it did not reach.
-        to: Vec<u8>,
-        /// Why.
-        cause: Bounce,
-    },
-    /// The answer to an ASK: its JSON body.
-    Answered {
-        /// The id that [`Client::ask`] gave.
-        id: u64,
-        /// The body.
-        body: Bytes,
-    },
-}
-
-/// A message or query from another user or a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Who sent it; none for a server.
-    pub from: Option<UserId>,
-    /// The application's information type.
-    pub info_type: u32,
-    /// The sender's id for it.
-    pub id: u64,
-    /// Its flags.
-    pub flags: Flags,
-    /// The body, a part of the chunk it was read into: copy what outlives the turn.
-    pub body: Bytes,
-}
-
-/// The reply to a query.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// The application's information type.
-    pub info_type: u32,
-    /// The body.
-    pub body: Bytes,
-}
-
-/// Why an acknowledged send failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendFailure {
-    /// The platform could not deliver it.
-    #[error("not delivered: {0}")]
-    Bounced(Bounce),
-    /// No acknowledgement came in time: it may have been delivered.
-    #[error("no acknowledgement in time")]
-    TimedOut,
-    /// The session ended for good before the acknowledgement came: it may have been delivered.
-    #[error("the session ended: {0}")]
-    Stopped(CloseCode),
-}
-
-/// Why a query has no reply.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum QueryFailure {
-    /// The platform could not deliver it.
-    #[error("not delivered: {0}")]
-    Bounced(Bounce),
-    /// The receiver's handler failed.
-    #[error("the receiver failed: {0}")]
-    Failed(String),
-    /// No reply came in time.
-    #[error("no reply in time")]
-    TimedOut,
-    /// The connection was lost before the reply came.
-    #[error("the connection was lost")]
-    ConnectionLost,
-}
-
-/// Why something can't be sent now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// There is no connection; an acknowledged send would wait for one.
-    #[error("not connected")]
-    NotConnected,
-    /// Too much waits already.
-    #[error("too much waits to be sent")]
-    Full,
-    /// Larger than the server takes.
-    #[error("larger than the server takes")]
-    TooBig,
-    /// The session is over.
-    #[error("the session is over")]
-    Stopped,
 }
 
 enum Phase {
@@ -601,137 +461,4 @@ impl Client {
         let pong = Outgoing { id, ..Outgoing::of(Kind::Pong) };
         self.links.send_control(now, conn, &pong).map_err(|_| Fault::new(CloseCode::SLOW, "the server takes nothing"))
     }
-}
-
-/// Messages and their outcomes.
-impl Client {
-    fn message(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
-        let message = message_of(frame)?;
-        if message.flags.has(Flags::WANT_ACK) {
-            let envelope = frame.envelope;
-            let ack = Outgoing { id: message.id, to: envelope.from, from: envelope.to, ..Outgoing::of(Kind::Ack) };
-            self.links.send_control(now, conn, &ack).map_err(|_| Fault::new(CloseCode::SLOW, "no room for an ACK"))?;
-            let again = message.flags.has(Flags::RETRY);
-            if let Some(from) = &message.from
-                && !self.dedupe.take(from, message.id, again)
-            {
-                return Ok(());
-            }
-        }
-        self.events.push_back(Event::Message(message));
-        Ok(())
-    }
-
-    fn queried(&mut self, now: Time, frame: &Frame<'_>) -> Result<(), Fault> {
-        let query = message_of(frame)?;
-        if self.config.takes_queries {
-            self.events.push_back(Event::Query(query));
-        } else if self.reply(now, query.from.as_ref(), query.id, Flags::ERROR, 0, b"no handler").is_err() {
-            return Err(Fault::new(CloseCode::SLOW, "no room for a REPLY"));
-        }
-        Ok(())
-    }
-
-    fn replied(&mut self, frame: &Frame<'_>) {
-        let Header { id, flags, info_type, .. } = frame.envelope.header;
-        let Some(ends) = self.queries.remove(&id) else { return };
-        self.query_ends.remove(&(ends, id));
-        let body = frame.body();
-        let outcome = if flags.has(Flags::ERROR) {
-            Err(QueryFailure::Failed(String::from_utf8_lossy(&body).into_owned()))
-        } else {
-            Ok(Reply { info_type, body })
-        };
-        self.events.push_back(Event::Replied { id, outcome });
-    }
-
-    fn bounced(&mut self, now: Time, envelope: &Envelope<'_>) {
-        let id = envelope.header.id;
-        let cause = Bounce::from_wire(envelope.header.info_type);
-        if let Some(pending) = self.pending.get(&id) {
-            let passes = matches!(cause, Bounce::Unreachable | Bounce::Retry | Bounce::Busy);
-            if !passes {
-                return self.resolve(id, Err(SendFailure::Bounced(cause)));
-            }
-            let pause = limits::REDIAL_MIN.as_micros() << pending.tries.min(5);
-            self.act_at(id, now + Span::from_micros(pause));
-        } else if let Some(ends) = self.queries.remove(&id) {
-            self.query_ends.remove(&(ends, id));
-            self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::Bounced(cause)) });
-        } else {
-            self.events.push_back(Event::Bounced { id, to: envelope.from.to_vec(), cause });
-        }
-    }
-
-    /// Sends a pending message (again), where there is a connection with room; else its time will come.
-    fn try_pending(&mut self, now: Time, id: u64) {
-        let Some(pending) = self.pending.get_mut(&id) else { return };
-        let Phase::Online { conn, max_frame } = self.phase else { return };
-        let flags = if pending.tries == 0 { Flags::WANT_ACK } else { Flags::WANT_ACK.with(Flags::RETRY) };
-        let frame = Outgoing {
-            kind: Kind::Data,
-            flags,
-            info_type: pending.info_type,
-            id,
-            to: pending.to.as_bytes(),
-            from: self.config.user.as_bytes(),
-            body: &pending.body,
-        };
-        if frame.wire_bytes() - limits::LENGTH_BYTES > max_frame {
-            return self.resolve(id, Err(SendFailure::Bounced(Bounce::TooBig)));
-        }
-        let sent = self.links.send(now, conn, &frame).is_ok();
-        pending.tries += u32::from(sent);
-        self.act_at(id, now + if sent { limits::ACK_TIMEOUT } else { limits::REDIAL_MIN });
-    }
-
-    /// Sets when a pending message is sent again.
-    fn act_at(&mut self, id: u64, acts: Time) {
-        if let Some(pending) = self.pending.get_mut(&id) {
-            self.pending_times.remove(&(pending.acts.min(pending.gives_up), id));
-            pending.acts = acts;
-            self.pending_times.insert((pending.acts.min(pending.gives_up), id));
-        }
-    }
-
-    /// Ends an acknowledged send, once: who comes second finds none.
-    fn resolve(&mut self, id: u64, outcome: Result<(), SendFailure>) {
-        if let Some(pending) = self.pending.remove(&id) {
-            self.pending_times.remove(&(pending.acts.min(pending.gives_up), id));
-            self.pending_bytes -= pending.body.len();
-            self.events.push_back(Event::Sent { id, outcome });
-        }
-    }
-
-    fn expire_pending(&mut self, now: Time) {
-        while let Some((_, id)) = self.pending_times.first().copied().filter(|(at, _)| *at <= now) {
-            if self.pending.get(&id).is_some_and(|pending| pending.gives_up <= now) {
-                self.resolve(id, Err(SendFailure::TimedOut));
-            } else {
-                self.act_at(id, Time::NEVER);
-                self.try_pending(now, id);
-            }
-        }
-    }
-
-    fn expire_queries(&mut self, now: Time) {
-        while let Some((ends, id)) = self.query_ends.first().copied().filter(|(ends, _)| *ends <= now) {
-            self.query_ends.remove(&(ends, id));
-            self.queries.remove(&id);
-            self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::TimedOut) });
-        }
-    }
-
-    fn fail_queries(&mut self) {
-        self.query_ends.clear();
-        for (id, _) in std::mem::take(&mut self.queries) {
-            self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::ConnectionLost) });
-        }
-    }
-}
-
-fn message_of(frame: &Frame<'_>) -> Result<Message, Fault> {
-    let Envelope { header, from, .. } = frame.envelope;
-    let from = if from.is_empty() { None } else { Some(UserId::parse(from)?) };
-    Ok(Message { from, info_type: header.info_type, id: header.id, flags: header.flags, body: frame.body() })
 }

@@ -1,0 +1,222 @@
+//! What a member says: frames to pass on, and who is where.
+
+use super::{Acms, Event, Server};
+use crate::buf::Frame;
+use crate::id::{ConnId, UserId};
+use crate::role::{Binding, Digest, Drop, Fault, Tenure};
+use crate::time::Time;
+use crate::wire::link::{BindEntry, Relogin, ServerMessageId};
+use crate::wire::{Bounce, CloseCode, Envelope, Kind, Outgoing};
+
+impl Acms {
+    pub(super) fn frame_from_member(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        place: u32,
+        frame: &mut Frame<'_>,
+    ) -> Result<(), Fault> {
+        let Envelope { header, to, from } = frame.envelope;
+        match header.kind {
+            Kind::Data | Kind::Query | Kind::Reply | Kind::Ack | Kind::Bounce => self.relay(now, place, frame),
+            Kind::Claim => self.claim(now, place, frame.envelope.from_user()?, header.id, header.info_type)?,
+            Kind::Unbind => self.unbind(place, from, header.id),
+            Kind::BurstBegin => self.begin_burst(place),
+            Kind::Bind => self.bind_all(now, place, &frame.body())?,
+            Kind::Synced => self.synced(place),
+            Kind::Kick => self.kick(now, to, header.info_type),
+            Kind::Digest => self.compare_digest(now, place, Digest { count: header.info_type, hash: header.id }),
+            Kind::Lookup => self.look_up(now, conn, header.id, to),
+            Kind::Ping => self.pong(now, conn, header.id)?,
+            Kind::Pong => {}
+            Kind::Close => self.closed_by_peer(now, conn, frame)?,
+            kind => return Err(Fault::unexpected(kind)),
+        }
+        Ok(())
+    }
+
+    /// From one server to another: the hub's whole work on a message.
+    fn relay(&mut self, now: Time, place: u32, frame: &mut Frame<'_>) {
+        let Envelope { header, to, from } = frame.envelope;
+        // Who bounces a message writes the id of a user who is not there in `from`; a server writes none.
+        if header.kind != Kind::Bounce
+            && !from.is_empty()
+            && self.standing(from).is_none_or(|(at, _)| at.place != place)
+        {
+            return self.counters.count_drop(Drop::Spoofed);
+        }
+        let receiver = if to.is_empty() {
+            let server = ServerMessageId::server(header.id);
+            self.places.get(&server).map(|place| &self.servers[*place as usize])
+        } else {
+            self.standing(to).map(|(_, server)| server)
+        };
+        let forwarded = match receiver.map(|server| server.conn) {
+            Some(conn) => self.links.forward(now, conn, frame).map_err(|_| Bounce::Busy),
+            None => Err(self.absence(now)),
+        };
+        match forwarded {
+            Ok(()) => self.counters.forwarded += 1,
+            Err(cause) => self.bounce(now, place, &frame.envelope, cause),
+        }
+    }
+
+    /// The user's binding and server, where that registration of the server still stands.
+    pub(super) fn standing(&self, user: &[u8]) -> Option<(Binding, &Server)> {
+        let binding = self.directory.binding(user)?;
+        let server = self.servers.get(binding.place as usize).filter(|server| server.tenure == binding.tenure)?;
+        Some((binding, server))
+    }
+
+    /// Why a user is not found: the one place where OFFLINE is decided.
+    fn absence(&self, now: Time) -> Bounce {
+        let awaits = !self.awaited.is_empty() && now < self.grace_ends;
+        let complete = !awaits && self.servers.iter().all(|(_, server)| server.synced);
+        if complete { Bounce::Offline } else { Bounce::Retry }
+    }
+
+    fn bounce(&mut self, now: Time, place: u32, envelope: &Envelope<'_>, cause: Bounce) {
+        match envelope.header.kind {
+            Kind::Data | Kind::Query => {}
+            _ => return self.counters.count_drop(Drop::Unroutable),
+        }
+        self.counters.count_bounce(cause);
+        let bounce = Outgoing::bounce(cause, envelope.header.id, envelope.from, envelope.to);
+        let conn = self.servers[place as usize].conn;
+        if self.links.send_control(now, conn, &bounce).is_err() {
+            self.counters.count_drop(Drop::BounceFull);
+        }
+    }
+
+    /// A new session: it gets the user, unless the older one is kept.
+    fn claim(&mut self, now: Time, place: u32, user: UserId, session: u64, policy: u32) -> Result<(), Fault> {
+        let policy = Relogin::from_wire(policy)
+            .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "info_type of a CLAIM is a relogin policy"))?;
+        let older = self.standing(user.as_bytes()).map(|(binding, _)| binding);
+        let is_other = |older: &Binding| older.place != place || older.session != session;
+        let answer = match older.filter(is_other) {
+            Some(_) if policy == Relogin::KeepOld => CloseCode::ALREADY_ONLINE.to_wire(),
+            older => {
+                // On the same server, that server ends the older session when it reads the answer.
+                if let Some(older) = older.filter(|older| older.place != place) {
+                    self.send_kick(now, older, user.as_bytes(), CloseCode::REPLACED);
+                }
+                self.bind(place, user.clone(), session, signed(now));
+                0
+            }
+        };
+        let conn = self.servers[place as usize].conn;
+        let claimed = Outgoing { info_type: answer, id: session, to: user.as_bytes(), ..Outgoing::of(Kind::Claimed) };
+        self.control(now, conn, &claimed);
+        Ok(())
+    }
+
+    fn bind(&mut self, place: u32, user: UserId, session: u64, since: i64) {
+        self.forget(user.as_bytes());
+        let server = &mut self.servers[place as usize];
+        server.digest.add(server.incarnation, user.as_bytes(), session);
+        self.directory.bind(user, Binding { tenure: server.tenure, place, session, since });
+    }
+
+    /// Takes the user's standing binding out of its server's digest: it is about to be removed or replaced.
+    fn forget(&mut self, user: &[u8]) {
+        if let Some((binding, _)) = self.standing(user) {
+            let server = &mut self.servers[binding.place as usize];
+            server.digest.remove(server.incarnation, user, binding.session);
+        }
+    }
+
+    fn unbind(&mut self, place: u32, user: &[u8], session: u64) {
+        let tenure = self.servers[place as usize].tenure;
+        let exact = |binding: &Binding| binding.tenure == tenure && binding.session == session;
+        if self.directory.binding(user).is_some_and(|binding| exact(&binding)) {
+            self.forget(user);
+            self.directory.unbind(user, tenure, session);
+        }
+    }
+
+    fn begin_burst(&mut self, place: u32) {
+        self.tenures += 1;
+        let server = &mut self.servers[place as usize];
+        server.tenure = Tenure(self.tenures);
+        server.synced = false;
+        server.digest = Digest::default();
+        server.mismatches = 0;
+        self.sweeping = true;
+    }
+
+    fn bind_all(&mut self, now: Time, place: u32, mut body: &[u8]) -> Result<(), Fault> {
+        while !body.is_empty() {
+            let (entry, rest) =
+                BindEntry::split_first(body).ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "a BIND is cut short"))?;
+            let age = i64::try_from(entry.age_ms).unwrap_or(i64::MAX).saturating_mul(1_000);
+            self.bind_if_newest(now, place, UserId::parse(entry.user)?, entry.session, signed(now).saturating_sub(age));
+            body = rest;
+        }
+        Ok(())
+    }
+
+    /// Both sides of a split may have let the user in: the newest login stays, wherever it is.
+    fn bind_if_newest(&mut self, now: Time, place: u32, user: UserId, session: u64, since: i64) {
+        let id = self.servers[place as usize].id;
+        let rival = self.standing(user.as_bytes()).map(|(binding, server)| (binding, server.id));
+        match rival.filter(|(binding, _)| binding.place != place) {
+            Some((binding, rival)) if (binding.since, rival, binding.session) > (since, id, session) => {
+                let tenure = self.servers[place as usize].tenure;
+                let loser = Binding { tenure, place, session, since };
+                self.send_kick(now, loser, user.as_bytes(), CloseCode::REPLACED);
+            }
+            Some((binding, _)) => {
+                self.send_kick(now, binding, user.as_bytes(), CloseCode::REPLACED);
+                self.bind(place, user, session, since);
+            }
+            None => self.bind(place, user, session, since),
+        }
+    }
+
+    fn synced(&mut self, place: u32) {
+        let server = &mut self.servers[place as usize];
+        server.synced = true;
+        self.awaited.remove(&server.id);
+        self.events.push_back(Event::Synced { server: server.id, users: server.digest.count });
+    }
+
+    fn kick(&mut self, now: Time, user: &[u8], code: u32) {
+        let code = CloseCode::from_wire(code).unwrap_or(CloseCode::KICKED);
+        if let Some(binding) = self.standing(user).map(|(binding, _)| binding) {
+            self.send_kick(now, binding, user, code);
+        }
+    }
+
+    fn send_kick(&mut self, now: Time, binding: Binding, user: &[u8], code: CloseCode) {
+        let conn = self.servers[binding.place as usize].conn;
+        let kick = Outgoing { info_type: code.to_wire(), id: binding.session, to: user, ..Outgoing::of(Kind::Kick) };
+        self.control(now, conn, &kick);
+    }
+
+    /// One mismatch may be a change under way; two in a row are a loss.
+    fn compare_digest(&mut self, now: Time, place: u32, theirs: Digest) {
+        let server = &mut self.servers[place as usize];
+        server.mismatches = if !server.synced || server.digest == theirs { 0 } else { server.mismatches + 1 };
+        if server.mismatches >= 2 {
+            server.mismatches = 0;
+            let (conn, id) = (server.conn, server.id);
+            self.events.push_back(Event::Mismatch { server: id });
+            self.control(now, conn, &Outgoing::of(Kind::Resync));
+        }
+    }
+
+    fn look_up(&mut self, now: Time, conn: ConnId, id: u64, user: &[u8]) {
+        let server = self.standing(user).map(|(_, server)| server.id.0.to_be_bytes());
+        let (info_type, body) = match &server {
+            Some(bytes) => (0, &bytes[..]),
+            None => (self.absence(now).to_wire(), &[][..]),
+        };
+        self.control(now, conn, &Outgoing { info_type, id, from: user, body, ..Outgoing::of(Kind::Found) });
+    }
+}
+
+/// A moment as a number that can lie before the start of this process's clock, as logins do that are older than it.
+fn signed(now: Time) -> i64 {
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+}

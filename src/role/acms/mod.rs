@@ -1,0 +1,303 @@
+//! The cluster manager's core: it knows who is where, and passes frames from one server to another.
+//!
+//! `mod` holds the state, `admission` the way from a stranger to a member, `member` what members say; the way of a frame is
+//! `Acms::relay` there: one look-up of `to`, one of `from`, one slice to the receiver's server.
+
+mod admission;
+mod member;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use bytes::Bytes;
+use slab::Slab;
+
+use crate::buf::Bounds;
+use crate::id::{ConnId, ServerId};
+use crate::limits;
+use crate::link::{Due, End, KeepAlive, Links, Patience};
+use crate::role::{Binding, Core, Counters, Digest, Directory, Entropy, Fault, Gone, Tenure};
+use crate::time::Time;
+use crate::wire::CloseCode;
+use crate::wire::link::{Nonce, Proof};
+
+/// Directory places looked at between two turns while what a lost server left is swept.
+const SWEEP_PLACES: usize = 4096;
+
+/// What a cluster manager is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The cluster's name.
+    pub cluster: String,
+    /// What members prove to know; empty for a cluster without a secret.
+    pub secret: Vec<u8>,
+    /// Its boot number: grows with every start.
+    pub epoch: u64,
+    /// Connections, at most; more are closed FULL.
+    pub connections_max: usize,
+    /// The source of all randomness.
+    pub seed: [u8; 32],
+}
+
+/// What happened that the operator, or the log, is to hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A server is in.
+    Registered {
+        /// Its connection.
+        conn: ConnId,
+        /// Which server.
+        server: ServerId,
+        /// Where clients reach it.
+        address: String,
+        /// Its boot number.
+        incarnation: u64,
+    },
+    /// A server is out, and its users with it.
+    Lost {
+        /// Which server.
+        server: ServerId,
+        /// How many users it had.
+        users: u32,
+        /// Why.
+        gone: Gone,
+    },
+    /// A server has told of all its users.
+    Synced {
+        /// Which server.
+        server: ServerId,
+        /// How many users it has.
+        users: u32,
+    },
+    /// A server's bindings were not what it says they are; it tells of them again.
+    Mismatch {
+        /// Which server.
+        server: ServerId,
+    },
+    /// A connection ended.
+    Closed {
+        /// Which.
+        conn: ConnId,
+        /// The other side's address.
+        addr: SocketAddr,
+        /// Why.
+        gone: Gone,
+        /// In words.
+        text: String,
+    },
+}
+
+/// What a connection is to the cluster manager.
+pub enum Peer {
+    /// It dialled, and was challenged with this once its preface had come.
+    Stranger(Nonce),
+    /// It belongs to the cluster, and has not said what it is.
+    Proven {
+        /// Which server.
+        server: ServerId,
+        /// Its boot number.
+        incarnation: u64,
+        /// The ACMS's own proof, for REGISTERED; none where the cluster has no secret.
+        own_proof: Option<Proof>,
+    },
+    /// A registered server: its place.
+    Member(u32),
+    /// Out; the connection is closing.
+    Left,
+}
+
+/// A registered server.
+struct Server {
+    conn: ConnId,
+    id: ServerId,
+    incarnation: u64,
+    address: String,
+    /// Bindings of another tenure do not stand.
+    tenure: Tenure,
+    synced: bool,
+    digest: Digest,
+    mismatches: u32,
+}
+
+/// The cluster manager's core.
+pub struct Acms {
+    config: Config,
+    links: Links<Peer>,
+    servers: Slab<Server>,
+    places: BTreeMap<ServerId, u32>,
+    directory: Directory,
+    tenures: u64,
+    /// Whether the directory may hold bindings that do not stand.
+    sweeping: bool,
+    /// Servers that were in the cluster before this start and have not told of their users.
+    awaited: BTreeSet<ServerId>,
+    /// When those are given up.
+    grace_ends: Time,
+    /// Members whose queue had no room for control, to be closed before the turn ends.
+    overwhelmed: Vec<ConnId>,
+    entropy: Entropy,
+    events: VecDeque<Event>,
+    counters: Counters,
+    stopping: bool,
+}
+
+impl Acms {
+    /// A cluster manager that has just started.
+    pub fn new(now: Time, config: Config) -> Acms {
+        let mut entropy = Entropy::new(config.seed);
+        Acms {
+            config,
+            links: Links::default(),
+            servers: Slab::new(),
+            places: BTreeMap::new(),
+            directory: Directory::new(entropy.hasher()),
+            tenures: 0,
+            sweeping: false,
+            awaited: BTreeSet::new(),
+            grace_ends: now + limits::DIRECTORY_GRACE,
+            overwhelmed: Vec::new(),
+            entropy,
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            stopping: false,
+        }
+    }
+
+    /// What happened next, until none is left.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What became of frames.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Registered servers.
+    pub fn server_count(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Users on all servers.
+    pub fn user_count(&self) -> usize {
+        self.servers.iter().map(|(_, server)| server.digest.count as usize).sum()
+    }
+
+    /// The user's server; none where the user is not online anywhere.
+    pub fn locate(&self, user: &[u8]) -> Option<ServerId> {
+        self.standing(user).map(|(_, server)| server.id)
+    }
+
+    /// Closes every connection with SHUTDOWN and takes no more. Done when [`Acms::is_stopped`].
+    pub fn stop(&mut self, now: Time) {
+        self.stopping = true;
+        let conns: Vec<ConnId> = self.links.iter().map(|(conn, _)| conn).collect();
+        for conn in conns {
+            self.close(now, conn, &Fault::new(CloseCode::SHUTDOWN, "the cluster manager is stopping"));
+        }
+    }
+
+    /// Whether it was told to stop and every connection has ended.
+    pub fn is_stopped(&self) -> bool {
+        self.stopping && self.links.is_empty()
+    }
+
+    /// The one way in which this side ends a connection.
+    fn close(&mut self, now: Time, conn: ConnId, fault: &Fault) {
+        self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
+        self.links.close(now, conn, fault.code, &fault.text);
+    }
+
+    fn close_overwhelmed(&mut self, now: Time) {
+        while let Some(conn) = self.overwhelmed.pop() {
+            self.close(now, conn, &Fault::new(CloseCode::SLOW, "no room for control frames"));
+        }
+    }
+
+    /// Takes a connection out of everything that refers to it, whoever ended it.
+    fn depart(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
+        let Some(link) = self.links.get_mut(conn).filter(|link| link.is_live()) else { return };
+        let addr = link.addr;
+        if let Peer::Member(place) = std::mem::replace(&mut link.peer, Peer::Left) {
+            let server = self.servers.remove(place as usize);
+            self.places.remove(&server.id);
+            self.sweeping = true;
+            self.events.push_back(Event::Lost { server: server.id, users: server.digest.count, gone });
+            self.tell_servers(now, Some(conn));
+        }
+        self.events.push_back(Event::Closed { conn, addr, gone, text: text.to_owned() });
+    }
+}
+
+impl Core for Acms {
+    type Peer = Peer;
+
+    fn links(&mut self) -> &mut Links<Peer> {
+        &mut self.links
+    }
+
+    fn accepted(&mut self, now: Time, addr: SocketAddr) -> ConnId {
+        let patience = Patience {
+            first_byte: limits::FIRST_BYTE_TIMEOUT,
+            greeting: limits::LOGIN_TIMEOUT,
+            keep_alive: KeepAlive::WhenUnsent(limits::LINK_KEEPALIVE),
+            silence: limits::LINK_TIMEOUT,
+        };
+        let hard = limits::DOWNLINK_QUEUE_BYTES_MAX;
+        let nonce = self.entropy.nonce();
+        let full = self.links.len() >= self.config.connections_max;
+        let conn = self.links.accept(now, addr, patience, Bounds { soft: hard, hard }, Peer::Stranger(nonce));
+        if full {
+            self.close(now, conn, &Fault::new(CloseCode::FULL, "the cluster manager has no room for more connections"));
+        } else if self.stopping {
+            self.close(now, conn, &Fault::new(CloseCode::SHUTDOWN, "the cluster manager is stopping"));
+        }
+        conn
+    }
+
+    fn connected(&mut self, _now: Time, conn: ConnId) {
+        unreachable!("the cluster manager dials nobody, yet {conn} is connected");
+    }
+
+    fn received(&mut self, now: Time, conn: ConnId, chunk: &Bytes, range: Range<usize>) {
+        let Some(mut inbound) = self.links.begin(now, conn, chunk, range) else { return };
+        match self.take(now, conn, &mut inbound) {
+            Ok(()) => self.links.finish(now, conn, inbound),
+            Err(fault) => self.close(now, conn, &fault),
+        }
+        self.close_overwhelmed(now);
+    }
+
+    fn ended(&mut self, now: Time, conn: ConnId, end: End) {
+        self.depart(now, conn, Gone::Ended(end), "");
+        self.links.hung_up(conn);
+    }
+
+    fn relieved(&mut self, _now: Time, _conn: ConnId) {
+        // Nothing waits for a server's queue: what does not fit was bounced.
+    }
+
+    fn expire(&mut self, now: Time) {
+        let mut due = Vec::new();
+        self.links.expire(now, &mut due);
+        for (conn, asked) in due {
+            match asked {
+                Due::Close(code, text) => self.close(now, conn, &Fault::new(code, text)),
+                Due::DialTimeout => unreachable!("the cluster manager dials nobody"),
+            }
+        }
+        if self.sweeping {
+            let servers = &self.servers;
+            let stands = |binding: &Binding| {
+                servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)
+            };
+            self.sweeping = !self.directory.sweep(SWEEP_PLACES, stands);
+        }
+        self.close_overwhelmed(now);
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        if self.sweeping { Some(Time::ZERO) } else { self.links.deadline() }
+    }
+}

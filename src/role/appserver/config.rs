@@ -1,0 +1,61 @@
+use std::net::SocketAddr;
+
+use crate::id::ServerId;
+use crate::time::Span;
+use crate::wire::link::Relogin;
+
+/// What an application server is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its number in the cluster; 0 where it stands alone.
+    pub server: ServerId,
+    /// Its boot number: grows with every start.
+    pub incarnation: u64,
+    /// The largest length field it takes from a client, in bytes.
+    pub max_frame: usize,
+    /// Silence after which a client is sent a PING.
+    pub heartbeat: Span,
+    /// Silence after which a client is closed NO_HEARTBEAT.
+    pub heartbeat_timeout: Span,
+    /// From accept to a complete LOGIN.
+    pub login_timeout: Span,
+    /// Connections, at most; more are closed FULL.
+    pub connections_max: usize,
+    /// What becomes of an older session of the same user.
+    pub relogin: Relogin,
+    /// What becomes of logins while the cluster can't be reached.
+    pub cut_off: CutOff,
+    /// Whether the application takes messages sent to the server itself.
+    pub takes_messages: bool,
+    /// Whether it answers queries sent to the server itself.
+    pub takes_queries: bool,
+    /// The cluster to join.
+    pub cluster: Option<Membership>,
+    /// The source of all randomness.
+    pub seed: [u8; 32],
+}
+
+/// Which cluster a server joins, and how.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// The ACMS's transfer port.
+    pub acms: SocketAddr,
+    /// The cluster's name.
+    pub name: String,
+    /// What members prove to know; empty for a cluster without a secret.
+    pub secret: Vec<u8>,
+    /// Where clients reach this server, as told to the cluster.
+    pub public_address: String,
+    /// Users that this server takes.
+    pub capacity: u32,
+}
+
+/// What becomes of logins while the cluster can't be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CutOff {
+    /// They are let in; on return the newest session of each user stays.
+    #[default]
+    ServeLocal,
+    /// They are refused UNAVAILABLE.
+    RefuseNew,
+}

@@ -1,0 +1,154 @@
+//! What the core tells the application, and the log.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use crate::id::{ConnId, ServerId, UserId};
+use crate::role::Gone;
+use crate::time::Span;
+use crate::wire::{Bounce, CloseCode, Flags, Login};
+
+/// What happened that the application, or the log, is to hear of.
+#[derive(Debug)]
+pub enum Event {
+    /// A user wants in; answer with [`AppServer::verdict`].
+    LoginAsked {
+        /// Its connection.
+        conn: ConnId,
+        /// Its id.
+        user: UserId,
+        /// Its address.
+        addr: SocketAddr,
+        /// What it showed.
+        login: Login,
+    },
+    /// A user is in.
+    LoggedIn {
+        /// Its connection.
+        conn: ConnId,
+        /// Its id.
+        user: UserId,
+        /// Its address.
+        addr: SocketAddr,
+    },
+    /// A user is out.
+    LoggedOut {
+        /// Its id.
+        user: UserId,
+        /// Why.
+        gone: Gone,
+    },
+    /// A user sent the server a message.
+    Message(Inbox),
+    /// A user sent the server a query; answer with [`AppServer::reply`].
+    Query(Inbox),
+    /// What became of a message or query of the server's own.
+    Outcome {
+        /// The id that [`AppServer::send`] gave.
+        id: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// Where the users are that [`AppServer::locate`] asked for, in the order asked.
+    Located {
+        /// The number that the caller gave.
+        token: u64,
+        /// One a user: where, nowhere (`Ok(None)`), or why that can't be told.
+        servers: Vec<Result<Option<ServerId>, Bounce>>,
+    },
+    /// The link to the cluster changed.
+    Cluster(ClusterState),
+    /// A connection ended.
+    Closed {
+        /// Which.
+        conn: ConnId,
+        /// The other side's address.
+        addr: SocketAddr,
+        /// Whose it was.
+        user: Option<UserId>,
+        /// Why.
+        gone: Gone,
+        /// In words.
+        text: String,
+    },
+}
+
+/// How a server stands to its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterState {
+    /// Registered with the ACMS of this boot number.
+    Up {
+        /// The ACMS's boot number.
+        epoch: u64,
+    },
+    /// The link was lost, or could not be made; it is dialled again after the pause.
+    Down {
+        /// Why.
+        gone: Gone,
+        /// Until the next dial.
+        pause: Span,
+    },
+    /// The ACMS refuses this server for good; it is not dialled again.
+    Refused {
+        /// Why.
+        code: CloseCode,
+        /// In the ACMS's words.
+        text: String,
+    },
+}
+
+/// A message or query to the server itself.
+#[derive(Debug)]
+pub struct Inbox {
+    /// The sender's connection.
+    pub conn: ConnId,
+    /// The sender.
+    pub user: UserId,
+    /// The application's information type.
+    pub info_type: u32,
+    /// The message's id.
+    pub id: u64,
+    /// The message's flags.
+    pub flags: Flags,
+    /// The body, a part of the chunk it was read into: copy what outlives the turn.
+    pub body: Bytes,
+}
+
+/// What became of a message or query of the server's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver's engine has the message.
+    Acked,
+    /// The reply to the query; `failed` where the receiver's handler did.
+    Replied {
+        /// The reply's information type.
+        info_type: u32,
+        /// Whether the body is the text of a failure.
+        failed: bool,
+        /// The reply's body.
+        body: Bytes,
+    },
+    /// It came back.
+    Bounced(Bounce),
+    /// No reply came in time.
+    TimedOut,
+}
+
+/// What is needed to answer a message that was sent to the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryRef {
+    /// The sender's connection.
+    pub conn: ConnId,
+    /// The sender.
+    pub user: UserId,
+    /// The message's id.
+    pub id: u64,
+}
+
+impl Inbox {
+    /// What is needed to answer it.
+    pub fn reference(&self) -> QueryRef {
+        QueryRef { conn: self.conn, user: self.user.clone(), id: self.id }
+    }
+}

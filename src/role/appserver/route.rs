@@ -1,0 +1,214 @@
+//! The way of a frame: from a user to another, to the server itself, or up.
+
+use super::{AppServer, Event, Inbox, Origin, Outcome};
+use crate::buf::{Frame, Inbound};
+use crate::id::{ConnId, check_id};
+use crate::limits;
+use crate::link::Stage;
+use crate::role::{Drop, Fault, Gone};
+use crate::time::Time;
+use crate::wire::link::ServerMessageId;
+use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing, Role};
+
+impl AppServer {
+    pub(super) fn take_from_client(&mut self, now: Time, conn: ConnId, inbound: &mut Inbound<'_>) -> Result<(), Fault> {
+        if self.links.get(conn).is_some_and(|link| link.stage() == Stage::Preface) {
+            match Fault::of_opening(inbound.opening(), Role::Client, &mut self.counters)? {
+                Some(_version) => self.links.advance(now, conn, Stage::Greeting),
+                None => return Ok(()),
+            }
+        }
+        loop {
+            let Some(link) = self.links.get(conn).filter(|link| link.is_live()) else { return Ok(()) };
+            let opened = link.stage() == Stage::Open;
+            let max_frame = if opened { self.config.max_frame } else { limits::LOGIN_FRAME_BYTES_MAX };
+            let Some(mut frame) = inbound.next(max_frame)? else { return Ok(()) };
+            if opened {
+                self.frame_from_user(now, conn, &mut frame)?;
+            } else {
+                self.frame_before_login(now, conn, &frame)?;
+            }
+        }
+    }
+
+    fn frame_from_user(&mut self, now: Time, conn: ConnId, frame: &mut Frame<'_>) -> Result<(), Fault> {
+        match frame.envelope.header.kind {
+            Kind::Data | Kind::Query | Kind::Reply | Kind::Ack => {
+                self.check_from(conn, &frame.envelope)?;
+                self.route_from_user(now, conn, frame)
+            }
+            Kind::Ask => {
+                self.check_from(conn, &frame.envelope)?;
+                self.ask_from_user(now, conn, frame);
+                Ok(())
+            }
+            Kind::GroupJoin | Kind::GroupLeave | Kind::GroupData => {
+                self.check_from(conn, &frame.envelope)?;
+                self.bounce(now, Origin::Client(conn), &frame.envelope, Bounce::NoHandler);
+                Ok(())
+            }
+            Kind::Logout => {
+                self.check_from(conn, &frame.envelope)?;
+                Err(Fault::new(CloseCode::LOGGED_OUT, "goodbye"))
+            }
+            Kind::Ping => self.pong(now, conn, &frame.envelope),
+            Kind::Pong => Ok(()),
+            Kind::Close => self.closed_by_peer(now, conn, frame),
+            kind => Err(Fault::unexpected(kind)),
+        }
+    }
+
+    /// The client writes its own id in `from`; the platform only compares.
+    fn check_from(&self, conn: ConnId, envelope: &Envelope<'_>) -> Result<(), Fault> {
+        match self.links.get(conn).and_then(|link| link.peer.user()) {
+            Some(user) if user.as_bytes() == envelope.from => Ok(()),
+            Some(_) | None => Err(Fault::new(CloseCode::SPOOF, "`from` is not the user that logged in")),
+        }
+    }
+
+    fn route_from_user(&mut self, now: Time, conn: ConnId, frame: &mut Frame<'_>) -> Result<(), Fault> {
+        let Envelope { header, to, .. } = frame.envelope;
+        if to.is_empty() {
+            match header.kind {
+                Kind::Data | Kind::Query => return self.take_for_server(now, conn, frame),
+                _ if ServerMessageId::server(header.id) == self.config.server => {
+                    self.returned(frame);
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        let routed = match self.users.get(to) {
+            Some(receiver) => self.deliver(now, *receiver, frame),
+            None => {
+                if !to.is_empty() {
+                    check_id(to)?;
+                }
+                self.route_up(now, conn, frame)
+            }
+        };
+        if let Err(cause) = routed {
+            self.bounce(now, Origin::Client(conn), &frame.envelope, cause);
+        }
+        Ok(())
+    }
+
+    /// To a user of this server.
+    pub(super) fn deliver(&mut self, now: Time, receiver: ConnId, frame: &mut Frame<'_>) -> Result<(), Bounce> {
+        let link = self.links.get(receiver).ok_or(Bounce::Offline)?;
+        if frame.wire_bytes() > limits::LENGTH_BYTES + self.config.max_frame {
+            return Err(Bounce::TooBig);
+        }
+        if link.queue().is_congested() && frame.envelope.header.flags.has(Flags::DROPPABLE) {
+            self.counters.count_drop(Drop::Droppable);
+            return Ok(());
+        }
+        self.links.forward(now, receiver, frame).map_err(|_| Bounce::Busy)?;
+        self.counters.forwarded += 1;
+        if self.links.get(receiver).is_some_and(|link| link.queue().is_congested()) {
+            self.links.pause(receiver);
+        }
+        Ok(())
+    }
+
+    /// To a user of another server; a sender that fills the uplink is not read from until there is room again.
+    fn route_up(&mut self, now: Time, sender: ConnId, frame: &mut Frame<'_>) -> Result<(), Bounce> {
+        let conn = self.uplink_conn()?;
+        let congested = |server: &AppServer| server.links.get(conn).is_some_and(|link| link.queue().is_congested());
+        if congested(self) && frame.envelope.header.flags.has(Flags::DROPPABLE) {
+            self.counters.count_drop(Drop::Droppable);
+            return Ok(());
+        }
+        self.links.forward(now, conn, frame).map_err(|_| Bounce::Busy)?;
+        self.counters.forwarded += 1;
+        if congested(self) {
+            self.wait_for_uplink(sender, conn);
+        }
+        Ok(())
+    }
+
+    fn take_for_server(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+        let Envelope { header, .. } = frame.envelope;
+        let user = frame.envelope.from_user()?;
+        let taken = if header.kind == Kind::Query { self.config.takes_queries } else { self.config.takes_messages };
+        if !taken {
+            self.bounce(now, Origin::Client(conn), &frame.envelope, Bounce::NoHandler);
+            return Ok(());
+        }
+        if header.flags.has(Flags::WANT_ACK) {
+            let is_new = self.dedupe.take(&user, header.id, header.flags.has(Flags::RETRY));
+            let ack = Outgoing { id: header.id, to: user.as_bytes(), ..Outgoing::of(Kind::Ack) };
+            if self.links.send_control(now, conn, &ack).is_err() {
+                self.counters.count_drop(Drop::BounceFull);
+            }
+            if !is_new {
+                return Ok(());
+            }
+        }
+        let inbox =
+            Inbox { conn, user, info_type: header.info_type, id: header.id, flags: header.flags, body: frame.body() };
+        self.events.push_back(if header.kind == Kind::Query { Event::Query(inbox) } else { Event::Message(inbox) });
+        Ok(())
+    }
+
+    /// An ACK, REPLY or BOUNCE of a message that this server itself sent.
+    pub(super) fn returned(&mut self, frame: &Frame<'_>) {
+        let Envelope { header, from, .. } = frame.envelope;
+        let asked = self.queries.get(&header.id).filter(|(user, _)| user.as_bytes() == from);
+        let outcome = match header.kind {
+            Kind::Reply if asked.is_some() => Outcome::Replied {
+                info_type: header.info_type,
+                failed: header.flags.has(Flags::ERROR),
+                body: frame.body(),
+            },
+            Kind::Bounce => Outcome::Bounced(Bounce::from_wire(header.info_type)),
+            Kind::Ack => Outcome::Acked,
+            _ => return self.counters.count_drop(Drop::Unroutable),
+        };
+        if let Some((_, ends)) = self.queries.remove(&header.id) {
+            self.query_ends.remove(&(ends, header.id));
+        }
+        self.events.push_back(Event::Outcome { id: header.id, outcome });
+    }
+
+    pub(super) fn expire_queries(&mut self, now: Time) {
+        while let Some((ends, id)) = self.query_ends.first().copied().filter(|(ends, _)| *ends <= now) {
+            self.query_ends.remove(&(ends, id));
+            self.queries.remove(&id);
+            self.events.push_back(Event::Outcome { id, outcome: Outcome::TimedOut });
+        }
+    }
+
+    /// Tells the sender that its message was not delivered. Every message that is not delivered comes here.
+    pub(super) fn bounce(&mut self, now: Time, origin: Origin, envelope: &Envelope<'_>, cause: Bounce) {
+        match envelope.header.kind {
+            Kind::Data | Kind::Query | Kind::GroupJoin | Kind::GroupLeave | Kind::GroupData => {}
+            _ => return self.counters.count_drop(Drop::Unroutable),
+        }
+        self.counters.count_bounce(cause);
+        let bounce = Outgoing::bounce(cause, envelope.header.id, envelope.from, envelope.to);
+        let sent = match origin {
+            Origin::Client(conn) => self.links.send_control(now, conn, &bounce).is_ok(),
+            Origin::Acms(_) => self.control_up(now, &bounce),
+        };
+        if !sent {
+            self.counters.count_drop(Drop::BounceFull);
+        }
+    }
+
+    pub(super) fn pong(&mut self, now: Time, conn: ConnId, ping: &Envelope<'_>) -> Result<(), Fault> {
+        let pong = Outgoing { id: ping.header.id, ..Outgoing::of(Kind::Pong) };
+        // One that does not fit follows so much else that the peer cannot take it for silence.
+        if self.links.send_control(now, conn, &pong).is_err() {
+            self.counters.count_drop(Drop::BounceFull);
+        }
+        Ok(())
+    }
+
+    pub(super) fn closed_by_peer(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+        let (code, text) = Fault::read_close(frame);
+        self.depart(now, conn, Gone::ClosedByPeer(code), &text);
+        self.links.end(conn);
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! What the core tells the application, and why something can't be done.
+
+use bytes::Bytes;
+
+use crate::id::UserId;
+use crate::role::Gone;
+use crate::time::Span;
+use crate::wire::{Bounce, CloseCode, Flags, Welcome};
+
+/// How a client stands to its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The first connection is being made.
+    Connecting,
+    /// Logged in.
+    Online {
+        /// What the server told.
+        welcome: Welcome,
+        /// Whether this is not the first session: the one before was interrupted.
+        resumed: bool,
+    },
+    /// The connection is lost; it is dialled again after the pause.
+    Reconnecting {
+        /// Why it was lost.
+        gone: Gone,
+        /// In the server's words.
+        text: String,
+        /// Until the next dial.
+        pause: Span,
+    },
+    /// Over: the server said so with a code of 1500 and above, or the application logged out.
+    Stopped {
+        /// The server's code.
+        code: CloseCode,
+        /// In the server's words.
+        text: String,
+    },
+}
+
+/// What happened that the application is to hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The connection changed.
+    State(State),
+    /// A message came.
+    Message(Message),
+    /// A query came; answer with [`Client::reply`].
+    Query(Message),
+    /// An acknowledged send is resolved.
+    Sent {
+        /// The id that [`Client::send_acked`] gave.
+        id: u64,
+        /// Whether the receiver's engine has the message.
+        outcome: Result<(), SendFailure>,
+    },
+    /// A query is resolved.
+    Replied {
+        /// The id that [`Client::query`] gave.
+        id: u64,
+        /// The reply, or why there is none.
+        outcome: Result<Reply, QueryFailure>,
+    },
+    /// A plain send came back.
+    Bounced {
+        /// The id that [`Client::send`] gave.
+        id: u64,
+        /// Whom it did not reach.
+        to: Vec<u8>,
+        /// Why.
+        cause: Bounce,
+    },
+    /// The answer to an ASK: its JSON body.
+    Answered {
+        /// The id that [`Client::ask`] gave.
+        id: u64,
+        /// The body.
+        body: Bytes,
+    },
+}
+
+/// A message or query from another user or a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who sent it; none for a server.
+    pub from: Option<UserId>,
+    /// The application's information type.
+    pub info_type: u32,
+    /// The sender's id for it.
+    pub id: u64,
+    /// Its flags.
+    pub flags: Flags,
+    /// The body, a part of the chunk it was read into: copy what outlives the turn.
+    pub body: Bytes,
+}
+
+/// The reply to a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The application's information type.
+    pub info_type: u32,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why an acknowledged send failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendFailure {
+    /// The platform could not deliver it.
+    #[error("not delivered: {0}")]
+    Bounced(Bounce),
+    /// No acknowledgement came in time: it may have been delivered.
+    #[error("no acknowledgement in time")]
+    TimedOut,
+    /// The session ended for good before the acknowledgement came: it may have been delivered.
+    #[error("the session ended: {0}")]
+    Stopped(CloseCode),
+}
+
+/// Why a query has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryFailure {
+    /// The platform could not deliver it.
+    #[error("not delivered: {0}")]
+    Bounced(Bounce),
+    /// The receiver's handler failed.
+    #[error("the receiver failed: {0}")]
+    Failed(String),
+    /// No reply came in time.
+    #[error("no reply in time")]
+    TimedOut,
+    /// The connection was lost before the reply came.
+    #[error("the connection was lost")]
+    ConnectionLost,
+}
+
+/// Why something can't be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// There is no connection; an acknowledged send would wait for one.
+    #[error("not connected")]
+    NotConnected,
+    /// Too much waits already.
+    #[error("too much waits to be sent")]
+    Full,
+    /// Larger than the server takes.
+    #[error("larger than the server takes")]
+    TooBig,
+    /// The session is over.
+    #[error("the session is over")]
+    Stopped,
+}
