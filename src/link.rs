@@ -145,6 +145,8 @@ impl<P> Link<P> {
         match self.patience.keep_alive {
             KeepAlive::WhenUnheard(_) if self.pinged => Time::NEVER,
             KeepAlive::WhenUnheard(span) => self.heard + span,
+            // What waits is life enough once it gets through; a PING behind it would only wait too.
+            KeepAlive::WhenUnsent(_) if !self.queue.is_empty() => Time::NEVER,
             KeepAlive::WhenUnsent(span) => self.sent + span,
         }
     }
@@ -397,12 +399,12 @@ impl<P> Links<P> {
         self.resumed.push(conn);
     }
 
-    /// The other side will say no more. A CLOSE of ours that is under way is still written.
-    pub fn hung_up(&mut self, conn: ConnId) {
-        match self.get_mut(conn) {
-            Some(link) if link.stage == Stage::Closing => link.hung_up = true,
-            Some(_) => self.end(conn),
-            None => {}
+    /// The other side will say no more. Where it only ended its stream, a CLOSE of ours under way is still written.
+    pub fn hung_up(&mut self, conn: ConnId, end: End) {
+        match (self.get_mut(conn), end) {
+            (Some(link), End::Eof) if link.stage == Stage::Closing => link.hung_up = true,
+            (Some(_), End::Eof | End::Failed(_)) => self.end(conn),
+            (None, _) => {}
         }
     }
 
@@ -459,14 +461,9 @@ impl<P> Links<P> {
     fn probe(&mut self, now: Time, conn: ConnId) {
         let Some(link) = self.get_mut(conn) else { return };
         link.pinged = true;
-        if link.queue.is_empty() {
-            link.sent = now;
-            let sent = self.send_control(now, conn, &Outgoing::of(Kind::Ping));
-            debug_assert_eq!(sent, Ok(()), "an empty queue takes a PING");
-        } else if let KeepAlive::WhenUnsent(span) = link.patience.keep_alive {
-            // What waits is life enough once it gets through; a PING behind it would only wait too.
-            let again = now + span;
-            self.arm_at(conn, again);
+        if self.send_control(now, conn, &Outgoing::of(Kind::Ping)).is_err() {
+            // So much waits for the other side that its silence, or its stall, will decide.
+            debug_assert!(self.get(conn).is_some_and(|link| !link.queue.is_empty()));
         }
     }
 
@@ -516,13 +513,17 @@ impl<P> Links<P> {
         let Some(link) = self.get_mut(conn) else { return false };
         link.sent = now;
         let relieved = link.queue.consume(bytes);
-        if link.stage == Stage::Closing && link.queue.is_empty() {
+        let is_empty = link.queue.is_empty();
+        if link.stage == Stage::Closing && is_empty {
             if link.hung_up {
                 self.end(conn);
             } else {
                 link.stage = Stage::Draining;
                 self.half_closes.push(conn);
             }
+        } else if is_empty && matches!(link.patience.keep_alive, KeepAlive::WhenUnsent(_)) {
+            // The time without a byte begins now.
+            self.arm(conn);
         }
         relieved
     }

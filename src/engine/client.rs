@@ -436,7 +436,7 @@ impl Engine {
             }
         }
         let is_held = !self.backlog.is_empty();
-        if is_held != was_held {
+        if is_held || was_held {
             self.core.hold(self.reactor.now(), is_held);
         }
     }

@@ -32,7 +32,8 @@ pub struct Directory {
     /// Places in `entries`, by the user's hash.
     index: HashTable<u32>,
     hasher: ahash::RandomState,
-    swept: usize,
+    /// The next place to sweep; none where no entry is of a lost tenure.
+    sweep: Option<usize>,
 }
 
 struct Entry {
@@ -74,7 +75,7 @@ impl Digest {
 impl Directory {
     /// An empty directory.
     pub fn new(hasher: ahash::RandomState) -> Directory {
-        Directory { entries: Slab::new(), index: HashTable::new(), hasher, swept: 0 }
+        Directory { entries: Slab::new(), index: HashTable::new(), hasher, sweep: None }
     }
 
     /// Entries, those that wait to be swept included.
@@ -127,17 +128,27 @@ impl Directory {
         true
     }
 
-    /// Looks at the next `count` places and frees those that do not stand. True where the end was reached.
-    pub fn sweep(&mut self, count: usize, stands: impl Fn(&Binding) -> bool) -> bool {
-        let end = (self.swept + count).min(self.entries.capacity());
-        for place in self.swept..end {
+    /// Bindings of a tenure have ceased to stand: they are to be swept.
+    pub fn tenure_ended(&mut self) {
+        self.sweep = Some(0);
+    }
+
+    /// Whether there is something to sweep.
+    pub fn is_sweeping(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    /// Looks at the next `count` places and frees those that do not stand.
+    pub fn sweep(&mut self, count: usize, stands: impl Fn(&Binding) -> bool) {
+        let Some(start) = self.sweep else { return };
+        let places = self.entries.capacity();
+        let end = (start + count).min(places);
+        for place in start..end {
             let Some(entry) = self.entries.get(place).filter(|entry| !stands(&entry.binding)) else { continue };
             let user = entry.user.clone();
             self.remove_if(user.as_bytes(), |_| true);
         }
-        let done = end == self.entries.capacity();
-        self.swept = if done { 0 } else { end };
-        done
+        self.sweep = (end < places).then_some(end);
     }
 }
 
@@ -171,8 +182,10 @@ mod tests {
         for number in 0..1000 {
             directory.bind(user(&format!("user{number}")), binding(number % 2, number));
         }
+        directory.tenure_ended();
         let mut rounds = 0;
-        while !directory.sweep(64, |binding| binding.tenure == Tenure(1)) {
+        while directory.is_sweeping() {
+            directory.sweep(64, |binding| binding.tenure == Tenure(1));
             rounds += 1;
         }
         assert_eq!(directory.len(), 500);

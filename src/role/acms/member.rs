@@ -142,7 +142,7 @@ impl Acms {
         server.synced = false;
         server.digest = Digest::default();
         server.mismatches = 0;
-        self.sweeping = true;
+        self.directory.tenure_ended();
     }
 
     fn bind_all(&mut self, now: Time, place: u32, mut body: &[u8]) -> Result<(), Fault> {

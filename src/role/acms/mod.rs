@@ -17,7 +17,7 @@ use crate::buf::Bounds;
 use crate::id::{ConnId, ServerId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Links, Patience};
-use crate::role::{Binding, Core, Counters, Digest, Directory, Entropy, Fault, Gone, Tenure};
+use crate::role::{Core, Counters, Digest, Directory, Entropy, Fault, Gone, Tenure};
 use crate::time::Time;
 use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof};
@@ -128,8 +128,6 @@ pub struct Acms {
     places: BTreeMap<ServerId, u32>,
     directory: Directory,
     tenures: u64,
-    /// Whether the directory may hold bindings that do not stand.
-    sweeping: bool,
     /// Servers that were in the cluster before this start and have not told of their users.
     awaited: BTreeSet<ServerId>,
     /// When those are given up.
@@ -153,7 +151,6 @@ impl Acms {
             places: BTreeMap::new(),
             directory: Directory::new(entropy.hasher()),
             tenures: 0,
-            sweeping: false,
             awaited: BTreeSet::new(),
             grace_ends: now + limits::DIRECTORY_GRACE,
             overwhelmed: Vec::new(),
@@ -222,7 +219,7 @@ impl Acms {
         if let Peer::Member(place) = std::mem::replace(&mut link.peer, Peer::Left) {
             let server = self.servers.remove(place as usize);
             self.places.remove(&server.id);
-            self.sweeping = true;
+            self.directory.tenure_ended();
             self.events.push_back(Event::Lost { server: server.id, users: server.digest.count, gone });
             self.tell_servers(now, Some(conn));
         }
@@ -271,7 +268,7 @@ impl Core for Acms {
 
     fn ended(&mut self, now: Time, conn: ConnId, end: End) {
         self.depart(now, conn, Gone::Ended(end), "");
-        self.links.hung_up(conn);
+        self.links.hung_up(conn, end);
     }
 
     fn relieved(&mut self, _now: Time, _conn: ConnId) {
@@ -287,17 +284,14 @@ impl Core for Acms {
                 Due::DialTimeout => unreachable!("the cluster manager dials nobody"),
             }
         }
-        if self.sweeping {
-            let servers = &self.servers;
-            let stands = |binding: &Binding| {
-                servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)
-            };
-            self.sweeping = !self.directory.sweep(SWEEP_PLACES, stands);
-        }
+        let servers = &self.servers;
+        self.directory.sweep(SWEEP_PLACES, |binding| {
+            servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)
+        });
         self.close_overwhelmed(now);
     }
 
     fn deadline(&self) -> Option<Time> {
-        if self.sweeping { Some(Time::ZERO) } else { self.links.deadline() }
+        if self.directory.is_sweeping() { Some(Time::ZERO) } else { self.links.deadline() }
     }
 }

@@ -328,7 +328,7 @@ impl Core for AppServer {
 
     fn ended(&mut self, now: Time, conn: ConnId, end: End) {
         self.depart(now, conn, Gone::Ended(end), "");
-        self.links.hung_up(conn);
+        self.links.hung_up(conn, end);
     }
 
     fn relieved(&mut self, now: Time, conn: ConnId) {
@@ -360,7 +360,7 @@ impl Core for AppServer {
     fn deadline(&self) -> Option<Time> {
         let questions = self.question_ends.front().map(|(ends, _)| *ends);
         let queries = self.query_ends.first().map(|(ends, _)| *ends);
-        let uplinks = self.uplinks.iter().filter_map(Uplink::deadline).min();
+        let uplinks = self.uplinks.iter().filter(|_| !self.stopping).filter_map(Uplink::deadline).min();
         [self.links.deadline(), questions, queries, uplinks].into_iter().flatten().min()
     }
 }

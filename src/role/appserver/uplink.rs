@@ -112,9 +112,12 @@ impl AppServer {
 
     pub(super) fn expire_uplinks(&mut self, now: Time) {
         for place in 0..self.uplinks.len() {
+            if self.stopping {
+                return;
+            }
             match self.uplinks[place].state {
-                State::Waiting(until) if until <= now && !self.stopping => self.dial(now, place),
-                State::Up(conn) if self.uplinks[place].digest_at <= now => self.send_digest(now, place, conn),
+                State::Waiting(until) if until <= now => self.dial(now, place),
+                State::Up(_) if self.uplinks[place].digest_at <= now => self.send_digest(now, place),
                 State::Waiting(_) | State::Greeting { .. } | State::Up(_) | State::Refused => {}
             }
         }
@@ -153,7 +156,9 @@ impl AppServer {
             }
         };
         uplink.state = state;
-        self.events.push_back(Event::Cluster(change));
+        if !self.stopping {
+            self.events.push_back(Event::Cluster(change));
+        }
         self.settle_claims(now);
         self.settle_questions(now);
         self.release_waiters(now, place);
@@ -372,7 +377,7 @@ impl AppServer {
         }
     }
 
-    fn send_digest(&mut self, now: Time, place: usize, _conn: ConnId) {
+    fn send_digest(&mut self, now: Time, place: usize) {
         self.uplinks[place].digest_at = now + limits::DIGEST_INTERVAL;
         if self.uplinks[place].burst.is_none() {
             let Digest { count, hash } = self.uplinks[place].digest;
