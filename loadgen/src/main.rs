@@ -69,11 +69,14 @@ fn run(args: &Args) -> Result<Report, Box<dyn std::error::Error>> {
         duration: Span::from(Duration::from_secs(args.duration)),
     };
     let mut swarm = Swarm::new(reactor.now(), config);
-    while !swarm.is_done() {
-        let deadline = swarm.phase_ends();
-        reactor.receive(&mut swarm, Some(deadline))?;
+    loop {
         swarm.turn(reactor.now());
         reactor.send(&mut swarm);
+        if swarm.is_done() {
+            break;
+        }
+        let deadline = swarm.phase_ends();
+        reactor.receive(&mut swarm, Some(deadline))?;
     }
     Ok(swarm.into_report())
 }

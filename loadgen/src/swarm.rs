@@ -12,7 +12,7 @@ use trunkline::limits;
 use trunkline::link::{Due, End, KeepAlive, Links, Patience, Stage};
 use trunkline::role::{Core, Fault};
 use trunkline::time::{Span, Time};
-use trunkline::wire::{Kind, Outgoing, Preface, Role};
+use trunkline::wire::{Cluster, Kind, Outgoing, Preface, Role, Welcome, parse_object};
 
 /// Bytes of a body that are looked at: sequence number, time of sending, sender, receiver.
 const STAMP_BYTES: usize = 24;
@@ -35,7 +35,6 @@ pub(crate) struct Config {
 /// One user, and what it expects from its partner.
 struct User {
     conn: Option<ConnId>,
-    online: bool,
     /// Messages sent to the partner.
     sent: u64,
     /// Messages that came from the partner, in order from 0.
@@ -75,13 +74,13 @@ pub(crate) struct Report {
 
 impl Swarm {
     pub(crate) fn new(now: Time, config: Config) -> Swarm {
-        let users = (0..config.users).map(|_| User { conn: None, online: false, sent: 0, received: 0 }).collect();
+        let users = (0..config.users).map(|_| User { conn: None, sent: 0, received: 0 }).collect();
         let body = vec![0x5a; config.body_bytes];
         let report = Report {
             users: config.users,
             messages: 0,
             measured: Span::default(),
-            latency: Histogram::new(3).expect("3 significant digits are allowed"),
+            latency: Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order"),
             violations: Vec::new(),
             violation_count: 0,
         };
@@ -194,8 +193,11 @@ impl Swarm {
         match header.kind {
             Kind::Welcome => {
                 self.links.advance(now, conn, Stage::Open);
-                self.users[user].online = true;
                 self.online += 1;
+                let welcome: Option<Welcome> = parse_object(&frame.body());
+                if welcome.is_none_or(|welcome| welcome.cluster == Cluster::Down) {
+                    self.violation(format!("user {user}: its server does not reach the cluster"));
+                }
             }
             Kind::Data => self.arrived(now, user, &frame.body()),
             Kind::Ping => {
