@@ -133,12 +133,17 @@ impl<P> Link<P> {
         let partial = if self.carry.is_empty() { Time::NEVER } else { self.partial_since + limits::PARTIAL_TIMEOUT };
         match self.stage {
             Stage::Dialling => self.opened + limits::DIAL_TIMEOUT,
-            Stage::Preface if self.heard == self.opened => self.opened + self.patience.first_byte,
+            Stage::Preface if self.is_unheard() => self.opened + self.patience.first_byte,
             Stage::Preface | Stage::Greeting => self.until.min(stalled).min(partial),
             Stage::Open => self.probe_at().min(self.heard + self.patience.silence).min(stalled).min(partial),
             Stage::Closing | Stage::Draining => self.until,
             Stage::Ended => Time::NEVER,
         }
+    }
+
+    /// Whether no byte has come since the dial or accept.
+    fn is_unheard(&self) -> bool {
+        self.heard == self.opened && self.carry.is_empty()
     }
 
     fn probe_at(&self) -> Time {
@@ -157,7 +162,7 @@ impl<P> Link<P> {
         let partial = !self.carry.is_empty() && now >= self.partial_since + limits::PARTIAL_TIMEOUT;
         match self.stage {
             Stage::Dialling => (now >= self.opened + limits::DIAL_TIMEOUT).then_some(Due::DialTimeout),
-            Stage::Preface if self.heard == self.opened && now >= self.opened + self.patience.first_byte => {
+            Stage::Preface if self.is_unheard() && now >= self.opened + self.patience.first_byte => {
                 Some(Due::Close(CloseCode::LOGIN_TIMEOUT, "no first byte in time"))
             }
             Stage::Preface | Stage::Greeting if now >= self.until => {

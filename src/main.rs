@@ -76,7 +76,8 @@ fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dy
     let addrs: Vec<_> = servers.iter().map(AppServer::local_addr).collect();
     let handles: Vec<_> = servers.iter().map(AppServer::handle).collect();
     let stop_acms = acms.stopper();
-    let mut running = vec![acms.spawn()?];
+    let acms = acms.spawn()?;
+    let mut running = Vec::new();
     for server in servers {
         running.push(server.spawn()?);
     }
@@ -98,10 +99,11 @@ fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dy
     for handle in handles {
         handle.stop()?;
     }
-    stop_acms();
-    for engine in running {
-        engine.join()?;
+    for server in running {
+        server.join()?;
     }
+    stop_acms();
+    acms.join()?;
     echo.join().map_err(|_| "the echo user panicked")?;
     Ok(all_delivered)
 }

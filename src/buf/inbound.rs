@@ -52,6 +52,7 @@ impl<'a> Inbound<'a> {
         let opening = Opening::recognise(self.carry.first());
         if let Opening::Preface(_) = opening {
             self.carry = Rope::default();
+            self.continued = false;
         }
         opening
     }

@@ -141,9 +141,14 @@ impl Rope {
 
     /// Copies small slices of chunks into memory of the rope's own, so that what stays in it pins no chunk for long.
     pub fn compact(&mut self) {
-        let is_small =
-            |segment: &Segment| matches!(segment, Segment::Slice { range, .. } if range.len() < PIN_BYTES_MIN);
-        if !self.segments.iter().any(is_small) {
+        let is_small = |segment: &Segment| match segment {
+            Segment::Slice { range, .. } => range.len() < PIN_BYTES_MIN,
+            Segment::Block { block, start } => (block.len() - start) * 2 < block.capacity(),
+        };
+        // The last block has room for what comes next.
+        let has_tail = matches!(self.segments.back(), Some(Segment::Block { .. }));
+        let settled = self.segments.len() - usize::from(has_tail);
+        if !self.segments.iter().take(settled).any(is_small) {
             return;
         }
         self.bytes = 0;

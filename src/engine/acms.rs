@@ -10,8 +10,10 @@ use mio::net::TcpListener;
 use super::{Running, boot_number, resolve_address, seed};
 use crate::limits;
 use crate::net::{Reactor, listen, raise_descriptor_limit};
+use crate::role::Gone;
 use crate::role::acms::{self as core, Event};
 use crate::time::Time;
+use crate::wire::CloseCode;
 
 /// What a cluster manager is made of; see [`Acms::builder`].
 pub struct AcmsBuilder {
@@ -148,6 +150,13 @@ fn log_event(event: &Event) {
     match event {
         Event::Registered { conn, server, address, incarnation } => {
             log::info!("{conn} server {server} registered: clients at {address}, incarnation {incarnation}");
+        }
+        Event::Lost {
+            server,
+            users,
+            gone: Gone::Closed(CloseCode::SHUTDOWN) | Gone::ClosedByPeer(CloseCode::SHUTDOWN),
+        } => {
+            log::info!("server {server} left with {users} users: one of us is stopping");
         }
         Event::Lost { server, users, gone } => log::warn!("server {server} lost with {users} users: {gone}"),
         Event::Synced { server, users } => log::info!("server {server} told of its {users} users"),

@@ -402,6 +402,8 @@ struct Engine {
 
 impl Engine {
     fn run(mut self) -> io::Result<()> {
+        // The core dials from its start: waiting first would be waiting for nothing.
+        self.reactor.send(&mut self.core);
         loop {
             let retry: Option<Time> = (!self.backlog.is_empty()).then(|| self.reactor.now() + EVENT_RETRY);
             self.reactor.receive(&mut self.core, retry)?;

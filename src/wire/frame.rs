@@ -183,6 +183,9 @@ pub enum Malformed {
         /// The bound on it.
         max: usize,
     },
+    /// A second preface.
+    #[error("a preface comes once")]
+    SecondPreface,
     /// The length does not cover header and ids.
     #[error("a length of {0} bytes does not cover the header and its ids")]
     Short(u32),
@@ -208,7 +211,7 @@ impl Malformed {
         match self {
             Malformed::TooBig { .. } => CloseCode::TOO_BIG,
             Malformed::Short(_) | Malformed::LongId => CloseCode::BAD_FIELD,
-            Malformed::UnknownKind(_) | Malformed::BadFlags { .. } => CloseCode::PROTOCOL,
+            Malformed::SecondPreface | Malformed::UnknownKind(_) | Malformed::BadFlags { .. } => CloseCode::PROTOCOL,
         }
     }
 }
@@ -231,6 +234,9 @@ impl Header {
     pub fn wire_bytes(bytes: &[u8], max_frame: usize) -> Result<Option<usize>, Malformed> {
         let Some(field) = bytes.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = u32::from_be_bytes(*field);
+        if field == b"TRNK" {
+            return Err(Malformed::SecondPreface);
+        }
         if length as usize > max_frame {
             return Err(Malformed::TooBig { length, max: max_frame });
         }

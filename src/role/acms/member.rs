@@ -43,6 +43,10 @@ impl Acms {
             && !from.is_empty()
             && self.standing(from).is_none_or(|(at, _)| at.place != place)
         {
+            // Until its server has told of all its users, an unknown sender may yet be one of them.
+            if !self.servers[place as usize].synced && self.standing(from).is_none() {
+                return self.bounce(now, place, &frame.envelope, Bounce::Retry);
+            }
             return self.counters.count_drop(Drop::Spoofed);
         }
         let receiver = if to.is_empty() {
@@ -160,7 +164,12 @@ impl Acms {
     fn bind_if_newest(&mut self, now: Time, place: u32, user: UserId, session: u64, since: i64) {
         let id = self.servers[place as usize].id;
         let rival = self.standing(user.as_bytes()).map(|(binding, server)| (binding, server.id));
-        match rival.filter(|(binding, _)| binding.place != place) {
+        match rival {
+            Some((binding, _)) if binding.place == place => {
+                if binding.session < session {
+                    self.bind(place, user, session, since);
+                }
+            }
             Some((binding, rival)) if (binding.since, rival, binding.session) > (since, id, session) => {
                 let tenure = self.servers[place as usize].tenure;
                 let loser = Binding { tenure, place, session, since };

@@ -149,6 +149,14 @@ impl AppServer {
         let Some(user) = self.links.get(conn).and_then(|link| link.peer.user()).cloned() else { return };
         let body = serde_json::to_vec(answer).expect("numbers and plain text");
         let frame = Outgoing { id, to: user.as_bytes(), body: &body, ..Outgoing::of(Kind::Answer) };
+        if frame.wire_bytes() - limits::LENGTH_BYTES > self.config.max_frame {
+            return self.answer(
+                now,
+                conn,
+                id,
+                &Answer { error: Some("too many users".to_owned()), ..Answer::default() },
+            );
+        }
         if self.links.send_control(now, conn, &frame).is_err() {
             self.counters.count_drop(Drop::BounceFull);
         }

@@ -345,6 +345,9 @@ impl Core for AppServer {
         self.links.expire(now, &mut due);
         for (conn, asked) in due {
             match asked {
+                Due::Close(CloseCode::LOGIN_TIMEOUT, _) if self.is_looked_at(conn) => {
+                    self.close(now, conn, &Fault::new(CloseCode::UNAVAILABLE, "the login check took too long"));
+                }
                 Due::Close(code, text) => self.close(now, conn, &Fault::new(code, text)),
                 Due::DialTimeout => {
                     self.depart(now, conn, Gone::Ended(End::Failed(std::io::ErrorKind::TimedOut)), "no answer");

@@ -162,7 +162,8 @@ impl AppServer {
                 body: frame.body(),
             },
             Kind::Bounce => Outcome::Bounced(Bounce::from_wire(header.info_type)),
-            Kind::Ack => Outcome::Acked,
+            // Ids can be guessed: an ACK of anyone's must not end a query.
+            Kind::Ack if !self.queries.contains_key(&header.id) => Outcome::Acked,
             _ => return self.counters.count_drop(Drop::Unroutable),
         };
         if let Some((_, ends)) = self.queries.remove(&header.id) {

@@ -1,6 +1,6 @@
 //! A user's way from LOGIN to the end of its session.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{AppServer, CutOff, Event, Peer, Session};
 use crate::buf::Frame;
@@ -9,7 +9,7 @@ use crate::limits;
 use crate::link::Stage;
 use crate::role::{Fault, Gone};
 use crate::time::Time;
-use crate::wire::link::Relogin;
+use crate::wire::link::{BindEntry, Relogin};
 use crate::wire::{CloseCode, Cluster, Kind, Login, Outgoing, Welcome};
 
 /// What the application says to a login.
@@ -51,6 +51,11 @@ impl AppServer {
         self.links.extend_greeting(conn, now + limits::LOGIN_CHECK_TIMEOUT);
         self.events.push_back(Event::LoginAsked { conn, user, addr, login });
         Ok(())
+    }
+
+    /// Whether the application or the cluster is looking at this connection's login.
+    pub(super) fn is_looked_at(&mut self, conn: ConnId) -> bool {
+        matches!(self.session_mut(conn), Some((_, Session::Checking(_) | Session::Claiming(..))))
     }
 
     fn session_mut(&mut self, conn: ConnId) -> Option<(std::net::SocketAddr, &mut Session)> {
@@ -115,6 +120,10 @@ impl AppServer {
         let Some((_, Session::Claiming(user, _))) = self.session_mut(conn) else { return };
         let user = user.clone();
         match CloseCode::from_wire(answer) {
+            // Where the ACMS forgot the older session for a moment, this server did not.
+            None if self.config.relogin == Relogin::KeepOld && self.conn_of(&user).is_some() => {
+                self.close(now, conn, &already_online());
+            }
             None => self.open_session(now, conn, user, session),
             Some(CloseCode::ALREADY_ONLINE) => self.close(now, conn, &already_online()),
             Some(code) => self.close(now, conn, &Fault::new(code, "the cluster refused the login")),
@@ -185,6 +194,7 @@ impl AppServer {
                 self.claims.remove(&session);
                 self.digest_remove(&user, session);
                 self.unbind(now, &user, session);
+                self.bind_older(now, &user);
                 Some(user)
             }
             Session::Checking(user) => {
@@ -197,6 +207,15 @@ impl AppServer {
             }
             Session::Left => None,
         }
+    }
+
+    /// The ACMS may have given the user to a session that ends before it began: the older one here has it again.
+    fn bind_older(&mut self, now: Time, user: &UserId) {
+        let Some(older) = self.conn_of(user) else { return };
+        let Some((_, Session::Online { session, since, .. })) = self.session_mut(older) else { return };
+        let mut body = BytesMut::new();
+        BindEntry::encode(*session, now.since(*since).as_millis(), user, &mut body);
+        self.control_up(now, &Outgoing { body: &body, ..Outgoing::of(Kind::Bind) });
     }
 
     fn unbind(&mut self, now: Time, user: &UserId, session: u64) {

@@ -323,12 +323,11 @@ impl AppServer {
     /// Tells the ACMS of every session; those that open while it goes on are claimed one by one as ever.
     fn begin_burst(&mut self, now: Time, place: usize) {
         self.control_up(now, &Outgoing::of(Kind::BurstBegin));
-        self.claim_again(now);
         self.uplinks[place].burst = Some(Burst { next_place: 0, told: 0 });
         self.continue_burst(now, place);
     }
 
-    /// Claims that the ACMS forgot with the burst's beginning. One that it had answered is answered twice; the second
+    /// Claims that the ACMS forgot with the burst's beginning, made again behind it. One that it had answered is answered twice; the second
     /// answer finds nobody waiting.
     fn claim_again(&mut self, now: Time) {
         let mut claims: Vec<(u64, ConnId)> = self.claims.iter().map(|(session, conn)| (*session, *conn)).collect();
@@ -349,6 +348,9 @@ impl AppServer {
     }
 
     fn continue_burst(&mut self, now: Time, place: usize) {
+        if self.uplinks[place].burst.is_none() {
+            return;
+        }
         let mut body = BytesMut::with_capacity(BIND_BODY_BYTES + 128);
         loop {
             let Some(conn) = self.uplinks[place].open_conn() else { return };
@@ -371,6 +373,7 @@ impl AppServer {
                 let synced = Outgoing { info_type: burst.told, ..Outgoing::of(Kind::Synced) };
                 self.uplinks[place].burst = None;
                 self.control_up(now, &synced);
+                self.claim_again(now);
                 return;
             }
             self.control_up(now, &Outgoing { body: &body, ..Outgoing::of(Kind::Bind) });

@@ -1,0 +1,877 @@
+//! The cluster manager alone, between servers that are scripts.
+//!
+//! Long for its list: every rule of registration, bindings and relaying has its own named test.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
+use trunkline::id::{ConnId, ServerId};
+use trunkline::link::End;
+use trunkline::role::Gone;
+use trunkline::role::acms::{Acms, Config, Event};
+use trunkline::time::Time;
+use trunkline::wire::CloseCode;
+
+use crate::wire_peer::{
+    ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLIENT_PREFACE, CLOSE, DATA, DIGEST, FOUND, KICK, LOGIN,
+    LOOKUP, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, REPLY, RESYNC, Raw, SERVER_PREFACE, SERVERS, SYNCED, Seam,
+    UNBIND,
+};
+
+type Hub = Seam<Acms>;
+
+const START: Time = Time::from_micros(1_000_000);
+const EPOCH: u64 = 4;
+const NONCE: [u8; 32] = [5; 32];
+
+fn hub_with(change: impl FnOnce(&mut Config)) -> Hub {
+    let mut config =
+        Config { cluster: "demo".to_owned(), secret: Vec::new(), epoch: EPOCH, connections_max: 1000, seed: [2; 32] };
+    change(&mut config);
+    Seam::new(START, Acms::new(START, config))
+}
+
+fn hub() -> Hub {
+    hub_with(|_| {})
+}
+
+/// HMAC-SHA256 over what docs/PROTOCOL.md, section 12, lists; `who` is 0 for the server's proof, 1 for the ACMS's.
+#[expect(clippy::too_many_arguments, reason = "a proof covers that many things")]
+pub(crate) fn proof(
+    secret: &[u8],
+    who: u8,
+    cluster: &str,
+    server: u16,
+    incarnation: u64,
+    epoch: u64,
+    acms_nonce: &[u8],
+    server_nonce: &[u8],
+) -> Vec<u8> {
+    let mut bytes = b"trunkline link\x01".to_vec();
+    bytes.push(who);
+    bytes.extend((cluster.len() as u64).to_be_bytes());
+    bytes.extend(cluster.as_bytes());
+    bytes.extend(server.to_be_bytes());
+    bytes.extend(incarnation.to_be_bytes());
+    bytes.extend(epoch.to_be_bytes());
+    bytes.extend([acms_nonce, server_nonce].concat());
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("a key of any length");
+    mac.update(&bytes);
+    mac.finalize().into_bytes().to_vec()
+}
+
+/// A connection that was challenged, and the challenge's nonce.
+fn challenged(hub: &mut Hub) -> (ConnId, Vec<u8>) {
+    let conn = hub.accept();
+    hub.feed(conn, SERVER_PREFACE);
+    let challenge = hub.frame(conn);
+    assert_eq!((challenge.kind, challenge.id, challenge.body.len()), (CHALLENGE, EPOCH, 32));
+    (conn, challenge.body)
+}
+
+fn prove(server: u16, incarnation: u64, proof: &[u8]) -> Raw {
+    Raw::of(PROVE).info(server.into()).id(incarnation).to("demo").body([&NONCE, proof].concat())
+}
+
+fn register(address: &str, previous_epoch: u64, peers: &str) -> Raw {
+    let body = format!(
+        r#"{{"address":"{address}","capacity":10,"previous_epoch":{previous_epoch},"peers":[{peers}],"later":1}}"#
+    );
+    Raw::of(REGISTER).body(body)
+}
+
+/// Up to REGISTER, on a cluster without a secret.
+fn registering(hub: &mut Hub, server: u16, incarnation: u64, register: &Raw) -> ConnId {
+    let (conn, _) = challenged(hub);
+    hub.put(conn, prove(server, incarnation, &[0; 32]));
+    hub.silent(conn);
+    hub.put(conn, register.clone());
+    conn
+}
+
+/// Forgets what was written so far.
+fn drain(hub: &mut Hub) {
+    hub.wires.values_mut().for_each(|wire| wire.got.clear());
+}
+
+/// A registered server that has told of no user yet.
+fn unsynced(hub: &mut Hub, server: u16) -> ConnId {
+    let conn = registering(hub, server, 1, &register(&format!("10.0.0.{server}:6000"), 0, ""));
+    assert_eq!(hub.next(conn), Raw::of(REGISTERED).id(EPOCH));
+    drain(hub);
+    conn
+}
+
+/// A registered server without users.
+fn member(hub: &mut Hub, server: u16) -> ConnId {
+    let conn = unsynced(hub, server);
+    hub.put(conn, Raw::of(BURST_BEGIN));
+    hub.put(conn, Raw::of(SYNCED));
+    hub.silent(conn);
+    conn
+}
+
+fn claim(hub: &mut Hub, conn: ConnId, user: &str, session: u64) {
+    hub.put(conn, Raw::of(CLAIM).id(session).from(user));
+    assert_eq!(hub.frame(conn), Raw::of(CLAIMED).id(session).to(user));
+}
+
+/// Two servers, `alice` on the first and `bob` on the second, each with session 1.
+fn two_with_users(hub: &mut Hub) -> (ConnId, ConnId) {
+    let (a, b) = (member(hub, 1), member(hub, 2));
+    claim(hub, a, "alice", 1);
+    claim(hub, b, "bob", 1);
+    (a, b)
+}
+
+fn data(from: &str, to: &str, id: u64) -> Raw {
+    Raw::of(DATA).info(7).id(id).to(to).from(from).body(b"hi")
+}
+
+/// The body of a BIND: session, age in milliseconds, user.
+fn bind(entries: &[(u64, u64, &str)]) -> Raw {
+    let mut body = Vec::new();
+    for (session, age, user) in entries {
+        body.extend(session.to_be_bytes());
+        body.extend(age.to_be_bytes());
+        body.push(user.len() as u8);
+        body.extend(user.as_bytes());
+    }
+    Raw::of(BIND).body(body)
+}
+
+/// What LOOKUP says of a user: the server, or the bounce code.
+fn found(hub: &mut Hub, conn: ConnId, user: &str) -> Result<u16, u32> {
+    hub.put(conn, Raw::of(LOOKUP).id(99).to(user));
+    let found = hub.frame(conn);
+    assert_eq!((found.kind, found.id, &found.from[..]), (FOUND, 99, user.as_bytes()));
+    let server = hub.core.locate(user.as_bytes());
+    if found.info != 0 {
+        assert_eq!((found.body.len(), server), (0, None));
+        return Err(found.info);
+    }
+    let number = u16::from_be_bytes(found.body.try_into().expect("two bytes"));
+    assert_eq!(server, Some(ServerId(number)));
+    Ok(number)
+}
+
+/// Time passes while every server shows that it lives.
+fn pass_alive(hub: &mut Hub, members: &[ConnId], millis: u64) {
+    let mut left = millis;
+    while left > 0 {
+        members.iter().for_each(|conn| hub.put(*conn, Raw::of(PONG)));
+        hub.pass_ms(left.min(500));
+        left = left.saturating_sub(500);
+    }
+    for conn in members {
+        assert!(hub.frames(*conn).iter().all(|frame| frame.kind == PING));
+    }
+}
+
+fn events(hub: &mut Hub) -> Vec<Event> {
+    std::iter::from_fn(|| hub.core.poll_event()).collect()
+}
+
+fn secret_hub() -> Hub {
+    hub_with(|config| config.secret = b"secret".to_vec())
+}
+
+// Registration.
+
+#[test]
+fn a_registration_without_a_secret() {
+    let mut hub = hub();
+    let conn = registering(&mut hub, 1, 7, &register("10.0.0.1:6000", 0, ""));
+    let servers = r#"{"servers":[{"server":1,"address":"10.0.0.1:6000"}]}"#;
+    assert_eq!(hub.frames(conn), [Raw::of(REGISTERED).id(EPOCH), Raw::of(SERVERS).body(servers)]);
+    assert_eq!(
+        events(&mut hub),
+        [Event::Registered { conn, server: ServerId(1), address: "10.0.0.1:6000".to_owned(), incarnation: 7 }]
+    );
+    let other = registering(&mut hub, 2, 7, &register("10.0.0.2:6000", 0, ""));
+    let both = r#"{"servers":[{"server":1,"address":"10.0.0.1:6000"},{"server":2,"address":"10.0.0.2:6000"}]}"#;
+    assert_eq!(hub.frame(conn), Raw::of(SERVERS).body(both), "the others hear of it");
+    assert_eq!(hub.frames(other)[1], Raw::of(SERVERS).body(both));
+    hub.reset(other);
+    assert_eq!(hub.frame(conn), Raw::of(SERVERS).body(servers));
+}
+
+#[test]
+fn a_registration_with_a_secret() {
+    let mut hub = secret_hub();
+    let (conn, nonce) = challenged(&mut hub);
+    let own = proof(b"secret", 0, "demo", 1, 7, EPOCH, &nonce, &NONCE);
+    hub.put(conn, prove(1, 7, &own));
+    hub.silent(conn);
+    hub.put(conn, register("10.0.0.1:6000", 0, ""));
+    let acms = proof(b"secret", 1, "demo", 1, 7, EPOCH, &nonce, &NONCE);
+    assert_eq!(hub.next(conn), Raw::of(REGISTERED).id(EPOCH).body(acms));
+    assert_eq!(hub.core.server_count(), 1);
+}
+
+#[test]
+fn the_proof_of_the_documents_example() {
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let proof = |who| hex(proof(b"secret", who, "demo", 1, 2, 3, &[4; 32], &[5; 32]));
+    assert_eq!(proof(0), "c427b8f67f2320634cb82769eb18147bb335caf9a735cfd960848b52569ca0bc");
+    assert_eq!(proof(1), "575b246749cf1ddacc4557b27f89003454befa6d89bd52b7e21ccb80dd1ae363");
+}
+
+#[test]
+fn no_cause_of_refusal_reveals_anything() {
+    let mut texts = Vec::new();
+    let mut refused = |what: &str, spoil: &dyn Fn(&[u8]) -> Raw| {
+        let mut hub = secret_hub();
+        let (conn, nonce) = challenged(&mut hub);
+        hub.put(conn, spoil(&nonce));
+        let (code, text) = hub.closed(conn);
+        assert_eq!(code, 1513, "{what}");
+        assert_eq!(hub.core.server_count(), 0, "{what}");
+        texts.push(text);
+    };
+    let right = |nonce: &[u8]| proof(b"secret", 0, "demo", 1, 7, EPOCH, nonce, &NONCE);
+    refused("wrong secret", &|nonce| prove(1, 7, &proof(b"guess", 0, "demo", 1, 7, EPOCH, nonce, &NONCE)));
+    refused("no proof", &|_| prove(1, 7, &[0; 32]));
+    refused("another server's number", &|nonce| prove(2, 7, &right(nonce)));
+    refused("another incarnation", &|nonce| prove(1, 8, &right(nonce)));
+    refused("another epoch", &|nonce| prove(1, 7, &proof(b"secret", 0, "demo", 1, 7, EPOCH - 1, nonce, &NONCE)));
+    refused("the ACMS's own proof", &|nonce| prove(1, 7, &proof(b"secret", 1, "demo", 1, 7, EPOCH, nonce, &NONCE)));
+    refused("another cluster, rightly proven for it", &|nonce| {
+        prove(1, 7, &proof(b"secret", 0, "other", 1, 7, EPOCH, nonce, &NONCE)).to("other")
+    });
+    refused("another cluster's name on a proof for this one", &|nonce| prove(1, 7, &right(nonce)).to("other"));
+    refused("no cluster name", &|nonce| prove(1, 7, &right(nonce)).to(""));
+    refused("a proof cut short", &|nonce| prove(1, 7, &right(nonce)[..31]));
+    refused("a proof and more", &|nonce| prove(1, 7, &[&right(nonce)[..], &[0]].concat()));
+    refused("a server number of 17 bits", &|nonce| prove(1, 7, &right(nonce)).info(0x1_0001));
+    texts.dedup();
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    let mut open = hub();
+    let (conn, _) = challenged(&mut open);
+    open.put(conn, prove(1, 7, &[0; 32]).to("other"));
+    assert_eq!(open.closed(conn), (1513, texts.remove(0)));
+}
+
+#[test]
+fn a_proof_is_good_for_one_connection() {
+    let mut hub = secret_hub();
+    let (conn, nonce) = challenged(&mut hub);
+    let recorded = prove(1, 7, &proof(b"secret", 0, "demo", 1, 7, EPOCH, &nonce, &NONCE));
+    hub.put(conn, recorded.clone());
+    hub.put(conn, register("10.0.0.1:6000", 0, ""));
+    hub.reset(conn);
+    let (again, other_nonce) = challenged(&mut hub);
+    assert_ne!(nonce, other_nonce);
+    hub.put(again, recorded);
+    hub.closed_with(again, 1513);
+}
+
+#[test]
+fn what_a_stranger_says_wrong_has_its_code() {
+    let cases: Vec<(u32, Vec<u8>)> = vec![
+        (1500, b"garbage!".to_vec()),
+        (1501, CLIENT_PREFACE.to_vec()),
+        (1501, b"\x16\x03\x01\x02\0\x01\0\x01".to_vec()),
+        (1502, b"TRNK\x01\x02\x03\0".to_vec()),
+        (1505, b"TRNK\x02\x01\x01\0".to_vec()),
+        (1503, [&SERVER_PREFACE[..], &register("10.0.0.1:6000", 0, "").bytes()].concat()),
+        (1503, [&SERVER_PREFACE[..], &Raw::of(LOGIN).from("alice").bytes()].concat()),
+        (1503, [&SERVER_PREFACE[..], &data("alice", "bob", 1).bytes()].concat()),
+        (1503, [&SERVER_PREFACE[..], &Raw::of(CLAIM).from("alice").bytes()].concat()),
+        (1504, [&SERVER_PREFACE[..], b"\0\0\x10\x01"].concat()),
+    ];
+    for (code, bytes) in cases {
+        let mut hub = hub();
+        let conn = hub.accept();
+        hub.feed(conn, &bytes);
+        let frames = hub.frames(conn);
+        let close = frames.last().expect("CLOSE");
+        assert_eq!((close.kind, close.info), (CLOSE, code), "{bytes:02x?}: {close:?}");
+    }
+    let mut hub = hub();
+    let (conn, _) = challenged(&mut hub);
+    hub.put(conn, prove(1, 7, &[0; 32]));
+    hub.put(conn, Raw::of(REGISTER).body("{}"));
+    hub.closed_with(conn, 1505);
+}
+
+#[test]
+fn what_a_member_says_wrong_has_its_code() {
+    let cases = [
+        (1503, register("10.0.0.1:6000", 0, "")),
+        (1503, prove(1, 1, &[0; 32])),
+        (1503, Raw::of(CHALLENGE)),
+        (1503, Raw::of(CLAIMED).to("alice")),
+        (1503, Raw::of(RESYNC)),
+        (1503, Raw::of(LOGIN).from("alice")),
+        (1503, Raw::of(0x20).to("g").from("alice")),
+        (1503, Raw::of(0x90)),
+        (1505, Raw::of(CLAIM).info(2).id(1).from("alice")),
+        (1505, Raw::of(CLAIM).id(1)),
+        (1505, Raw::of(BIND).body([0; 16])),
+        (1505, bind(&[(1, 0, "alice")]).body([&[0; 16][..], &[6], b"alice"].concat())),
+        (1505, bind(&[(1, 0, "al\x07ce")])),
+        (1505, bind(&[(1, 0, "")])),
+    ];
+    for (code, frame) in cases {
+        let mut hub = hub();
+        let conn = member(&mut hub, 1);
+        hub.put(conn, frame.clone());
+        let (got, text) = hub.closed(conn);
+        assert_eq!(got, code, "{frame:?}: closed with {got} {text:?}");
+        assert_eq!(hub.core.server_count(), 0);
+    }
+    let mut hub = hub();
+    let conn = member(&mut hub, 1);
+    hub.feed(conn, b"\0\x10\0\x01");
+    hub.closed_with(conn, 1504);
+}
+
+#[test]
+fn one_server_too_many_is_told_so() {
+    let mut hub = hub_with(|config| config.connections_max = 1);
+    let first = member(&mut hub, 1);
+    let second = hub.accept();
+    hub.closed_with(second, 1004);
+    hub.silent(first);
+}
+
+#[test]
+fn an_acms_that_stops_says_so_to_everyone() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    let stranger = hub.accept();
+    hub.core.stop(hub.now);
+    hub.turn();
+    for conn in [a, b, stranger] {
+        let close = hub.frames(conn).pop().expect("CLOSE");
+        assert_eq!((close.kind, close.info), (CLOSE, 1000));
+        hub.end(conn, End::Eof);
+    }
+    assert!(hub.core.is_stopped());
+}
+
+#[test]
+fn a_server_id_in_use_names_both_addresses() {
+    for (incarnation, address) in [(9, "10.0.0.9:6000"), (1, "10.0.0.9:6000"), (0, "10.0.0.1:6000")] {
+        let mut hub = hub();
+        let first = member(&mut hub, 1);
+        claim(&mut hub, first, "alice", 1);
+        let second = registering(&mut hub, 1, incarnation, &register(address, 0, ""));
+        let (code, text) = hub.closed(second);
+        assert_eq!(code, 1512);
+        assert!(text.contains("10.0.0.1:6000") && text.contains(address), "{text:?}");
+        hub.silent(first);
+        assert_eq!(found(&mut hub, first, "alice"), Ok(1), "the first one is not touched");
+    }
+}
+
+#[test]
+fn a_higher_incarnation_from_the_same_address_replaces() {
+    let mut hub = hub();
+    let (old, b) = two_with_users(&mut hub);
+    events(&mut hub);
+    let new = registering(&mut hub, 1, 2, &register("10.0.0.1:6000", EPOCH, ""));
+    assert!(hub.wire(old).dropped);
+    assert!(matches!(
+        &events(&mut hub)[0],
+        Event::Lost { server: ServerId(1), users: 1, gone: Gone::Closed(CloseCode::DUPLICATE_SERVER) }
+    ));
+    assert_eq!(hub.core.server_count(), 2);
+    drain(&mut hub);
+    assert_eq!(found(&mut hub, b, "alice"), Err(3), "its users are not known yet");
+    hub.put(new, Raw::of(BURST_BEGIN));
+    hub.put(new, Raw::of(SYNCED));
+    assert_eq!(found(&mut hub, b, "alice"), Err(1));
+    claim(&mut hub, new, "alice", 1);
+    hub.put(b, data("bob", "alice", 5));
+    assert_eq!(hub.frame(new).id, 5);
+}
+
+/// Its old connection died on its side only: the redial must not have to wait for this side to notice.
+#[test]
+fn the_same_incarnation_on_a_new_connection_replaces() {
+    let mut hub = hub();
+    let old = member(&mut hub, 1);
+    let new = registering(&mut hub, 1, 1, &register("10.0.0.1:6000", EPOCH, "1"));
+    assert!(hub.wire(old).dropped);
+    assert_eq!(hub.next(new).kind, REGISTERED);
+    assert_eq!(hub.core.server_count(), 1);
+}
+
+#[test]
+fn a_stranger_has_five_and_ten_seconds() {
+    let mut hub = hub();
+    let mute = hub.accept();
+    hub.pass_ms(5_050);
+    hub.closed_with(mute, 1006);
+    let conn = hub.accept();
+    hub.pass_ms(4_000);
+    hub.feed(conn, SERVER_PREFACE);
+    hub.frames(conn);
+    hub.put(conn, prove(1, 1, &[0; 32]));
+    hub.pass_ms(5_950);
+    hub.silent(conn);
+    hub.pass_ms(100);
+    hub.closed_with(conn, 1006);
+}
+
+#[test]
+fn a_silent_server_is_dead_after_three_seconds() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    let mut pings = 0;
+    for _ in 0..6 {
+        hub.pass_ms(490);
+        hub.put(b, Raw::of(PONG));
+        pings += hub.frames(a).iter().filter(|frame| frame.kind == PING).count();
+    }
+    assert_eq!(pings, 2, "one a second");
+    hub.pass_ms(80);
+    assert_eq!(hub.core.locate(b"alice"), None);
+    let frames = hub.frames(a);
+    assert_eq!(frames.last().map(|frame| (frame.kind, frame.info)), Some((CLOSE, 1003)));
+    assert_eq!(found_after_servers(&mut hub, b, "alice"), Err(1));
+    assert_eq!(hub.core.locate(b"bob"), Some(ServerId(2)));
+}
+
+/// As [`found`], where news of the servers, and PINGs, may have come before.
+fn found_after_servers(hub: &mut Hub, conn: ConnId, user: &str) -> Result<u16, u32> {
+    assert!(hub.frames(conn).iter().all(|frame| matches!(frame.kind, SERVERS | PING)));
+    found(hub, conn, user)
+}
+
+// Relaying.
+
+#[test]
+fn a_frame_is_relayed_byte_for_byte() {
+    // From docs/PROTOCOL.md, section 11.
+    let hi = b"\0\0\0\x1A\x10\x01\x03\x05\0\0\0\x07\0\0\0\0\0\0\0\x2Abobalicehi";
+    for size in [1, 7, 20, 23, 100] {
+        let mut hub = hub();
+        let (a, b) = two_with_users(&mut hub);
+        hi.chunks(size).for_each(|part| hub.feed(a, part));
+        assert_eq!(hub.wire(b).got, hi, "in parts of {size}");
+        hub.silent(a);
+        assert_eq!(hub.core.counters().forwarded, 1);
+    }
+}
+
+#[test]
+fn all_that_servers_pass_on_passes_untouched() {
+    let frames = [
+        Raw::of(DATA).flags(0x17).info(u32::MAX).id(u64::MAX).to("bob").from("alice").body([0xFF; 300]),
+        Raw::of(QUERY).flags(0x02).id(2).to("bob").from("alice"),
+        Raw::of(REPLY).flags(0x0A).id(3).to("bob").from("alice").body("x"),
+        Raw::of(ACK).id(4).to("bob").from("alice"),
+        Raw::of(BOUNCE).info(1).id(5).to("bob").from("nobody"),
+        Raw::of(DATA).id(0x0001_0000_0000_0001).to("bob").body("from a server"),
+    ];
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    let bytes: Vec<u8> = frames.iter().flat_map(Raw::bytes).collect();
+    hub.feed(a, &bytes);
+    assert_eq!(hub.wire(b).got, bytes);
+    hub.silent(a);
+}
+
+#[test]
+fn a_frame_whose_sender_is_not_there_is_dropped_and_counted() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    for (count, from) in [(1, "bob"), (2, "nobody"), (3, "al\x07ce")] {
+        hub.put(a, data(from, "bob", 1));
+        hub.silent(a);
+        hub.silent(b);
+        assert_eq!(hub.core.counters().dropped_spoofed, count, "{from:?}");
+    }
+}
+
+#[test]
+fn an_answer_to_a_server_goes_to_the_server_in_its_id() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    for frame in [
+        Raw::of(ACK).id(0x0002_0000_0000_0007).from("alice"),
+        Raw::of(REPLY).id(0x0002_0000_0000_0008).from("alice").body("yes"),
+        Raw::of(BOUNCE).info(1).id(0x0002_0000_0000_0009).from("nobody"),
+    ] {
+        hub.put(a, frame.clone());
+        assert_eq!(hub.frame(b), frame);
+    }
+    hub.put(a, Raw::of(ACK).id(0x0003_0000_0000_0007).from("alice"));
+    hub.silent(a);
+    hub.silent(b);
+    assert_eq!(hub.core.counters().dropped_unroutable, 1);
+}
+
+#[test]
+fn an_unknown_user_is_offline() {
+    let mut hub = hub();
+    let (a, _b) = two_with_users(&mut hub);
+    hub.feed(a, b"\0\0\0\x1C\x10\0\x05\x05\0\0\0\x07\0\0\0\0\0\0\0\x2Bcarolalicehi");
+    assert_eq!(hub.wire(a).got, b"\0\0\0\x1A\x12\0\x05\x05\0\0\0\x01\0\0\0\0\0\0\0\x2Balicecarol");
+    hub.frames(a);
+    hub.put(a, Raw::of(QUERY).id(6).to("carol"));
+    assert_eq!(hub.frame(a), Raw::of(BOUNCE).info(1).id(6).from("carol"), "to the server that asked");
+    hub.put(a, Raw::of(REPLY).id(6).to("carol").from("alice"));
+    hub.put(a, Raw::of(BOUNCE).info(1).id(6).to("carol").from("alice"));
+    hub.silent(a);
+    assert_eq!(hub.core.counters().dropped_unroutable, 2);
+}
+
+#[test]
+fn a_full_downlink_bounces_busy() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    let c = member(&mut hub, 3);
+    claim(&mut hub, c, "carol", 1);
+    drain(&mut hub);
+    hub.stall(b);
+    let big = |id| data("alice", "bob", id).body(vec![0; (1 << 20) - 24]);
+    for id in 0..15 {
+        hub.put(a, big(id));
+        hub.silent(a);
+    }
+    hub.put(a, big(15));
+    assert_eq!(hub.frame(a), Raw::of(BOUNCE).info(4).id(15).to("alice").from("bob"));
+    hub.put(a, data("alice", "bob", 16));
+    hub.silent(a);
+    assert!(hub.reads(a), "the hub never holds up one server for another");
+    hub.put(a, data("alice", "carol", 17));
+    assert_eq!(hub.frame(c).id, 17);
+    assert_eq!(hub.core.counters().bounced[3], 1);
+    hub.unstall(b);
+    let ids: Vec<u64> = hub.frames(b).iter().map(|frame| frame.id).collect();
+    assert_eq!(ids, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16]);
+}
+
+// Bindings.
+
+#[test]
+fn a_login_elsewhere_kicks_the_older_session() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.put(b, Raw::of(CLAIM).id(9).from("alice"));
+    assert_eq!(hub.frame(b), Raw::of(CLAIMED).id(9).to("alice"));
+    assert_eq!(hub.frame(a), Raw::of(KICK).info(1508).id(1).to("alice"));
+    assert_eq!(found(&mut hub, a, "alice"), Ok(2));
+    hub.put(a, Raw::of(UNBIND).id(1).from("alice"));
+    assert_eq!(found(&mut hub, a, "alice"), Ok(2), "the older session's end changes nothing");
+    hub.put(b, Raw::of(CLAIM).id(10).from("alice"));
+    assert_eq!(hub.frame(b), Raw::of(CLAIMED).id(10).to("alice"), "on one server, that server ends the older one");
+    hub.silent(a);
+}
+
+#[test]
+fn a_login_elsewhere_may_be_refused() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    for conn in [a, b] {
+        hub.put(conn, Raw::of(CLAIM).info(1).id(9).from("alice"));
+        assert_eq!(hub.frame(conn), Raw::of(CLAIMED).info(1509).id(9).to("alice"));
+    }
+    hub.put(b, Raw::of(UNBIND).id(9).from("alice"));
+    assert_eq!(found(&mut hub, a, "alice"), Ok(1));
+    hub.put(a, Raw::of(CLAIM).info(1).id(1).from("alice"));
+    assert_eq!(hub.frame(a), Raw::of(CLAIMED).id(1).to("alice"), "the session that has the user keeps it");
+    hub.put(a, Raw::of(UNBIND).id(1).from("alice"));
+    hub.put(b, Raw::of(CLAIM).info(1).id(10).from("alice"));
+    assert_eq!(hub.frame(b).info, 0);
+}
+
+/// Two sessions of one user, each claimed and ended, in every order there is: the user is where the latest claim came
+/// from, unless that very session has ended.
+#[test]
+fn a_late_unbind_removes_nothing_newer() {
+    const ONE: [(usize, u8); 2] = [(0, CLAIM), (0, UNBIND)];
+    const TWO: [(usize, u8); 2] = [(1, CLAIM), (1, UNBIND)];
+    for pattern in [0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100] {
+        for servers in [[1, 2], [1, 1], [2, 1]] {
+            let mut hub = hub();
+            let conns = [member(&mut hub, 1), member(&mut hub, 2)];
+            drain(&mut hub);
+            let (mut one, mut two) = (ONE.iter(), TWO.iter());
+            let mut latest = 0;
+            let mut ended = [false; 2];
+            for step in 0..4 {
+                let next = if pattern >> step & 1 == 0 { one.next() } else { two.next() };
+                let (session, kind) = *next.expect("two steps of each");
+                let conn = conns[servers[session] - 1];
+                hub.put(conn, Raw::of(kind).id(session as u64 + 1).from("alice"));
+                drain(&mut hub);
+                if kind == CLAIM {
+                    latest = session
+                } else {
+                    ended[session] = true
+                }
+                let expected = if ended[latest] { Err(1) } else { Ok(servers[latest] as u16) };
+                assert_eq!(found(&mut hub, conns[0], "alice"), expected, "{pattern:04b} on {servers:?} after {step}");
+                assert_eq!(hub.core.user_count(), usize::from(expected.is_ok()));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unbind_of_another_incarnation_or_server_removes_nothing() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.put(b, Raw::of(UNBIND).id(1).from("alice"));
+    assert_eq!(found(&mut hub, a, "alice"), Ok(1));
+    hub.put(a, Raw::of(UNBIND).id(2).from("alice"));
+    assert_eq!(found(&mut hub, a, "alice"), Ok(1));
+}
+
+#[test]
+fn a_kick_goes_to_the_exact_session() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.put(a, Raw::of(KICK).info(1510).to("bob"));
+    assert_eq!(hub.frame(b), Raw::of(KICK).info(1510).id(1).to("bob"));
+    hub.put(a, Raw::of(KICK).info(1510).to("nobody"));
+    hub.silent(a);
+    hub.silent(b);
+    assert_eq!(hub.core.locate(b"bob"), Some(ServerId(2)), "its server unbinds it");
+}
+
+#[test]
+fn a_lost_server_takes_exactly_its_users_at_once() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    for number in 0..5_000u64 {
+        let user = format!("user{number}");
+        claim(&mut hub, if number % 2 == 0 { a } else { b }, &user, number + 2);
+    }
+    events(&mut hub);
+    hub.reset(a);
+    assert!(
+        events(&mut hub).iter().any(|event| matches!(event, Event::Lost { server: ServerId(1), users: 2_501, .. }))
+    );
+    hub.frames(b);
+    assert_eq!(hub.core.user_count(), 2_501);
+    for number in [0, 1, 2, 4_998, 4_999] {
+        let expected = if number % 2 == 0 { Err(1) } else { Ok(2) };
+        assert_eq!(found(&mut hub, b, &format!("user{number}")), expected);
+    }
+    let c = member(&mut hub, 3);
+    assert_eq!(found(&mut hub, c, "alice"), Err(1), "its place in the table is another server's now");
+    hub.pass_ms(100);
+    assert_eq!(found(&mut hub, c, "user4999"), Ok(2));
+}
+
+// Bursts.
+
+#[test]
+fn of_two_sessions_after_a_split_the_newest_stays() {
+    // The ages are longer than this ACMS lives: one second.
+    for (age_a, age_b, stays) in [(90_000, 60_000, 2), (60_000, 90_000, 1), (500, 400, 2), (60_000, 60_000, 2)] {
+        for a_first in [true, false] {
+            let mut hub = hub();
+            let (a, b) = (unsynced(&mut hub, 1), unsynced(&mut hub, 2));
+            drain(&mut hub);
+            let burst = |age| [Raw::of(BURST_BEGIN), bind(&[(5, age, "alice")]), Raw::of(SYNCED).info(1)];
+            let mut bursts = [(a, burst(age_a)), (b, burst(age_b))];
+            if !a_first {
+                bursts.reverse();
+            }
+            for (conn, frames) in bursts {
+                frames.into_iter().for_each(|frame| hub.put(conn, frame));
+            }
+            let (winner, loser) = if stays == 1 { (a, b) } else { (b, a) };
+            assert_eq!(hub.frame(loser), Raw::of(KICK).info(1508).id(5).to("alice"), "{age_a} against {age_b}");
+            hub.silent(winner);
+            assert_eq!(found(&mut hub, a, "alice"), Ok(stays));
+            hub.put(loser, Raw::of(UNBIND).id(5).from("alice"));
+            assert_eq!(found(&mut hub, a, "alice"), Ok(stays));
+        }
+    }
+}
+
+#[test]
+fn a_claim_is_newer_than_any_session_of_a_burst() {
+    let mut hub = hub();
+    let (a, b) = (member(&mut hub, 1), unsynced(&mut hub, 2));
+    drain(&mut hub);
+    claim(&mut hub, a, "alice", 1);
+    hub.put(b, Raw::of(BURST_BEGIN));
+    hub.put(b, bind(&[(7, 1, "alice"), (8, u64::MAX, "bob")]));
+    assert_eq!(hub.frame(b), Raw::of(KICK).info(1508).id(7).to("alice"));
+    hub.silent(a);
+    assert_eq!(found(&mut hub, a, "alice"), Ok(1));
+    assert_eq!(found(&mut hub, a, "bob"), Ok(2));
+}
+
+#[test]
+fn an_age_is_in_milliseconds() {
+    for (age, stays) in [(4_900, 2), (5_100, 1)] {
+        let mut hub = hub();
+        let (a, b) = (member(&mut hub, 1), unsynced(&mut hub, 2));
+        drain(&mut hub);
+        claim(&mut hub, a, "alice", 1);
+        pass_alive(&mut hub, &[a, b], 5_000);
+        hub.put(b, Raw::of(BURST_BEGIN));
+        hub.put(b, bind(&[(7, age, "alice")]));
+        assert_eq!(found_after_kick(&mut hub, [a, b]), stays, "a session of 5 s against one of {age} ms");
+    }
+}
+
+/// The server that keeps `alice`; the other one was told to close its session.
+fn found_after_kick(hub: &mut Hub, conns: [ConnId; 2]) -> u16 {
+    let kicked = conns.map(|conn| hub.frames(conn).iter().filter(|frame| frame.kind == KICK).count());
+    let stays = found(hub, conns[0], "alice").expect("she is online");
+    assert_eq!(kicked, if stays == 1 { [0, 1] } else { [1, 0] });
+    stays
+}
+
+#[test]
+fn a_new_burst_forgets_who_is_not_in_it() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    claim(&mut hub, a, "carol", 2);
+    hub.put(a, Raw::of(BURST_BEGIN));
+    assert_eq!(found(&mut hub, b, "alice"), Err(3));
+    hub.put(a, bind(&[(2, 10, "carol")]));
+    assert_eq!(found(&mut hub, b, "carol"), Ok(1));
+    hub.put(a, Raw::of(SYNCED).info(1));
+    assert_eq!(found(&mut hub, b, "alice"), Err(1));
+    assert_eq!(hub.core.user_count(), 2);
+}
+
+/// A long burst takes several turns; its server's users go on writing meanwhile.
+#[test]
+fn a_frame_that_overtakes_its_senders_bind_is_not_lost_silently() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.put(a, Raw::of(BURST_BEGIN));
+    hub.put(a, data("alice", "bob", 1));
+    let (sent_on, sent_back) = (hub.frames(b), hub.frames(a));
+    let bounce = Raw::of(BOUNCE).info(3).id(1).to("alice").from("bob");
+    let is_told = sent_on == [data("alice", "bob", 1)] || sent_back == [bounce];
+    assert!(is_told, "counters: {:?}", hub.core.counters());
+}
+
+/// The order that an AS may write these in where a login and a burst meet (see the AS's tests).
+#[test]
+fn a_bind_does_not_undo_a_newer_claim_of_the_same_server() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.put(a, Raw::of(BURST_BEGIN));
+    claim(&mut hub, a, "alice", 2);
+    hub.put(a, bind(&[(1, 60_000, "alice")]));
+    hub.put(a, Raw::of(SYNCED).info(1));
+    hub.put(a, Raw::of(UNBIND).id(1).from("alice"));
+    assert_eq!(found(&mut hub, b, "alice"), Ok(1), "session 2 is there still");
+}
+
+fn hash(incarnation: u64, session: u64, user: &str) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(incarnation, 0);
+    hasher.write(&[&session.to_be_bytes()[..], user.as_bytes()].concat());
+    hasher.finish()
+}
+
+#[test]
+fn two_digests_in_a_row_that_do_not_match_bring_a_resync() {
+    let mut hub = hub();
+    let (a, _) = two_with_users(&mut hub);
+    events(&mut hub);
+    let right = Raw::of(DIGEST).info(1).id(hash(1, 1, "alice"));
+    let wrong = Raw::of(DIGEST).info(1).id(1);
+    let short = Raw::of(DIGEST).info(0).id(hash(1, 1, "alice"));
+    for digest in [&right, &wrong, &right, &short, &right, &right] {
+        hub.put(a, digest.clone());
+        hub.silent(a);
+    }
+    hub.put(a, wrong.clone());
+    hub.silent(a);
+    hub.put(a, short.clone());
+    assert_eq!(hub.frame(a), Raw::of(RESYNC));
+    assert_eq!(events(&mut hub), [Event::Mismatch { server: ServerId(1) }]);
+    hub.put(a, Raw::of(BURST_BEGIN));
+    hub.put(a, wrong.clone());
+    hub.put(a, wrong);
+    hub.silent(a);
+    hub.put(a, bind(&[(1, 0, "alice"), (2, 0, "carol")]));
+    hub.put(a, Raw::of(SYNCED).info(2));
+    let both = Raw::of(DIGEST).info(2).id(hash(1, 1, "alice") ^ hash(1, 2, "carol"));
+    for _ in 0..3 {
+        hub.put(a, both.clone());
+        hub.silent(a);
+    }
+}
+
+#[test]
+fn the_digest_follows_every_change() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    claim(&mut hub, a, "carol", 2);
+    claim(&mut hub, a, "carol", 3);
+    claim(&mut hub, b, "alice", 2);
+    hub.frames(a);
+    let expect = |hub: &mut Hub, conn, sessions: &[(u64, &str)]| {
+        let digest = sessions.iter().fold(0, |digest, (session, user)| digest ^ hash(1, *session, user));
+        for _ in 0..2 {
+            hub.put(conn, Raw::of(DIGEST).info(sessions.len() as u32).id(digest));
+        }
+        hub.silent(conn);
+    };
+    expect(&mut hub, a, &[(3, "carol")]);
+    expect(&mut hub, b, &[(1, "bob"), (2, "alice")]);
+    hub.put(a, Raw::of(UNBIND).id(3).from("carol"));
+    hub.put(a, Raw::of(UNBIND).id(3).from("carol"));
+    expect(&mut hub, a, &[]);
+}
+
+// The time after a restart.
+
+#[test]
+fn until_a_server_is_synced_nobody_is_offline() {
+    let mut hub = hub();
+    let a = member(&mut hub, 1);
+    claim(&mut hub, a, "alice", 1);
+    let b = unsynced(&mut hub, 2);
+    hub.put(a, data("alice", "bob", 1));
+    assert_eq!(hub.frame(a), Raw::of(BOUNCE).info(3).id(1).to("alice").from("bob"));
+    assert_eq!(found(&mut hub, a, "bob"), Err(3));
+    hub.put(b, Raw::of(BURST_BEGIN));
+    assert_eq!(found(&mut hub, a, "bob"), Err(3));
+    hub.put(b, Raw::of(SYNCED));
+    assert_eq!(found(&mut hub, a, "bob"), Err(1));
+    hub.put(a, data("alice", "bob", 2));
+    assert_eq!(hub.frame(a).info, 1);
+}
+
+#[test]
+fn awaited_peers_are_waited_for_and_given_up() {
+    for comes_back in [true, false] {
+        let mut hub = hub();
+        let a = registering(&mut hub, 1, 1, &register("10.0.0.1:6000", EPOCH - 1, "1,2"));
+        hub.put(a, Raw::of(BURST_BEGIN));
+        hub.put(a, bind(&[(1, 0, "alice")]));
+        hub.put(a, Raw::of(SYNCED).info(1));
+        drain(&mut hub);
+        assert_eq!(found(&mut hub, a, "bob"), Err(3), "server 2 may have him");
+        if comes_back {
+            member(&mut hub, 2);
+            assert_eq!(found(&mut hub, a, "bob"), Err(1));
+        } else {
+            pass_alive(&mut hub, &[a], 9_900);
+            assert_eq!(found(&mut hub, a, "bob"), Err(3));
+            pass_alive(&mut hub, &[a], 100);
+            assert_eq!(found(&mut hub, a, "bob"), Err(1), "the grace is over");
+        }
+    }
+}
+
+#[test]
+fn who_comes_from_no_earlier_acms_awaits_nobody() {
+    for previous in [0, EPOCH] {
+        let mut hub = hub();
+        let a = registering(&mut hub, 1, 1, &register("10.0.0.1:6000", previous, "1,2"));
+        hub.put(a, Raw::of(BURST_BEGIN));
+        hub.put(a, Raw::of(SYNCED));
+        drain(&mut hub);
+        assert_eq!(found(&mut hub, a, "bob"), Err(1), "previous epoch {previous}");
+    }
+}
