@@ -494,7 +494,9 @@ impl<P> Links<P> {
     /// Connections to dial, with their addresses.
     pub fn take_dials(&mut self) -> Vec<(ConnId, SocketAddr)> {
         let dials = std::mem::take(&mut self.dials);
-        dials.into_iter().filter_map(|conn| self.get(conn).map(|link| (conn, link.addr))).collect()
+        let wanted =
+            |conn: ConnId| self.get(conn).filter(|link| link.stage == Stage::Dialling).map(|link| (conn, link.addr));
+        dials.into_iter().filter_map(wanted).collect()
     }
 
     /// Swaps in the connections that have something new to write; `into` must be empty.

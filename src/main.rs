@@ -2,10 +2,12 @@
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use crossbeam_channel::{Sender, bounded};
 use trunkline::chat::Chat;
-use trunkline::{Acms, AppServer, Client, Event, Membership, ServerId, UserId};
+use trunkline::{Acms, AppServer, Client, ClusterState, Event, Handler, Membership, ServerHandle, ServerId, UserId};
 
 /// Cross-server messaging for TCP client/server applications
 #[derive(Parser)]
@@ -56,20 +58,17 @@ fn ports(base: Option<u16>) -> [u16; 3] {
 
 /// Runs the cluster until the input ends. True where every line was delivered and came back.
 fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dyn std::error::Error>> {
-    let refused = |what: &str, port: u16| {
-        let what = what.to_owned();
-        move |error: io::Error| format!("cannot start {what} on 127.0.0.1:{port}: {error}")
-    };
-    let acms = Acms::builder().bind(("127.0.0.1", acms_port)).map_err(refused("the ACMS", acms_port))?;
+    let acms = Acms::builder().bind(("127.0.0.1", acms_port))?;
     let acms_addr = acms.local_addr();
     println!("ready acms transfer={acms_addr}");
     let mut servers = Vec::new();
+    let (sender, joined) = bounded(ports.len());
     for (number, port) in ports.into_iter().enumerate() {
         let id = ServerId(number as u16);
         let server = AppServer::builder()
+            .handler(Joined(sender.clone()))
             .cluster(Membership::new(id, acms_addr.to_string()))
-            .bind(("127.0.0.1", port))
-            .map_err(refused("an application server", port))?;
+            .bind(("127.0.0.1", port))?;
         println!("ready appserver id={id} clients={}", server.local_addr());
         servers.push(server);
     }
@@ -80,6 +79,9 @@ fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dy
     let mut running = Vec::new();
     for server in servers {
         running.push(server.spawn()?);
+    }
+    for _ in ports {
+        joined.recv_timeout(Duration::from_secs(10))?;
     }
 
     let echo = Client::connect(addrs[1], "echo")?;
@@ -106,6 +108,17 @@ fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dy
     acms.join()?;
     echo.join().map_err(|_| "the echo user panicked")?;
     Ok(all_delivered)
+}
+
+/// Tells when a server is in the cluster.
+struct Joined(Sender<()>);
+
+impl Handler for Joined {
+    fn on_cluster(&self, _server: &ServerHandle, state: &ClusterState) {
+        if matches!(state, ClusterState::Up { .. }) && self.0.try_send(()).is_err() {
+            log::info!("a server is in the cluster again");
+        }
+    }
 }
 
 /// Sends every message back to where it came from, until the server stops.

@@ -1,5 +1,6 @@
 //! The cluster manager.
 
+use std::io;
 use std::process::ExitCode;
 
 use trunkline::Acms;
@@ -17,10 +18,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(settings: AcmsSettings) -> Result<(), String> {
+fn run(settings: AcmsSettings) -> io::Result<()> {
     let AcmsSettings { transfer, cluster, cluster_secret, .. } = settings;
-    let acms = Acms::builder().name(cluster).secret(cluster_secret).bind(transfer);
-    let acms = acms.map_err(|error| format!("cannot listen for servers at {transfer}: {error}"))?;
+    let acms = Acms::builder().name(cluster).secret(cluster_secret).bind(transfer)?;
     println!("ready acms transfer={}", acms.local_addr());
-    acms.run_until_signal().map_err(|error| error.to_string())
+    acms.run_until_signal()
 }

@@ -1,6 +1,7 @@
 //! An application server.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::process::ExitCode;
 
 use trunkline::config::{self, AppServerArgs, AppServerSettings, LoginCheck};
@@ -18,7 +19,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(settings: AppServerSettings) -> Result<(), String> {
+fn run(settings: AppServerSettings) -> io::Result<()> {
     let AppServerSettings { id, listen, acms, .. } = settings;
     let mut builder = AppServer::builder()
         .relogin(settings.relogin)
@@ -39,9 +40,9 @@ fn run(settings: AppServerSettings) -> Result<(), String> {
         }
         builder = builder.cluster(membership);
     }
-    let server = builder.bind(listen).map_err(|error| format!("cannot listen for clients at {listen}: {error}"))?;
+    let server = builder.bind(listen)?;
     println!("ready appserver id={id} clients={}", server.local_addr());
-    server.run_until_signal().map_err(|error| error.to_string())
+    server.run_until_signal()
 }
 
 /// The login check of `--users-file`.

@@ -38,10 +38,10 @@ pub struct AcmsArgs {
     /// TCP port that application servers connect to; 0 lets the system pick
     #[arg(long, value_name = "PORT", default_value_t = TRANSFER_PORT)]
     transfer_port: u16,
-    /// TCP port of the management API (HTTP); 0 lets the system pick
+    /// TCP port set aside for the management API, which this release does not open; 0 lets the system pick
     #[arg(long, value_name = "PORT", default_value_t = MANAGEMENT_PORT)]
     management_port: u16,
-    /// How a user who asks the management API for a server is given one
+    /// How the management API will give a user a server; not used by this release
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = ServerAssignedPolicy::MinUserCount)]
     server_assigned_policy: ServerAssignedPolicy,
     #[command(flatten)]

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mio::net::TcpListener;
 
-use super::{Running, boot_number, resolve_address, seed};
+use super::{Running, boot_number, check_name, listen_at, resolve_address, seed};
 use crate::limits;
-use crate::net::{Reactor, listen, raise_descriptor_limit};
+use crate::net::{Reactor, raise_descriptor_limit};
 use crate::role::Gone;
 use crate::role::acms::{self as core, Event};
 use crate::time::Time;
@@ -36,13 +36,15 @@ impl AcmsBuilder {
     /// Listens for servers at `addr`, the transfer port; port 0 lets the system choose.
     ///
     /// # Errors
-    /// The address is in use or not allowed, a name has no address, or the system has no descriptor left.
+    /// The address is in use or not allowed, a name has no address, the cluster's name breaks the rule of ids, or the
+    /// system has no descriptor left.
     pub fn bind(self, addr: impl ToSocketAddrs) -> io::Result<Acms> {
         let mut config = self.config;
         config.connections_max = raise_descriptor_limit();
         config.epoch = boot_number();
         config.seed = seed()?;
-        let listener = listen(resolve_address(addr)?)?;
+        check_name(&config.cluster)?;
+        let listener = listen_at(resolve_address(addr)?)?;
         let local_addr = listener.local_addr()?;
         let reactor = Reactor::new()?;
         let core = core::Acms::new(reactor.now(), config);
@@ -123,6 +125,7 @@ impl Acms {
             self.reactor.send(&mut self.core);
             let overdue = self.stops_by.is_some_and(|by| by <= self.reactor.now());
             if self.core.is_stopped() || overdue {
+                log::info!("stopped: {}", self.core.counters());
                 return Ok(());
             }
         }

@@ -1,5 +1,6 @@
 //! The application server that an application embeds.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -11,10 +12,11 @@ use mio::net::TcpListener;
 
 use super::handler::{AnyUser, Authenticator, Handler, LoginRequest};
 use super::pool::{Application, Done, Stage, Task};
-use super::{Pending, Running, boot_number, resolve, resolve_address, seed};
+use super::{Pending, Running, boot_number, check_name, listen_at, resolve, resolve_address, seed};
 use crate::id::{ServerId, UserId};
 use crate::limits;
-use crate::net::{Reactor, Wake, listen, raise_descriptor_limit};
+use crate::net::{Reactor, Wake, raise_descriptor_limit};
+use crate::role::Counters;
 use crate::role::appserver::{self as core, ClusterState, CutOff, Event, Inbox, Outcome, QueryRef, Verdict};
 use crate::role::client::QueryFailure;
 use crate::time::{Span, Time};
@@ -79,8 +81,9 @@ impl AppServerBuilder {
         self
     }
 
-    /// Runs authenticator and handler on `threads` threads beside the reactor, so that they may block; 0, the default,
-    /// runs them in the reactor. Each thread has a queue of 1,024; a message that finds it full bounces BUSY.
+    /// Runs the handler on `threads` threads beside the reactor and the authenticator on as many others, so that they may
+    /// block; 0, the default, runs them in the reactor. Each thread has a queue of 1,024; a message that finds it full
+    /// bounces BUSY, a login is closed UNAVAILABLE.
     pub fn pool(mut self, threads: usize) -> AppServerBuilder {
         self.threads = threads;
         self
@@ -138,11 +141,12 @@ impl AppServerBuilder {
     /// Listens at `addr`; port 0 lets the system choose. Clients are served once the server runs.
     ///
     /// # Errors
-    /// The address is in use or not allowed, a name has no address, or the system has no descriptor left.
+    /// The address is in use or not allowed, a name has no address, the cluster's name breaks the rule of ids, or the
+    /// system has no descriptor left.
     pub fn bind(self, addr: impl ToSocketAddrs) -> io::Result<AppServer> {
         let descriptors = raise_descriptor_limit();
         let addr = resolve_address(addr)?;
-        let listener = listen(addr)?;
+        let listener = listen_at(addr)?;
         let local_addr = listener.local_addr()?;
         let mut config = self.config;
         config.connections_max = config.connections_max.min(descriptors);
@@ -151,9 +155,13 @@ impl AppServerBuilder {
         config.takes_messages = self.handler.is_some();
         config.takes_queries = self.handler.is_some();
         if let Some(membership) = self.membership {
+            check_name(&membership.name)?;
+            let acms = resolve_address(&membership.acms).map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot find the ACMS {}: {error}", membership.acms))
+            })?;
             config.server = membership.server;
             config.cluster = Some(core::Membership {
-                acms: resolve_address(&membership.acms)?,
+                acms,
                 name: membership.name,
                 secret: membership.secret,
                 public_address: membership.public_address.unwrap_or_else(|| local_addr.to_string()),
@@ -178,6 +186,7 @@ impl AppServerBuilder {
             queries: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookups: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookup_tokens: 0,
+            deferred: VecDeque::new(),
             stops_by: None,
             was_registered: false,
             refused: None,
@@ -219,6 +228,9 @@ pub struct AppServer {
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
     lookups: HashMap<u64, Sender<LocateOutcome>, ahash::RandomState>,
     lookup_tokens: u64,
+    /// Comings and goings that the pool has had no room for. While there are any, nothing else is given to it and nobody
+    /// new is let in, so these are no more than there are users.
+    deferred: VecDeque<Task>,
     /// Set once the server was told to stop.
     stops_by: Option<Time>,
     was_registered: bool,
@@ -235,6 +247,7 @@ enum Command {
     Kick { user: UserId, text: String },
     Locate { users: Vec<UserId>, outcome: Sender<LocateOutcome> },
     Online(Sender<Vec<UserId>>),
+    Counters(Sender<Counters>),
     Stop,
 }
 
@@ -291,6 +304,13 @@ impl ServerHandle {
     pub fn online(&self) -> Result<Pending<Vec<UserId>>, Overloaded> {
         let (outcome, pending) = Pending::new();
         self.command(Command::Online(outcome))?;
+        Ok(pending)
+    }
+
+    /// What the server did with frames since it started.
+    pub fn counters(&self) -> Result<Pending<Counters>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Counters(outcome))?;
         Ok(pending)
     }
 
@@ -368,6 +388,7 @@ impl AppServer {
                 break;
             }
         }
+        log::info!("stopped: {}", self.core.counters());
         match self.refused {
             Some((code, text)) if !self.was_registered => Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
@@ -396,6 +417,7 @@ impl AppServer {
 
     /// The application's part of a turn: what happened, what its threads have done, what others ask.
     fn serve(&mut self) {
+        self.give_deferred();
         loop {
             while let Some(event) = self.core.poll_event() {
                 self.hear(event);
@@ -468,13 +490,25 @@ impl AppServer {
     /// Hands the application a task, and the core what comes of it.
     fn give(&mut self, task: Task) {
         let now = self.reactor.now();
+        if !self.deferred.is_empty() {
+            return self.turn_away(now, task);
+        }
         match self.stage.give(&self.handle, task) {
             Ok(done) => self.done(now, done),
             Err(task) => self.turn_away(now, task),
         }
     }
 
-    /// The pool has too much to do: whoever asked is told, a notice is logged.
+    /// Gives the pool what it had no room for.
+    fn give_deferred(&mut self) {
+        while let Some(task) = self.deferred.pop_front() {
+            if let Err(task) = self.stage.give(&self.handle, task) {
+                return self.deferred.push_front(task);
+            }
+        }
+    }
+
+    /// The pool has too much to do: whoever asked is told, a notice waits.
     fn turn_away(&mut self, now: Time, task: Task) {
         match task {
             Task::Check { conn, .. } => {
@@ -483,10 +517,7 @@ impl AppServer {
             Task::Message { reference, .. } | Task::Query { reference, .. } => {
                 self.core.refuse(now, &reference, Bounce::Busy);
             }
-            Task::LoggedIn(user) | Task::LoggedOut(user, _) => {
-                log::error!("the handler pool is full: the coming or going of {user} is not told to it");
-            }
-            Task::Cluster(state) => log::error!("the handler pool is full: {state:?} is not told to it"),
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => self.deferred.push_back(task),
         }
     }
 
@@ -535,6 +566,7 @@ impl AppServer {
                 users.sort_unstable();
                 resolve(&outcome, users);
             }
+            Command::Counters(outcome) => resolve(&outcome, self.core.counters().clone()),
             Command::Stop => self.stop(),
         }
     }

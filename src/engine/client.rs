@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -106,7 +106,6 @@ enum Command {
     Query { to: Option<UserId>, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
     Reply { to: Option<UserId>, id: u64, flags: Flags, info_type: u32, body: Vec<u8> },
     Ask { question: Vec<u8>, outcome: Sender<Result<Answer, SendError>> },
-    LogOut,
 }
 
 type QueryOutcome = Result<Result<Vec<u8>, QueryFailure>, SendError>;
@@ -214,6 +213,7 @@ impl ClientBuilder {
         let wake = reactor.wake();
         let (commands, queue) = bounded(limits::ENGINE_COMMANDS_MAX);
         let (sender, events) = bounded(limits::ENGINE_EVENTS_MAX);
+        let closing = Arc::new(AtomicBool::new(false));
         let mut core = core::Client::new(reactor.now(), config);
         let ids = AtomicU64::new(core.reserve_ids(PLAIN_IDS));
         let engine = Engine {
@@ -224,12 +224,13 @@ impl ClientBuilder {
             queue,
             events: sender,
             backlog: VecDeque::new(),
+            closing: Arc::clone(&closing),
             deliveries: table(),
             queries: table(),
             answers: table(),
         };
         let running = Running::spawn("client", move || engine.run())?;
-        Ok(Client { user, welcome: None, ids, commands, wake, events, running: Some(running) })
+        Ok(Client { user, welcome: None, ids, closing, commands, wake, events, running: Some(running) })
     }
 }
 
@@ -262,6 +263,8 @@ pub struct Client {
     welcome: Option<Welcome>,
     /// The next plain send's id.
     ids: AtomicU64,
+    /// Set once: the engine is to log out, however many commands and events wait.
+    closing: Arc<AtomicBool>,
     commands: Sender<Command>,
     wake: Arc<Wake>,
     events: Receiver<Event>,
@@ -363,10 +366,8 @@ impl Client {
     }
 
     fn log_out(&self) {
-        // Where the engine takes no command it has stopped, or will find that nobody hears its events.
-        if let Err(error) = self.command(Command::LogOut) {
-            log::debug!("log out: {error}");
-        }
+        self.closing.store(true, Ordering::Release);
+        self.wake.wake();
     }
 
     fn command(&self, command: Command) -> Result<(), SendError> {
@@ -395,6 +396,7 @@ struct Engine {
     events: Sender<Event>,
     /// What the application has had no room for; while there is any, nothing is read.
     backlog: VecDeque<Event>,
+    closing: Arc<AtomicBool>,
     deliveries: HashMap<u64, Sender<Result<Delivery, SendError>>, ahash::RandomState>,
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
     answers: HashMap<u64, Sender<Result<Answer, SendError>>, ahash::RandomState>,
@@ -408,7 +410,13 @@ impl Engine {
             let retry: Option<Time> = (!self.backlog.is_empty()).then(|| self.reactor.now() + EVENT_RETRY);
             self.reactor.receive(&mut self.core, retry)?;
             self.hand_over();
-            while let Ok(command) = self.queue.try_recv() {
+            if self.closing.load(Ordering::Acquire) {
+                self.core.log_out(self.reactor.now());
+            }
+            // What is obeyed may bring an event: without room for it, commands wait in their bounded queue.
+            while self.backlog.is_empty()
+                && let Ok(command) = self.queue.try_recv()
+            {
                 self.obey(command);
             }
             self.hand_over();
@@ -433,8 +441,8 @@ impl Engine {
                     self.backlog.push_front(event);
                     break;
                 }
-                // The application has dropped its client.
-                Err(TrySendError::Disconnected(_)) => self.core.log_out(self.reactor.now()),
+                // The application has dropped its client, which is closing.
+                Err(TrySendError::Disconnected(_)) => {}
             }
         }
         let is_held = !self.backlog.is_empty();
@@ -519,7 +527,6 @@ impl Engine {
                 Ok(id) => drop(self.answers.insert(id, outcome)),
                 Err(error) => resolve(&outcome, Err(error)),
             },
-            Command::LogOut => self.core.log_out(now),
         }
     }
 }

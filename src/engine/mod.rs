@@ -16,6 +16,10 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use mio::net::TcpListener;
+
+use crate::id::check_id;
+use crate::net::listen;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 /// An outcome that is not there yet.
@@ -89,9 +93,22 @@ impl Running {
     }
 }
 
-/// The first address of a name.
+/// The first IPv4 address of a name, or else its first: names of this machine often have both, and one listener.
 fn resolve_address(addr: impl ToSocketAddrs) -> io::Result<SocketAddr> {
-    addr.to_socket_addrs()?.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+    let addrs: Vec<SocketAddr> = addr.to_socket_addrs()?.collect();
+    let found = addrs.iter().find(|addr| addr.is_ipv4()).or(addrs.first()).copied();
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+/// Listens at `addr`; an error names it.
+fn listen_at(addr: SocketAddr) -> io::Result<TcpListener> {
+    listen(addr).map_err(|error| io::Error::new(error.kind(), format!("cannot listen at {addr}: {error}")))
+}
+
+/// A cluster's name follows the rule of ids.
+fn check_name(name: &str) -> io::Result<()> {
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("cluster name {name:?}: {error}"));
+    check_id(name.as_bytes()).map(drop).map_err(invalid)
 }
 
 /// A seed that nobody can guess.

@@ -183,6 +183,9 @@ impl Stage {
 
 /// Threads beside the reactor's, each with a bounded queue of tasks.
 pub(super) struct Pool {
+    /// Logins to check, for any thread that is free: they may block for long, and no order is kept among them.
+    checks: Sender<Task>,
+    /// All else, a queue for each thread: one user's tasks are done in order.
     tasks: Vec<Sender<Task>>,
     done: Receiver<Done>,
     hasher: ahash::RandomState,
@@ -197,28 +200,34 @@ impl Pool {
         wake: Arc<Wake>,
     ) -> std::io::Result<Pool> {
         let application = Arc::new(application);
-        let (done_sender, done) = bounded(threads * (limits::POOL_TASKS_MAX + 1));
-        let mut pool =
-            Pool { tasks: Vec::new(), done, hasher: ahash::RandomState::with_seeds(1, 2, 3, 4), threads: Vec::new() };
+        let (done_sender, done) = bounded(2 * threads * (limits::POOL_TASKS_MAX + 1));
+        let (checks, checks_queue) = bounded(threads * limits::POOL_TASKS_MAX);
+        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let mut pool = Pool { checks, tasks: Vec::new(), done, hasher, threads: Vec::new() };
         for number in 0..threads {
-            let (tasks, queue) = bounded::<Task>(limits::POOL_TASKS_MAX);
-            let (application, server) = (Arc::clone(&application), server.clone());
-            let (done, wake) = (done_sender.clone(), Arc::clone(&wake));
-            let work = move || {
-                for task in queue {
-                    if done.send(application.run(&server, task)).is_err() {
-                        return;
-                    }
-                    wake.wake();
-                }
-            };
+            let (tasks, queue) = bounded(limits::POOL_TASKS_MAX);
             pool.tasks.push(tasks);
-            pool.threads.push(std::thread::Builder::new().name(format!("handler {number}")).spawn(work)?);
+            for (name, queue) in [("handler", queue), ("login check", checks_queue.clone())] {
+                let (application, server) = (Arc::clone(&application), server.clone());
+                let (done, wake) = (done_sender.clone(), Arc::clone(&wake));
+                let work = move || {
+                    for task in queue {
+                        if done.send(application.run(&server, task)).is_err() {
+                            return;
+                        }
+                        wake.wake();
+                    }
+                };
+                pool.threads.push(std::thread::Builder::new().name(format!("{name} {number}")).spawn(work)?);
+            }
         }
         Ok(pool)
     }
 
     fn give(&self, task: Task) -> Result<(), Task> {
+        if let Task::Check { .. } = task {
+            return self.checks.try_send(task).map_err(crossbeam_channel::TrySendError::into_inner);
+        }
         let hash = task.user().map_or(0, |user| self.hasher.hash_one(user));
         let place = (hash % self.tasks.len() as u64) as usize;
         self.tasks[place].try_send(task.detached()).map_err(crossbeam_channel::TrySendError::into_inner)
@@ -229,6 +238,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.tasks.clear();
+        (self.checks, _) = bounded(0);
         let (_, nothing) = bounded(0);
         self.done = nothing;
         for thread in self.threads.drain(..) {

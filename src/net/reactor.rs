@@ -74,6 +74,8 @@ pub struct Reactor {
     accept_pending: bool,
     /// No descriptor was free: not before then, or before a socket is closed.
     accept_after: Option<Time>,
+    /// The last attempt failed, which is logged once.
+    accept_failing: bool,
     /// By the index of their [`ConnId`].
     sockets: Vec<Option<Socket>>,
     /// Sockets with data, in the order they are read.
@@ -102,6 +104,7 @@ impl Reactor {
             listener: None,
             accept_pending: false,
             accept_after: None,
+            accept_failing: false,
             sockets: Vec::new(),
             ready: VecDeque::new(),
             unblocked: Vec::new(),
@@ -244,6 +247,9 @@ impl Reactor {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, addr)) => {
+                    if std::mem::take(&mut self.accept_failing) {
+                        log::info!("connections are accepted again");
+                    }
                     let conn = core.accepted(self.clock.now(), addr);
                     self.add(conn, stream, false);
                 }
@@ -254,7 +260,9 @@ impl Reactor {
                     }
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
                     _ => {
-                        log::warn!("accept: {error}; trying again in {} ms", ACCEPT_RETRY.as_millis());
+                        if !std::mem::replace(&mut self.accept_failing, true) {
+                            log::warn!("accept: {error}; trying again every {} ms", ACCEPT_RETRY.as_millis());
+                        }
                         self.accept_after = Some(self.now() + ACCEPT_RETRY);
                         return;
                     }

@@ -34,6 +34,24 @@ pub struct Counters {
     pub bad_magic: u64,
 }
 
+impl std::fmt::Display for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "frames forwarded {}", self.forwarded)?;
+        for (number, count) in self.bounced.iter().enumerate().filter(|(_, count)| **count > 0) {
+            write!(f, ", bounced {} {count}", Bounce::from_wire(number as u32 + 1))?;
+        }
+        let rest = [
+            ("dropped droppable", self.dropped_droppable),
+            ("dropped unroutable", self.dropped_unroutable),
+            ("dropped bounces", self.dropped_bounces),
+            ("dropped spoofed", self.dropped_spoofed),
+            ("wrong port", self.wrong_port),
+            ("bad magic", self.bad_magic),
+        ];
+        rest.into_iter().filter(|(_, count)| *count > 0).try_for_each(|(name, count)| write!(f, ", {name} {count}"))
+    }
+}
+
 impl Counters {
     /// Counts a bounced frame.
     pub fn count_bounce(&mut self, cause: Bounce) {

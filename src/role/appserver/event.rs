@@ -12,7 +12,7 @@ use crate::wire::{Bounce, CloseCode, Flags, Login};
 /// What happened that the application, or the log, is to hear of.
 #[derive(Debug)]
 pub enum Event {
-    /// A user wants in; answer with [`AppServer::verdict`].
+    /// A user wants in; answer with [`AppServer::verdict`](super::AppServer::verdict).
     LoginAsked {
         /// Its connection.
         conn: ConnId,
@@ -41,16 +41,16 @@ pub enum Event {
     },
     /// A user sent the server a message.
     Message(Inbox),
-    /// A user sent the server a query; answer with [`AppServer::reply`].
+    /// A user sent the server a query; answer with [`AppServer::reply`](super::AppServer::reply).
     Query(Inbox),
     /// What became of a message or query of the server's own.
     Outcome {
-        /// The id that [`AppServer::send`] gave.
+        /// The id that [`AppServer::send`](super::AppServer::send) gave.
         id: u64,
         /// What became of it.
         outcome: Outcome,
     },
-    /// Where the users are that [`AppServer::locate`] asked for, in the order asked.
+    /// Where the users are that [`AppServer::locate`](super::AppServer::locate) asked for, in the order asked.
     Located {
         /// The number that the caller gave.
         token: u64,
@@ -59,7 +59,7 @@ pub enum Event {
     },
     /// The link to the cluster changed.
     Cluster(ClusterState),
-    /// A connection ended.
+    /// A client's connection ended.
     Closed {
         /// Which.
         conn: ConnId,

@@ -277,8 +277,7 @@ impl AppServer {
             }
             Peer::Acms(place) => {
                 let place = *place;
-                self.uplink_lost(now, place, gone, text);
-                None
+                return self.uplink_lost(now, place, gone, text);
             }
         };
         self.events.push_back(Event::Closed { conn, addr, user, gone, text: text.to_owned() });

@@ -44,25 +44,25 @@ pub enum Event {
     State(State),
     /// A message came.
     Message(Message),
-    /// A query came; answer with [`Client::reply`].
+    /// A query came; answer with [`Client::reply`](super::Client::reply).
     Query(Message),
     /// An acknowledged send is resolved.
     Sent {
-        /// The id that [`Client::send_acked`] gave.
+        /// The id that [`Client::send_acked`](super::Client::send_acked) gave.
         id: u64,
         /// Whether the receiver's engine has the message.
         outcome: Result<(), SendFailure>,
     },
     /// A query is resolved.
     Replied {
-        /// The id that [`Client::query`] gave.
+        /// The id that [`Client::query`](super::Client::query) gave.
         id: u64,
         /// The reply, or why there is none.
         outcome: Result<Reply, QueryFailure>,
     },
     /// A plain send came back.
     Bounced {
-        /// The id that [`Client::send`] gave.
+        /// The id that [`Client::send`](super::Client::send) gave.
         id: u64,
         /// Whom it did not reach.
         to: Vec<u8>,
@@ -71,7 +71,7 @@ pub enum Event {
     },
     /// The answer to an ASK: its JSON body.
     Answered {
-        /// The id that [`Client::ask`] gave.
+        /// The id that [`Client::ask`](super::Client::ask) gave.
         id: u64,
         /// The body.
         body: Bytes,

@@ -38,8 +38,10 @@ impl Client {
 
     pub(super) fn replied(&mut self, frame: &Frame<'_>) {
         let Header { id, flags, info_type, .. } = frame.envelope.header;
-        let Some(ends) = self.queries.remove(&id) else { return };
-        self.query_ends.remove(&(ends, id));
+        // Ids can be guessed: only whom it went to answers a query.
+        if self.queries.get(&id).is_none_or(|(to, _)| to != frame.envelope.from) || !self.end_query(id) {
+            return;
+        }
         let body = frame.body();
         let outcome = if flags.has(Flags::ERROR) {
             Err(QueryFailure::Failed(String::from_utf8_lossy(&body).into_owned()))
@@ -59,12 +61,25 @@ impl Client {
             }
             let pause = limits::REDIAL_MIN.as_micros() << pending.tries.min(5);
             self.act_at(id, now + Span::from_micros(pause));
-        } else if let Some(ends) = self.queries.remove(&id) {
-            self.query_ends.remove(&(ends, id));
+        } else if self.end_query(id) {
             self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::Bounced(cause)) });
         } else {
             self.events.push_back(Event::Bounced { id, to: envelope.from.to_vec(), cause });
         }
+    }
+
+    /// Ids can be guessed: only whom it went to acknowledges a message.
+    pub(super) fn acked(&mut self, envelope: &Envelope<'_>) {
+        let id = envelope.header.id;
+        if self.pending.get(&id).is_some_and(|pending| pending.to.as_bytes() == envelope.from) {
+            self.resolve(id, Ok(()));
+        }
+    }
+
+    /// Ends a query, once: who comes second finds none.
+    fn end_query(&mut self, id: u64) -> bool {
+        let Some((_, ends)) = self.queries.remove(&id) else { return false };
+        self.query_ends.remove(&(ends, id))
     }
 
     /// Sends a pending message (again), where there is a connection with room; else its time will come.

@@ -65,7 +65,8 @@ pub struct Client {
     pending_bytes: usize,
     /// When each pending send acts or gives up, whichever is first.
     pending_times: BTreeSet<(Time, u64)>,
-    queries: BTreeMap<u64, Time>,
+    /// Queries that wait for their reply: whom they went to (empty: a server), and when they are given up.
+    queries: BTreeMap<u64, (Vec<u8>, Time)>,
     query_ends: BTreeSet<(Time, u64)>,
     dedupe: Dedupe,
     entropy: Entropy,
@@ -191,7 +192,7 @@ impl Client {
         }
         let id = self.take_id();
         self.put(now, Kind::Query, Flags::NONE, info_type, id, to.map_or(&[], UserId::as_bytes), body)?;
-        self.queries.insert(id, now + patience);
+        self.queries.insert(id, (to.map_or(&[][..], UserId::as_bytes).to_vec(), now + patience));
         self.query_ends.insert((now + patience, id));
         Ok(id)
     }
@@ -439,7 +440,7 @@ impl Client {
             Kind::Data => self.message(now, conn, frame)?,
             Kind::Query => self.queried(now, frame)?,
             Kind::Reply => self.replied(frame),
-            Kind::Ack => self.resolve(header.id, Ok(())),
+            Kind::Ack => self.acked(&frame.envelope),
             Kind::Bounce => self.bounced(now, &frame.envelope),
             Kind::Answer => self.events.push_back(Event::Answered { id: header.id, body: frame.body() }),
             Kind::Ping => self.pong(now, conn, header.id)?,

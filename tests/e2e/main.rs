@@ -1,0 +1,22 @@
+//! The whole thing from outside: real processes, real sockets, and the engines that an application embeds.
+//!
+//! Loopback only, and ports that the system chose. Nothing waits for time to pass: each wait is for an event, and
+//! [`PATIENCE`] only ends a wait that has failed.
+#![cfg(feature = "cli")]
+
+mod engines;
+mod hostile;
+mod port;
+mod processes;
+mod program;
+mod raw;
+
+use std::time::{Duration, Instant};
+
+/// How long an event is waited for: far more than it takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[expect(clippy::disallowed_methods, reason = "a test waits, and measures, by the system's clock")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,453 @@
+//! The programs as an operator and a user run them.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::now;
+use crate::port::Port;
+use crate::program::{ACMS, APPSERVER, CHAT, Program, TRUNKLINE};
+use crate::raw::{
+    CHALLENGE, DATA, Frame, OFFLINE, QUERY, REFUSED, Raw, SERVER_PREFACE, SHUTDOWN, UNREACHABLE, WELCOME,
+};
+
+const INFO: [(&str, &str); 1] = [("RUST_LOG", "info")];
+/// The largest `length` that a server takes, unless it is configured lower.
+const MAX_FRAME: usize = 1 << 20;
+
+/// A directory of one test, removed with it.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(test: &str) -> Dir {
+        let path = std::env::temp_dir().join(format!("trunkline-e2e-{}-{test}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("the temporary directory can be written");
+        Dir(path)
+    }
+
+    fn file(&self, name: &str, content: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).expect("the temporary directory can be written");
+        path.into_os_string().into_string().expect("a path in UTF-8")
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).expect("the test's own directory can be removed");
+    }
+}
+
+/// A cluster of processes, every server of which has told the ACMS of its users.
+struct Cluster {
+    acms: Program,
+    transfer: SocketAddr,
+    servers: Vec<Program>,
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        Cluster::start_with(&INFO, &[])
+    }
+
+    fn start_with(variables: &[(&str, &str)], server_args: &[&str]) -> Cluster {
+        Cluster::around(start_acms(0, variables), variables, server_args)
+    }
+
+    /// Two servers of a running ACMS.
+    fn around(acms: Program, variables: &[(&str, &str)], server_args: &[&str]) -> Cluster {
+        let transfer = acms.ready("transfer");
+        let servers = ["0", "1"].map(|id| start_server(id, transfer, variables, server_args)).into();
+        acms.stderr.lines_with("told of its", 2);
+        Cluster { acms, transfer, servers }
+    }
+
+    fn clients(&self) -> [SocketAddr; 2] {
+        [self.servers[0].ready("clients"), self.servers[1].ready("clients")]
+    }
+}
+
+fn start_acms(transfer_port: u16, variables: &[(&str, &str)]) -> Program {
+    let args = ["--management-port", "0", "--transfer-port", &transfer_port.to_string()];
+    Program::start_with(ACMS, &args, variables)
+}
+
+fn start_server(id: &str, transfer: SocketAddr, variables: &[(&str, &str)], more: &[&str]) -> Program {
+    let acms = transfer.to_string();
+    let args = ["--id", id, "--listen", "127.0.0.1:0", "--acms", &acms];
+    Program::start_with(APPSERVER, &[&args, more].concat(), variables)
+}
+
+fn start_chat(server: SocketAddr, user: &str, more: &[&str]) -> Program {
+    Program::start(CHAT, &[&["--server", &server.to_string(), "--user", user], more].concat())
+}
+
+/// A port that somebody else listens on.
+fn taken_port() -> (TcpListener, String) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    let addr = listener.local_addr().expect("it is bound").to_string();
+    (listener, addr)
+}
+
+fn welcome(raw: &Frame) -> Value {
+    assert_eq!(raw.kind, WELCOME, "{raw:?}");
+    serde_json::from_slice(&raw.body).expect("the body of WELCOME is JSON")
+}
+
+#[test]
+fn two_users_on_two_servers_talk_and_know_of_no_cluster() {
+    let acms = Program::start(ACMS, &["--transfer-port", "0", "--management-port", "0"]);
+    let transfer = acms.ready("transfer");
+    let as0 = start_server("0", transfer, &INFO, &[]);
+    let as1 = start_server("1", transfer, &INFO, &[]);
+    acms.stderr.lines_with("told of its", 2);
+    let mut bob = start_chat(as1.ready("clients"), "bob", &[]);
+    assert_eq!(bob.stdout.line_with("connected"), "connected as bob to server 1\n");
+
+    let mut alice = start_chat(as0.ready("clients"), "alice", &["--to", "bob"]);
+    alice.write("hello\nare you there?\n");
+    alice.expect_exit(0);
+    assert_eq!(alice.stdout.lines_with("delivered to bob in ", 2).len(), 2);
+    assert_eq!(bob.stdout.lines_with("alice: ", 2), ["alice: hello\n", "alice: are you there?\n"]);
+
+    let mut carol = start_chat(as0.ready("clients"), "carol", &[]);
+    carol.stdout.line_with("connected as carol to server 0");
+    bob.write("/to carol\nhi\n");
+    assert_eq!(carol.stdout.line_with("bob: "), "bob: hi\n");
+    bob.stdout.line_with("delivered to carol in ");
+    bob.write("/who carol\n");
+    bob.stdout.line_with("carol is on server 0");
+    bob.expect_exit(0);
+    carol.expect_exit(0);
+}
+
+#[test]
+fn a_line_to_nobody_makes_the_chat_fail() {
+    let server = Program::start(APPSERVER, &["--listen", "127.0.0.1:0"]);
+    let mut alice = start_chat(server.ready("clients"), "alice", &["--to", "nobody"]);
+    alice.write("hello?\n");
+    alice.expect_exit(1);
+    assert_eq!(alice.stdout.line_with("failed"), "failed, to nobody: not delivered: OFFLINE\n");
+}
+
+#[test]
+fn a_message_of_any_size_arrives_byte_for_byte_in_both_directions() {
+    let cluster = Cluster::start();
+    let [as0, as1] = cluster.clients();
+    let (mut alice, mut bob) = (Raw::login(as0, "alice"), Raw::login(as1, "bob"));
+    let largest: Vec<u8> = (0..MAX_FRAME - 16 - 3 - 5).map(|at| (at * 31 / 8) as u8).collect();
+    for to in ["bob", "alice"] {
+        let (sender, receiver) = if to == "bob" { (&mut alice, &mut bob) } else { (&mut bob, &mut alice) };
+        for (id, body) in [Vec::new(), largest.clone(), b"\0".to_vec()].into_iter().enumerate() {
+            let sent = sender.send(to, id as u64, body);
+            receiver.expect(&sent);
+        }
+        let mut slow = sender.frame(DATA, to, u64::MAX, b"a byte at a time");
+        slow.info_type = u32::MAX;
+        for byte in slow.encode() {
+            sender.write(&[byte]);
+        }
+        receiver.expect(&slow);
+    }
+    let oversized = MAX_FRAME as u32 + 1;
+    alice.write(&oversized.to_be_bytes());
+    alice.expect_close(crate::raw::TOO_BIG);
+    let note = bob.send("bob", 9, "still here");
+    bob.expect(&note);
+}
+
+#[test]
+fn a_client_written_from_the_document_passes_between_two_servers() {
+    let cluster = Cluster::start();
+    let [as0, as1] = cluster.clients();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/two_servers.py");
+    let ports = [as0, as1].map(|addr| addr.port().to_string());
+    let mut command = Command::new("python3");
+    command.args(["-B", script, "127.0.0.1", &ports[0], "127.0.0.1", &ports[1]]);
+    match Program::spawn(&mut command) {
+        Ok(mut python) => python.expect_exit(0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => println!("skipped: python3 is not on PATH"),
+        Err(error) => panic!("python3: {error}"),
+    }
+}
+
+#[test]
+fn the_demo_echoes_every_line() {
+    for (input, echoes) in [("hello\n", vec!["hello"]), ("one\ntwo\n", vec!["one", "two"]), ("", vec![])] {
+        let mut demo = Program::start_with(TRUNKLINE, &["demo", "--port-base", "0"], &[]);
+        demo.write(input);
+        demo.expect_exit(0);
+        let stdout = demo.stdout.text();
+        let echoed = stdout.lines().filter_map(|line| line.strip_prefix("echo: ")?.split_once("   (round trip "));
+        assert_eq!(echoed.map(|(text, _)| text).collect::<Vec<_>>(), echoes, "{stdout}");
+        let delivered = stdout.lines().filter(|line| line.starts_with("you => as0 => acms => as1 => echo: delivered"));
+        assert_eq!(delivered.count(), echoes.len(), "{stdout}");
+        assert_eq!(demo.stderr.text(), "");
+    }
+}
+
+#[test]
+fn sigterm_ends_each_role_and_tells_every_client() {
+    let mut cluster = Cluster::start();
+    let [as0, as1] = cluster.clients();
+    let mut clients = [Raw::login(as0, "alice"), Raw::login(as0, "bob"), Raw::dial(as0)];
+    let mut elsewhere = Raw::login(as1, "carol");
+    let mut stranger = Raw::dial(cluster.transfer);
+    stranger.write(SERVER_PREFACE);
+    assert_eq!(stranger.next().map(|frame| frame.kind), Some(CHALLENGE));
+
+    cluster.servers[0].terminate();
+    for client in &mut clients {
+        client.expect_close(SHUTDOWN);
+    }
+    drop(clients);
+    cluster.servers[0].expect_exit(0);
+    cluster.acms.stderr.line_with("server 0 left with ");
+
+    cluster.acms.terminate();
+    stranger.expect_close(SHUTDOWN);
+    drop(stranger);
+    cluster.acms.expect_exit(0);
+    let line = cluster.servers[1].stderr.line_with("cluster down");
+    assert!(line.contains("closed by the other side 1000 SHUTDOWN"), "{line}");
+
+    let note = elsewhere.send("carol", 1, "still here");
+    elsewhere.expect(&note);
+    cluster.servers[1].terminate();
+    elsewhere.expect_close(SHUTDOWN);
+    drop(elsewhere);
+    cluster.servers[1].expect_exit(0);
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_those_who_stay() {
+    let mut server = Program::start(APPSERVER, &["--listen", "127.0.0.1:0"]);
+    let mut stays = Raw::login(server.ready("clients"), "alice");
+    let mut acms = start_acms(0, &INFO);
+    let mut stranger = Raw::dial(acms.ready("transfer"));
+    stranger.write(SERVER_PREFACE);
+    assert_eq!(stranger.next().map(|frame| frame.kind), Some(CHALLENGE));
+    for (program, client) in [(&mut server, &mut stays), (&mut acms, &mut stranger)] {
+        program.terminate();
+        client.expect_close(SHUTDOWN);
+        // The connection is still there, and would be waited for for two seconds.
+        let second = now();
+        program.terminate();
+        program.expect_exit(0);
+        assert!(second.elapsed() < Duration::from_millis(1500), "{:?}", second.elapsed());
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named_in_one_line() {
+    let (_taken, addr) = taken_port();
+    let port = addr.rsplit(':').next().expect("a port").to_owned();
+    let acms_args = ["--management-port", "0", "--transfer-port", &port];
+    let server_args = ["--listen", &addr, "--acms", "127.0.0.1:1"];
+    for (path, args, name) in
+        [(ACMS, &acms_args[..], "trunkline-acms"), (APPSERVER, &server_args[..], "trunkline-appserver")]
+    {
+        let mut program = Program::start(path, args);
+        program.expect_exit(1);
+        let (stdout, stderr) = (program.stdout.text(), program.stderr.text());
+        assert_eq!((stdout.as_str(), stderr.lines().count()), ("", 1), "{stdout}{stderr}");
+        assert!(stderr.starts_with(&format!("{name}: ")) && stderr.contains(&addr), "{stderr}");
+    }
+}
+
+#[test]
+fn options_are_checked_before_anything_starts() {
+    let dir = Dir::new("options");
+    let check = |path: &str, args: &[&str], code: i32| {
+        let mut program = Program::start(path, args);
+        program.expect_exit(code);
+        (program.stdout.text(), program.stderr.text())
+    };
+    let ok = ("configuration ok\n".to_owned(), String::new());
+    assert_eq!(check(ACMS, &["--check"], 0), ok);
+    assert_eq!(check(APPSERVER, &["--check", "--id", "7", "--acms", "acms.example"], 0), ok);
+    assert_eq!(check(CHAT, &["--check", "--user", "alice"], 0), ok);
+    for (path, name) in [
+        (ACMS, "trunkline-acms"),
+        (APPSERVER, "trunkline-appserver"),
+        (CHAT, "trunkline-chat"),
+        (TRUNKLINE, "trunkline"),
+    ] {
+        let version = format!("{name} {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(check(path, &["--version"], 0), (version, String::new()));
+    }
+    let file = dir.file("as.toml", "# a server\nid = 3\nlissten = \"127.0.0.1:0\"\n");
+    let refused = format!("error: {file}:3: unknown key \"lissten\"; did you mean \"listen\"?\n");
+    assert_eq!(check(APPSERVER, &["--config", &file], 1), (String::new(), refused));
+}
+
+#[test]
+fn a_cluster_secret_lets_in_who_knows_it_and_nobody_else() {
+    let dir = Dir::new("secret");
+    let secret = dir.file("secret", "sixteen bytes or more\n");
+    let wrong = dir.file("wrong", "sixteen bytes of nonsense\n");
+    let acms = Program::start(
+        ACMS,
+        &["--transfer-port", "0", "--management-port", "0", "--cluster", "games", "--cluster-secret-file", &secret],
+    );
+    let right = ["--cluster", "games", "--cluster-secret-file", &secret];
+    let cluster = Cluster::around(acms, &INFO, &right);
+    for args in [
+        ["--cluster", "games", "--cluster-secret-file", &wrong].as_slice(),
+        &["--cluster", "gomes", "--cluster-secret-file", &secret],
+        &["--cluster", "games"],
+    ] {
+        let mut server = start_server("7", cluster.transfer, &INFO, args);
+        server.expect_exit(1);
+        server.stderr.line_with("trunkline-appserver: the cluster refused this server: 1513 NOT_A_MEMBER");
+    }
+    let [as0, as1] = cluster.clients();
+    let (mut alice, mut bob) = (Raw::login(as0, "alice"), Raw::login(as1, "bob"));
+    bob.expect(&alice.send("bob", 1, "among members"));
+}
+
+#[test]
+fn a_second_server_with_the_same_id_is_refused() {
+    let cluster = Cluster::start();
+    let [as0, as1] = cluster.clients();
+    let mut second = start_server("0", cluster.transfer, &INFO, &[]);
+    second.expect_exit(1);
+    let refused =
+        second.stderr.line_with("trunkline-appserver: the cluster refused this server: 1512 DUPLICATE_SERVER");
+    let addresses = [as0, second.ready("clients")].map(|addr| addr.to_string());
+    assert!(addresses.iter().all(|addr| refused.contains(addr)), "{refused} names {addresses:?}");
+    let (mut alice, mut bob) = (Raw::login(as0, "alice"), Raw::login(as1, "bob"));
+    bob.expect(&alice.send("bob", 1, "still here"));
+    alice.expect(&bob.send("alice", 1, "here too"));
+    assert!(!cluster.servers[0].stderr.text().contains("cluster down"));
+}
+
+#[test]
+fn clients_outlive_a_killed_acms() {
+    let port = Port::reserve();
+    let acms = start_acms(port.addr().port(), &INFO);
+    let Cluster { acms, servers, .. } = Cluster::around(acms, &INFO, &[]);
+    let addr = |server: usize| servers[server].ready("clients");
+    let mut alice = Raw::login(addr(0), "alice");
+    let mut dave = Raw::login(addr(0), "dave");
+    let mut bob = Raw::login(addr(1), "bob");
+    bob.expect(&alice.send("bob", 1, "before"));
+
+    acms.kill();
+    for server in &servers {
+        server.stderr.line_with("cluster down");
+    }
+    dave.expect(&alice.send("dave", 2, "on the same server"));
+    let lost = alice.send("bob", 3, "across");
+    alice.expect_bounce(&lost, UNREACHABLE);
+    let lost = bob.send("alice", 3, "across");
+    bob.expect_bounce(&lost, UNREACHABLE);
+
+    let restarted = now();
+    let acms = start_acms(port.addr().port(), &INFO);
+    acms.stderr.lines_with("told of its", 2);
+    for server in &servers {
+        server.stderr.lines_with("cluster up", 2);
+    }
+    bob.expect(&alice.send("bob", 4, "after"));
+    alice.expect(&bob.send("alice", 4, "after"));
+    assert!(restarted.elapsed() < Duration::from_secs(10), "{:?}", restarted.elapsed());
+    let lost = alice.send("nobody", 5, "?");
+    alice.expect_bounce(&lost, OFFLINE);
+    let logins = |server: &Program| server.stderr.text().matches("logged in as").count();
+    assert_eq!((logins(&servers[0]), logins(&servers[1])), (2, 1));
+}
+
+#[test]
+fn a_server_stands_alone_without_an_acms() {
+    let server = Program::start(APPSERVER, &["--listen", "127.0.0.1:0"]);
+    let addr = server.ready("clients");
+    let (mut alice, answer) = Raw::try_login(addr, "alice", b"");
+    let welcome = welcome(&answer);
+    assert_eq!((&welcome["cluster"], &welcome["server"]), (&Value::from("none"), &Value::from(0)), "{welcome}");
+    let mut bob = Raw::login(addr, "bob");
+    bob.expect(&alice.send("bob", 1, "hello"));
+    alice.expect(&bob.send("alice", 2, "hi"));
+    let lost = alice.send("carol", 3, "?");
+    alice.expect_bounce(&lost, OFFLINE);
+    alice.log_out();
+    let lost = bob.send("alice", 4, "gone?");
+    bob.expect_bounce(&lost, OFFLINE);
+}
+
+#[test]
+fn no_log_has_a_body_or_a_password() {
+    const BODY: &str = "zebra-in-a-body";
+    const PASSWORD: &str = "walrus-as-a-password";
+    let dir = Dir::new("log");
+    let users = dir.file("users", &format!("alice:{PASSWORD}\nbob:{PASSWORD}\ncarol:{PASSWORD}\n"));
+    let trace = [("RUST_LOG", "trace")];
+    let mut cluster = Cluster::start_with(&trace, &["--users-file", &users]);
+    let [as0, as1] = cluster.clients();
+    let login = format!(r#"{{"password":"{PASSWORD}","token":"{PASSWORD}"}}"#);
+    let (mut alice, answer) = Raw::try_login(as0, "alice", login.as_bytes());
+    assert_eq!(answer.kind, WELCOME, "{answer:?}");
+    let (mut bob, answer) = Raw::try_login(as1, "bob", login.as_bytes());
+    assert_eq!(answer.kind, WELCOME, "{answer:?}");
+    let wrong = format!(r#"{{"password":"{PASSWORD} "}}"#);
+    let (_, answer) = Raw::try_login(as0, "carol", wrong.as_bytes());
+    assert_eq!(answer.info_type, REFUSED, "{answer:?}");
+    let (_, answer) = Raw::try_login(as0, "carol", format!("{{{PASSWORD}").as_bytes());
+    assert_eq!(answer.info_type, crate::raw::BAD_FIELD, "{answer:?}");
+
+    bob.expect(&alice.send("bob", 1, BODY));
+    let lost = alice.send("nobody", 2, BODY);
+    alice.expect_bounce(&lost, OFFLINE);
+    let asked = alice.frame(QUERY, "", 3, BODY);
+    alice.write(&asked.encode());
+    alice.expect_bounce(&asked, 7);
+    let server = as0.to_string();
+    let variables = [trace[0], ("TRUNKLINE_PASSWORD", PASSWORD)];
+    let mut carol = Program::start_with(CHAT, &["--server", &server, "--user", "carol", "--to", "bob"], &variables);
+    carol.write(&format!("{BODY}\n"));
+    let frame = bob.next().expect("carol's message");
+    assert_eq!((frame.kind, frame.text().as_str()), (DATA, BODY));
+    bob.write(&Frame::new(0x11, "bob", "carol", frame.id, "").encode());
+    carol.expect_exit(0);
+    // A fault in the middle of a frame, with the body still in the server's hands.
+    alice.write(&Frame::new(DATA, "bob", "bob", 4, BODY).encode());
+    alice.expect_close(crate::raw::SPOOF);
+
+    let Cluster { acms, servers, .. } = &mut cluster;
+    for program in servers.iter_mut().chain([&mut *acms]) {
+        program.terminate();
+        program.expect_exit(0);
+    }
+    for program in servers.iter().chain([&*acms, &carol]) {
+        let log = program.stderr.text();
+        assert!(!log.contains(BODY) && !log.contains(PASSWORD), "{log}");
+    }
+    assert!(servers[0].stderr.text().contains("logged in as alice"), "it logs at all");
+}
+
+#[test]
+fn a_users_file_decides_who_gets_in() {
+    let dir = Dir::new("users");
+    let users = dir.file("users", "# who may\nalice:wonder:land\n");
+    let server = Program::start(APPSERVER, &["--listen", "127.0.0.1:0", "--users-file", &users]);
+    let addr = server.ready("clients");
+    for (user, login, cause) in [
+        ("alice", r#"{"password":"wonder"}"#, "wrong password"),
+        ("alice", "", "a password is needed"),
+        ("bob", r#"{"password":"wonder:land"}"#, "no such user"),
+    ] {
+        let (mut refused, answer) = Raw::try_login(addr, user, login.as_bytes());
+        assert_eq!((answer.info_type, answer.text().as_str()), (REFUSED, cause));
+        assert_eq!(refused.next(), None);
+    }
+    let (mut alice, answer) = Raw::try_login(addr, "alice", br#"{"password":"wonder:land"}"#);
+    assert_eq!(answer.kind, WELCOME, "{answer:?}");
+    let note = alice.send("alice", 1, "in");
+    alice.expect(&note);
+    let mut refused = start_chat(addr, "bob", &["--password", "wonder"]);
+    refused.expect_exit(1);
+    assert_eq!(refused.stderr.text(), format!("trunkline-chat: {addr}: 1507 REFUSED: no such user\n"));
+}
