@@ -1,6 +1,8 @@
 //! What users, applications and fate do, drawn from the seed.
 
 use trunkline::id::{ConnId, UserId};
+use trunkline::limits;
+use trunkline::role::Core;
 use trunkline::role::appserver::{self, Verdict};
 use trunkline::role::client;
 use trunkline::time::Span;
@@ -221,9 +223,15 @@ impl World {
     fn say_once(&mut self, node: NodeId, manner: Manner, to: &str, filler: usize) {
         let now = self.nodes[node].now(self.clock);
         let engine = &self.engines[&node];
-        let (from, sender) = (engine.user.clone(), engine.session(node));
+        let (from, mut sender) = (engine.user.clone(), engine.session(node));
         let (serial, body) = self.model.compose(&from, to, filler);
         let Role::Client(client) = &mut self.nodes[node].role else { return };
+        let queued: usize = client.links().iter().map(|(_, link)| link.queue().len()).sum();
+        if manner == Manner::Acked && queued + body.len() + limits::ENVELOPE_BYTES_MAX > limits::ENGINE_QUEUE_BYTES_MAX
+        {
+            // The engine keeps what does not fit now and sends it later, behind what is said meanwhile.
+            sender.number = 0;
+        }
         let user: Option<UserId> = (to != SERVER_ITSELF).then(|| to.parse().expect("a user id"));
         let patience = Span::from_micros(self.rng.u64(6_000_000..10_000_000));
         let taken = match (manner, user) {

@@ -24,6 +24,9 @@ pub(crate) const SERVERS: [NodeId; 2] = [1, 2];
 
 /// World time, in microseconds, within which everything must have come to rest once all has healed.
 const REST_MICROS: u64 = 75_000_000;
+/// World time, in microseconds, within which everyone must be logged in once all has healed: two dials that come to
+/// nothing, the pauses between, and a slow login check.
+const LOGIN_MICROS: u64 = 18_000_000;
 /// Turns that a virtual second may take: beyond, somebody spins.
 const TURNS_PER_SECOND_MAX: u64 = 60_000;
 const TRACE_LINES: usize = 50;
@@ -344,9 +347,10 @@ impl World {
     }
 
     fn come_to_rest(&mut self) {
-        let end = self.clock + REST_MICROS;
+        let (end, all_in) = (self.clock + REST_MICROS, self.clock + LOGIN_MICROS);
         while let Some(unrest) = self.unrest() {
             assert!(self.clock < end, "no rest after {} s: {unrest}", REST_MICROS / 1_000_000);
+            assert!(self.clock < all_in || self.everyone_is_in(), "somebody's login is forgotten");
             self.run_until(self.clock + 237_000);
         }
         self.note(|| "at rest".to_owned());
@@ -362,15 +366,18 @@ impl World {
         if let Some(node) = SERVERS.into_iter().find(|node| !self.server(*node).cluster_is_up()) {
             return Some(format!("n{node} is cut off"));
         }
-        let waiting = |engine: &&Engine| !engine.online && !engine.is_over();
-        if let Some(engine) = self.engines.values().find(waiting) {
-            return Some(format!("{} is not in", engine.user));
+        if !self.everyone_is_in() {
+            return Some("somebody is not in".to_owned());
         }
         if let Err(difference) = self.compare_directory() {
             return Some(difference);
         }
         let flushed = self.nodes.iter_mut().all(|node| node.is_down() || node.is_flushed());
         (!flushed || !self.network.is_still()).then(|| "bytes are under way".to_owned())
+    }
+
+    fn everyone_is_in(&self) -> bool {
+        self.engines.values().all(|engine| engine.online || engine.is_over())
     }
 
     fn server(&self, node: NodeId) -> &AppServer {

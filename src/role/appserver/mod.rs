@@ -30,6 +30,7 @@ pub use ask::Asker;
 use ask::Question;
 pub use config::{Config, CutOff, Membership};
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef};
+use session::Claims;
 pub use session::Verdict;
 use uplink::Uplink;
 
@@ -90,7 +91,7 @@ pub struct AppServer {
     /// The ways to the cluster; none where the server stands alone.
     uplinks: Vec<Uplink>,
     sessions: u64,
-    claims: HashMap<u64, ConnId, ahash::RandomState>,
+    claims: Claims,
     /// Questions that wait for the ACMS, by number.
     questions: HashMap<u64, Question, ahash::RandomState>,
     /// When each question's patience ends, oldest first: all have the same.
@@ -120,7 +121,7 @@ impl AppServer {
             anonymous: 0,
             uplinks,
             sessions: 0,
-            claims: HashMap::with_hasher(entropy.hasher()),
+            claims: Claims::new(&mut entropy),
             questions: HashMap::with_hasher(entropy.hasher()),
             question_ends: VecDeque::new(),
             questions_asked: 0,
@@ -215,6 +216,7 @@ impl AppServer {
         }
         let conn = match self.conn_of(to) {
             Some(conn) => conn,
+            None if self.claims.is_claimed(to.as_bytes()) => return Err(Bounce::Retry),
             None => self.uplink_conn()?,
         };
         let droppable = flags.has(Flags::DROPPABLE);

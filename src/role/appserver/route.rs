@@ -84,7 +84,7 @@ impl AppServer {
                 if !to.is_empty() {
                     check_id(to)?;
                 }
-                self.route_up(now, conn, frame)
+                self.route_away(now, conn, frame)
             }
         };
         if let Err(cause) = routed {
@@ -109,6 +109,15 @@ impl AppServer {
             self.links.pause(receiver);
         }
         Ok(())
+    }
+
+    /// To a user that is not here. One whose login is being claimed here may be bound to this server already: what went up
+    /// for it would come back behind what is delivered here meanwhile, so the sender is asked to wait.
+    fn route_away(&mut self, now: Time, sender: ConnId, frame: &mut Frame<'_>) -> Result<(), Bounce> {
+        if self.claims.is_claimed(frame.envelope.to) {
+            return Err(Bounce::Retry);
+        }
+        self.route_up(now, sender, frame)
     }
 
     /// To a user of another server; a sender that fills the uplink is not read from until there is room again.

@@ -1,13 +1,14 @@
 //! A user's way from LOGIN to the end of its session.
 
 use bytes::{Bytes, BytesMut};
+use hashbrown::HashMap;
 
 use super::{AppServer, CutOff, Event, Peer, Session};
 use crate::buf::Frame;
 use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::Stage;
-use crate::role::{Fault, Gone};
+use crate::role::{Entropy, Fault, Gone};
 use crate::time::Time;
 use crate::wire::link::{BindEntry, Relogin};
 use crate::wire::{CloseCode, Cluster, Kind, Login, Outgoing, Welcome};
@@ -23,6 +24,47 @@ pub enum Verdict {
     Unavailable(String),
     /// INTERNAL: the check itself failed.
     Fault,
+}
+
+/// Logins that the ACMS is looking at.
+pub(super) struct Claims {
+    conns: HashMap<u64, (ConnId, UserId), ahash::RandomState>,
+    /// How many there are of each user.
+    users: HashMap<UserId, usize, ahash::RandomState>,
+}
+
+impl Claims {
+    pub(super) fn new(entropy: &mut Entropy) -> Claims {
+        Claims { conns: HashMap::with_hasher(entropy.hasher()), users: HashMap::with_hasher(entropy.hasher()) }
+    }
+
+    fn insert(&mut self, session: u64, conn: ConnId, user: &UserId) {
+        self.conns.insert(session, (conn, user.clone()));
+        *self.users.entry(user.clone()).or_insert(0) += 1;
+    }
+
+    fn remove(&mut self, session: u64) -> Option<ConnId> {
+        let (conn, user) = self.conns.remove(&session)?;
+        if let Some(count) = self.users.get_mut(&user) {
+            *count -= 1;
+            if *count == 0 {
+                self.users.remove(&user);
+            }
+        }
+        Some(conn)
+    }
+
+    /// Whether any of them is the user's.
+    pub(super) fn is_claimed(&self, user: &[u8]) -> bool {
+        !self.users.is_empty() && self.users.contains_key(user)
+    }
+
+    /// All of them, oldest first.
+    pub(super) fn list(&self) -> Vec<(u64, ConnId)> {
+        let mut claims: Vec<(u64, ConnId)> = self.conns.iter().map(|(session, (conn, _))| (*session, *conn)).collect();
+        claims.sort_unstable();
+        claims
+    }
 }
 
 impl AppServer {
@@ -89,7 +131,7 @@ impl AppServer {
         if self.uplink_conn().is_err() {
             return self.admit_cut_off(now, conn, user, session);
         }
-        self.claims.insert(session, conn);
+        self.claims.insert(session, conn, &user);
         self.digest_add(&user, session);
         if let Some((_, state)) = self.session_mut(conn) {
             *state = Session::Claiming(user.clone(), session);
@@ -116,7 +158,7 @@ impl AppServer {
 
     /// The ACMS's answer to a CLAIM: 0, or the code to close with.
     pub(super) fn claimed(&mut self, now: Time, session: u64, answer: u32) {
-        let Some(conn) = self.claims.remove(&session) else { return };
+        let Some(conn) = self.claims.remove(session) else { return };
         let Some((_, Session::Claiming(user, _))) = self.session_mut(conn) else { return };
         let user = user.clone();
         match CloseCode::from_wire(answer) {
@@ -132,9 +174,8 @@ impl AppServer {
 
     /// The claims that the ACMS did not answer before its link was lost.
     pub(super) fn settle_claims(&mut self, now: Time) {
-        let mut claims: Vec<(u64, ConnId)> = self.claims.drain().collect();
-        claims.sort_unstable();
-        for (session, conn) in claims {
+        for (session, conn) in self.claims.list() {
+            self.claims.remove(session);
             if let Some((_, Session::Claiming(user, _))) = self.session_mut(conn) {
                 let user = user.clone();
                 self.admit_cut_off(now, conn, user, session);
@@ -191,7 +232,7 @@ impl AppServer {
             }
             Session::Claiming(user, session) => {
                 self.anonymous -= 1;
-                self.claims.remove(&session);
+                self.claims.remove(session);
                 self.digest_remove(&user, session);
                 self.unbind(now, &user, session);
                 self.bind_older(now, &user);

@@ -330,9 +330,7 @@ impl AppServer {
     /// Claims that the ACMS forgot with the burst's beginning, made again behind it. One that it had answered is answered twice; the second
     /// answer finds nobody waiting.
     fn claim_again(&mut self, now: Time) {
-        let mut claims: Vec<(u64, ConnId)> = self.claims.iter().map(|(session, conn)| (*session, *conn)).collect();
-        claims.sort_unstable();
-        for (session, conn) in claims {
+        for (session, conn) in self.claims.list() {
             let Some(Peer::Client(client)) = self.links.get(conn).map(|link| &link.peer) else { continue };
             if let Session::Claiming(user, _) = &client.session {
                 let user = user.clone();

@@ -1,6 +1,6 @@
 //! Messages and their outcomes.
 
-use super::{Client, Event, Message, Phase, QueryFailure, Reply, SendFailure};
+use super::{Client, Event, Message, Phase, QueryFailure, Reply, SendFailure, TRACKED};
 use crate::buf::Frame;
 use crate::id::{ConnId, UserId};
 use crate::limits;
@@ -63,7 +63,7 @@ impl Client {
             self.act_at(id, now + Span::from_micros(pause));
         } else if self.end_query(id) {
             self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::Bounced(cause)) });
-        } else {
+        } else if id & TRACKED == 0 {
             self.events.push_back(Event::Bounced { id, to: envelope.from.to_vec(), cause });
         }
     }

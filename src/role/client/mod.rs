@@ -34,6 +34,10 @@ pub struct Config {
     pub seed: [u8; 32],
 }
 
+/// Set in the ids of what is resolved once: a BOUNCE of a second copy, or one that comes too late, is no news of a plain
+/// send's.
+const TRACKED: u64 = 1 << 63;
+
 enum Phase {
     Dialling(ConnId),
     Online { conn: ConnId, max_frame: usize },
@@ -170,7 +174,7 @@ impl Client {
             return Err(SendError::Full);
         }
         self.pending_bytes = bytes;
-        let id = self.take_id();
+        let id = self.take_id() | TRACKED;
         let gives_up = now + limits::ACKED_DEADLINE;
         self.pending.insert(id, Pending { to, info_type, body, gives_up, acts: Time::NEVER, tries: 0 });
         self.pending_times.insert((gives_up, id));
@@ -190,7 +194,7 @@ impl Client {
         if self.queries.len() >= limits::QUERIES_PENDING_MAX {
             return Err(SendError::Full);
         }
-        let id = self.take_id();
+        let id = self.take_id() | TRACKED;
         self.put(now, Kind::Query, Flags::NONE, info_type, id, to.map_or(&[], UserId::as_bytes), body)?;
         self.queries.insert(id, (to.map_or(&[][..], UserId::as_bytes).to_vec(), now + patience));
         self.query_ends.insert((now + patience, id));
@@ -212,7 +216,7 @@ impl Client {
 
     /// Asks the platform: answered as an [`Event::Answered`] with the id.
     pub fn ask(&mut self, now: Time, question: &[u8]) -> Result<u64, SendError> {
-        let id = self.take_id();
+        let id = self.take_id() | TRACKED;
         self.put(now, Kind::Ask, Flags::NONE, 0, id, &[], question)?;
         Ok(id)
     }
