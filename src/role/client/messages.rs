@@ -1,6 +1,6 @@
 //! Messages and their outcomes.
 
-use super::{Client, Event, Message, Phase, QueryFailure, Reply, SendFailure, TRACKED};
+use super::{Client, Event, Message, Phase, QueryFailure, Reply, SendFailure};
 use crate::buf::Frame;
 use crate::id::{ConnId, UserId};
 use crate::limits;
@@ -63,7 +63,8 @@ impl Client {
             self.act_at(id, now + Span::from_micros(pause));
         } else if self.end_query(id) {
             self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::Bounced(cause)) });
-        } else if id & TRACKED == 0 {
+        } else if id > self.first_id && id <= self.next_id {
+            // Others are what an earlier start of this user sent, or second copies of what is resolved.
             self.events.push_back(Event::Bounced { id, to: envelope.from.to_vec(), cause });
         }
     }

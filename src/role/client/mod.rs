@@ -34,8 +34,7 @@ pub struct Config {
     pub seed: [u8; 32],
 }
 
-/// Set in the ids of what is resolved once: a BOUNCE of a second copy, or one that comes too late, is no news of a plain
-/// send's.
+/// Set in the ids of what is resolved once, so that a BOUNCE that comes too late is not taken for a plain send's.
 const TRACKED: u64 = 1 << 63;
 
 enum Phase {
@@ -64,6 +63,8 @@ pub struct Client {
     server: SocketAddr,
     backoff: Backoff,
     was_online: bool,
+    /// This start's ids lie above it.
+    first_id: u64,
     next_id: u64,
     pending: BTreeMap<u64, Pending>,
     pending_bytes: usize,
@@ -82,14 +83,16 @@ impl Client {
     /// A client that dials at once.
     pub fn new(now: Time, config: Config) -> Client {
         let mut entropy = Entropy::new(config.seed);
+        // Another start of the same user must not repeat ids that receivers remember.
+        let first_id = entropy.number() >> 1;
         let mut client = Client {
             links: Links::default(),
             phase: Phase::Waiting(now),
             server: config.server,
             backoff: Backoff::default(),
             was_online: false,
-            // Another start of the same user must not repeat ids that receivers remember.
-            next_id: entropy.number() >> 1,
+            first_id,
+            next_id: first_id,
             pending: BTreeMap::new(),
             pending_bytes: 0,
             pending_times: BTreeSet::new(),
