@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Select, bounded};
 use crate::engine::{Client, Delivery, Event, Message, Pending};
 use crate::id::UserId;
 use crate::role::Gone;
-use crate::role::client::{SendError, State};
+use crate::role::client::{QueryFailure, SendError, State};
 use crate::wire::{Answer, CloseCode, Cluster, Welcome};
 
 /// How long an echo may take.
@@ -31,7 +31,7 @@ pub struct Chat {
     /// The path that a message to the peer takes, where the peer echoes it.
     echoing: Option<Echoing>,
     sent: VecDeque<Sent>,
-    asked: Option<Pending<Result<Answer, SendError>>>,
+    asked: Option<Pending<Result<Result<Answer, QueryFailure>, SendError>>>,
     all_delivered: bool,
     was_interrupted: bool,
 }
@@ -251,8 +251,9 @@ impl Chat {
     fn show_answer(&mut self, output: &mut impl Write) -> io::Result<()> {
         let Some(Ok(answer)) = self.asked.take().map(Pending::wait) else { return Ok(()) };
         let answer = match answer {
-            Ok(Answer { error: None, users }) => users,
-            Ok(Answer { error: Some(error), .. }) => return writeln!(output, "no answer: {error}"),
+            Ok(Ok(Answer { error: None, users })) => users,
+            Ok(Err(failure)) => return writeln!(output, "no answer: {failure}"),
+            Ok(Ok(Answer { error: Some(error), .. })) => return writeln!(output, "no answer: {error}"),
             Err(error) => return writeln!(output, "no answer: {error}"),
         };
         for located in answer {
@@ -271,7 +272,7 @@ impl Chat {
         match event {
             Event::Message(message) => self.show_message(&message, output)?,
             Event::Query(query) => query.fail("this is a chat; it answers no queries"),
-            Event::Undelivered { .. } | Event::State(State::Connecting) => {}
+            Event::Undelivered { .. } => {}
             Event::State(State::Online { welcome, .. }) => {
                 let again = if self.was_interrupted { "again " } else { "" };
                 writeln!(output, "{again}{}", connected(self.client.user(), &welcome))?;

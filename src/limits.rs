@@ -106,6 +106,8 @@ pub const DIRECTORY_GRACE: Span = Span::from_secs(10);
 pub const DIGEST_INTERVAL: Span = Span::from_secs(10);
 /// How long an unanswered lookup at the ACMS is waited for.
 pub const LOOKUP_TIMEOUT: Span = Span::from_secs(3);
+/// A client engine gives a question to the platform up after this time.
+pub const ASK_TIMEOUT: Span = Span::from_secs(10);
 /// A client engine sends an acknowledged message again when no ACK came within this time.
 pub const ACK_TIMEOUT: Span = Span::from_secs(5);
 /// A client engine gives an acknowledged message up after this time.

@@ -842,7 +842,10 @@ fn the_json_of_the_link() {
     assert_eq!(serde_json::to_string(&again).expect("JSON"), text);
     assert_eq!(serde_json::from_str::<Register>(text).expect("a register"), again);
 
-    let servers = Servers { servers: vec![ServerEntry { server: ServerId(1), address: "10.0.0.1:6000".into() }] };
+    let servers = Servers {
+        servers: vec![ServerEntry { server: ServerId(1), address: "10.0.0.1:6000".into() }],
+        awaited: vec![],
+    };
     let text = r#"{"servers":[{"server":1,"address":"10.0.0.1:6000"}]}"#;
     assert_eq!(serde_json::to_string(&servers).expect("JSON"), text);
     assert_eq!(serde_json::from_str::<Servers>(text).expect("servers"), servers);

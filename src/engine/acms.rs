@@ -116,11 +116,13 @@ impl Acms {
         }
         loop {
             let woken = self.reactor.receive(&mut self.core, self.stops_by)?;
+            if woken.signalled {
+                self.signalled();
+            } else if self.told_to_stop.load(Ordering::Acquire) {
+                self.stop();
+            }
             while let Some(event) = self.core.poll_event() {
                 log_event(&event);
-            }
-            if woken.signalled || self.told_to_stop.swap(false, Ordering::Acquire) {
-                self.stop();
             }
             self.reactor.send(&mut self.core);
             let overdue = self.stops_by.is_some_and(|by| by <= self.reactor.now());
@@ -137,9 +139,16 @@ impl Acms {
         self.run()
     }
 
+    /// A first signal stops; a second one does not wait for anybody.
+    fn signalled(&mut self) {
+        match self.stops_by {
+            None => self.stop(),
+            Some(_) => self.stops_by = Some(Time::ZERO),
+        }
+    }
+
     fn stop(&mut self) {
         if self.stops_by.is_some() {
-            self.stops_by = Some(Time::ZERO);
             return;
         }
         let now = self.reactor.now();

@@ -1,12 +1,10 @@
 //! The application server that an application embeds.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use hashbrown::HashMap;
 use mio::net::TcpListener;
 
@@ -169,10 +167,9 @@ impl AppServerBuilder {
             });
         }
         let reactor = Reactor::new()?;
-        let (commands, queue) = bounded(limits::ENGINE_COMMANDS_MAX);
+        let (commands, queue) = unbounded();
         let handle = ServerHandle { commands, wake: reactor.wake() };
-        let application =
-            Application { authenticator: self.authenticator, handler: self.handler, panics: AtomicU64::new(0) };
+        let application = Application { authenticator: self.authenticator, handler: self.handler };
         let stage = Stage::new(application, self.threads, &handle, reactor.wake())?;
         let core = core::AppServer::new(reactor.now(), config);
         Ok(AppServer {
@@ -180,16 +177,15 @@ impl AppServerBuilder {
             reactor,
             listener: Some(listener),
             local_addr,
-            stage,
             handle,
             queue,
             queries: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookups: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookup_tokens: 0,
-            deferred: VecDeque::new(),
             stops_by: None,
             was_registered: false,
             refused: None,
+            stage,
         })
     }
 }
@@ -222,19 +218,18 @@ pub struct AppServer {
     reactor: Reactor,
     listener: Option<TcpListener>,
     local_addr: SocketAddr,
-    stage: Stage,
     handle: ServerHandle,
     queue: Receiver<Command>,
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
     lookups: HashMap<u64, Sender<LocateOutcome>, ahash::RandomState>,
     lookup_tokens: u64,
-    /// Comings and goings that the pool has had no room for. While there are any, nothing else is given to it and nobody
-    /// new is let in, so these are no more than there are users.
-    deferred: VecDeque<Task>,
     /// Set once the server was told to stop.
     stops_by: Option<Time>,
     was_registered: bool,
     refused: Option<(CloseCode, String)>,
+    /// Last, since its threads are waited for: a handler may itself wait for what the fields above would resolve, and
+    /// hears that the engine has stopped when they are dropped.
+    stage: Stage,
 }
 
 type QueryOutcome = Result<Vec<u8>, QueryFailure>;
@@ -320,7 +315,10 @@ impl ServerHandle {
     }
 
     fn command(&self, command: Command) -> Result<(), Overloaded> {
-        self.commands.try_send(command).map_err(|_| Overloaded)?;
+        if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
+            return Err(Overloaded);
+        }
+        self.commands.send(command).map_err(|_| Overloaded)?;
         self.wake.wake();
         Ok(())
     }
@@ -378,10 +376,10 @@ impl AppServer {
         }
         loop {
             let woken = self.reactor.receive(&mut self.core, self.stops_by)?;
-            self.serve();
             if woken.signalled {
-                self.stop();
+                self.signalled();
             }
+            self.serve();
             self.reactor.send(&mut self.core);
             let overdue = self.stops_by.is_some_and(|by| by <= self.reactor.now());
             if self.core.is_stopped() || overdue {
@@ -404,9 +402,16 @@ impl AppServer {
         self.run()
     }
 
+    /// A first signal stops; a second one does not wait for anybody.
+    fn signalled(&mut self) {
+        match self.stops_by {
+            None => self.stop(),
+            Some(_) => self.stops_by = Some(Time::ZERO),
+        }
+    }
+
     fn stop(&mut self) {
         if self.stops_by.is_some() {
-            self.stops_by = Some(Time::ZERO);
             return;
         }
         let now = self.reactor.now();
@@ -417,7 +422,9 @@ impl AppServer {
 
     /// The application's part of a turn: what happened, what its threads have done, what others ask.
     fn serve(&mut self) {
-        self.give_deferred();
+        self.stage.give_deferred();
+        // Who adds to the queue meanwhile wakes the next turn; this one has writes to do.
+        let mut commands = self.queue.len();
         loop {
             while let Some(event) = self.core.poll_event() {
                 self.hear(event);
@@ -425,7 +432,10 @@ impl AppServer {
             let now = self.reactor.now();
             if let Some(done) = self.stage.poll_done() {
                 self.done(now, done);
-            } else if let Ok(command) = self.queue.try_recv() {
+            } else if commands > 0
+                && let Ok(command) = self.queue.try_recv()
+            {
+                commands -= 1;
                 self.obey(now, command);
             } else {
                 break;
@@ -490,25 +500,13 @@ impl AppServer {
     /// Hands the application a task, and the core what comes of it.
     fn give(&mut self, task: Task) {
         let now = self.reactor.now();
-        if !self.deferred.is_empty() {
-            return self.turn_away(now, task);
-        }
         match self.stage.give(&self.handle, task) {
             Ok(done) => self.done(now, done),
             Err(task) => self.turn_away(now, task),
         }
     }
 
-    /// Gives the pool what it had no room for.
-    fn give_deferred(&mut self) {
-        while let Some(task) = self.deferred.pop_front() {
-            if let Err(task) = self.stage.give(&self.handle, task) {
-                return self.deferred.push_front(task);
-            }
-        }
-    }
-
-    /// The pool has too much to do: whoever asked is told, a notice waits.
+    /// The pool has too much to do: whoever asked is told.
     fn turn_away(&mut self, now: Time, task: Task) {
         match task {
             Task::Check { conn, .. } => {
@@ -517,7 +515,9 @@ impl AppServer {
             Task::Message { reference, .. } | Task::Query { reference, .. } => {
                 self.core.refuse(now, &reference, Bounce::Busy);
             }
-            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => self.deferred.push_back(task),
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => {
+                unreachable!("a notice waits in the pool, it is not turned away")
+            }
         }
     }
 

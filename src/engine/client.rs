@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use hashbrown::HashMap;
 
 use super::{Pending, Running, resolve, resolve_address, seed};
@@ -94,7 +94,7 @@ impl Query {
 
     fn answer(self, flags: Flags, body: Vec<u8>) {
         let Message { from, info_type, id, .. } = self.message;
-        if self.commands.try_send(Command::Reply { to: from, id, flags, info_type, body }).is_ok() {
+        if self.commands.send(Command::Reply { to: from, id, flags, info_type, body }).is_ok() {
             self.wake.wake();
         }
     }
@@ -105,9 +105,10 @@ enum Command {
     SendAcked { to: UserId, info_type: u32, body: Vec<u8>, outcome: Sender<Result<Delivery, SendError>> },
     Query { to: Option<UserId>, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
     Reply { to: Option<UserId>, id: u64, flags: Flags, info_type: u32, body: Vec<u8> },
-    Ask { question: Vec<u8>, outcome: Sender<Result<Answer, SendError>> },
+    Ask { question: Vec<u8>, outcome: Sender<AskOutcome> },
 }
 
+type AskOutcome = Result<Result<Answer, QueryFailure>, SendError>;
 type QueryOutcome = Result<Result<Vec<u8>, QueryFailure>, SendError>;
 
 /// Why a first connection was not made.
@@ -191,9 +192,7 @@ impl ClientBuilder {
                 Ok(Event::State(State::Reconnecting { gone, text, .. })) => {
                     last = if text.is_empty() { gone.to_string() } else { format!("{gone}: {text}") };
                 }
-                Ok(
-                    Event::State(State::Connecting) | Event::Message(_) | Event::Query(_) | Event::Undelivered { .. },
-                ) => {}
+                Ok(Event::Message(_) | Event::Query(_) | Event::Undelivered { .. }) => {}
                 Err(_) => return Err(ConnectError::TimedOut(last)),
             }
         }
@@ -211,7 +210,7 @@ impl ClientBuilder {
         let user = config.user.clone();
         let reactor = Reactor::new()?;
         let wake = reactor.wake();
-        let (commands, queue) = bounded(limits::ENGINE_COMMANDS_MAX);
+        let (commands, queue) = unbounded();
         let (sender, events) = bounded(limits::ENGINE_EVENTS_MAX);
         let closing = Arc::new(AtomicBool::new(false));
         let mut core = core::Client::new(reactor.now(), config);
@@ -350,8 +349,8 @@ impl Client {
         Ok(pending)
     }
 
-    /// On which server each of the users is; at most 100.
-    pub fn locate(&self, users: &[UserId]) -> Result<Pending<Result<Answer, SendError>>, SendError> {
+    /// On which server each of the users is; at most 100. Resolved once, after 10 s at the latest.
+    pub fn locate(&self, users: &[UserId]) -> Result<Pending<AskOutcome>, SendError> {
         let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
         let question = serde_json::json!({ "ask": "where", "users": users }).to_string().into_bytes();
         let (outcome, pending) = Pending::new();
@@ -362,6 +361,8 @@ impl Client {
     /// Logs out and waits until the connection has ended.
     pub fn close(mut self) -> io::Result<()> {
         self.log_out();
+        // Nobody takes events any more: the engine must not wait until there is room for them.
+        self.events = crossbeam_channel::never();
         self.running.take().map_or(Ok(()), Running::join)
     }
 
@@ -371,10 +372,10 @@ impl Client {
     }
 
     fn command(&self, command: Command) -> Result<(), SendError> {
-        self.commands.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => SendError::Full,
-            TrySendError::Disconnected(_) => SendError::Stopped,
-        })?;
+        if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
+            return Err(SendError::Full);
+        }
+        self.commands.send(command).map_err(|_| SendError::Stopped)?;
         self.wake.wake();
         Ok(())
     }
@@ -399,7 +400,7 @@ struct Engine {
     closing: Arc<AtomicBool>,
     deliveries: HashMap<u64, Sender<Result<Delivery, SendError>>, ahash::RandomState>,
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
-    answers: HashMap<u64, Sender<Result<Answer, SendError>>, ahash::RandomState>,
+    answers: HashMap<u64, Sender<AskOutcome>, ahash::RandomState>,
 }
 
 impl Engine {
@@ -409,23 +410,31 @@ impl Engine {
         loop {
             let retry: Option<Time> = (!self.backlog.is_empty()).then(|| self.reactor.now() + EVENT_RETRY);
             self.reactor.receive(&mut self.core, retry)?;
-            self.hand_over();
             if self.closing.load(Ordering::Acquire) {
                 self.core.log_out(self.reactor.now());
             }
-            // What is obeyed may bring an event: without room for it, commands wait in their bounded queue.
-            while self.backlog.is_empty()
-                && let Ok(command) = self.queue.try_recv()
-            {
-                self.obey(command);
-            }
-            self.hand_over();
+            self.serve();
             self.reactor.send(&mut self.core);
             if self.core.is_stopped() {
                 self.hand_over();
                 return Ok(());
             }
         }
+    }
+
+    /// The application's part of a turn: what happened, and what it asks for.
+    fn serve(&mut self) {
+        // Who adds to the queue meanwhile wakes the next turn; this one has writes to do.
+        for _ in 0..=self.queue.len() {
+            self.hand_over();
+            // What is obeyed may bring an event: without room for it, commands wait.
+            if !self.backlog.is_empty() {
+                break;
+            }
+            let Ok(command) = self.queue.try_recv() else { break };
+            self.obey(command);
+        }
+        self.hand_over();
     }
 
     /// Brings events to the application, in order, as long as it has room.
@@ -453,12 +462,7 @@ impl Engine {
 
     fn hear(&mut self, event: core::Event) {
         let event = match event {
-            core::Event::State(state) => {
-                if !matches!(state, State::Online { .. }) {
-                    self.fail_answers();
-                }
-                Event::State(state)
-            }
+            core::Event::State(state) => Event::State(state),
             core::Event::Message(message) => Event::Message(owned(message)),
             core::Event::Query(message) => Event::Query(Query {
                 message: owned(message),
@@ -477,25 +481,20 @@ impl Engine {
             core::Event::Replied { id, outcome } => {
                 if let Some(sender) = self.queries.remove(&id) {
                     resolve(&sender, Ok(outcome.map(|reply| reply.body.to_vec())));
+                } else if let (Some(sender), Err(failure)) = (self.answers.remove(&id), outcome) {
+                    resolve(&sender, Ok(Err(failure)));
                 }
                 return;
             }
             core::Event::Answered { id, body } => {
                 if let Some(sender) = self.answers.remove(&id) {
                     let unreadable = || Answer { error: Some("unreadable".to_owned()), ..Answer::default() };
-                    resolve(&sender, Ok(parse_object(&body).unwrap_or_else(unreadable)));
+                    resolve(&sender, Ok(Ok(parse_object(&body).unwrap_or_else(unreadable))));
                 }
                 return;
             }
         };
         self.backlog.push_back(event);
-    }
-
-    /// Answers that a lost connection took with it.
-    fn fail_answers(&mut self) {
-        for (_, sender) in self.answers.drain() {
-            resolve(&sender, Err(SendError::NotConnected));
-        }
     }
 
     fn obey(&mut self, command: Command) {

@@ -119,7 +119,7 @@ fn seed() -> io::Result<[u8; 32]> {
 }
 
 /// A number that grows with every start: milliseconds since 1970. A clock set back between two starts of one server
-/// makes the cluster take it for the older one until the link of that is known to be lost (3 s at most).
+/// makes the cluster take it for a duplicate, and refuse it, until the older one's link is known to be lost (3 s at most).
 #[expect(clippy::disallowed_methods, reason = "boot numbers come from the wall clock, once")]
 fn boot_number() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

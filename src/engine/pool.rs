@@ -1,27 +1,25 @@
 //! Where the application's code runs: in the reactor's thread, or on threads beside it. Panics end here.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::ServerHandle;
 use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest};
+use super::{ServerHandle, seed};
 use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::net::{Clock, Wake};
-use crate::role::Gone;
 use crate::role::appserver::{ClusterState, QueryRef, Verdict};
+use crate::role::{Entropy, Gone};
 
 /// The application's code.
 pub(super) struct Application {
     pub(super) authenticator: Box<dyn Authenticator>,
     pub(super) handler: Option<Box<dyn Handler>>,
-    /// Panics caught so far.
-    pub(super) panics: AtomicU64,
 }
 
 /// One call of the application's code.
@@ -89,7 +87,6 @@ impl Application {
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => Done::Nothing,
         };
         catch_unwind(AssertUnwindSafe(|| self.call(server, task))).unwrap_or_else(|_| {
-            self.panics.fetch_add(1, Ordering::Relaxed);
             log::error!("the application's {name} panicked");
             refusal
         })
@@ -172,6 +169,14 @@ impl Stage {
         }
     }
 
+    /// Gives the pool's threads what they had no room for.
+    pub(super) fn give_deferred(&mut self) {
+        match self {
+            Stage::Inline(..) => {}
+            Stage::Pool(pool) => pool.lanes.iter_mut().for_each(Lane::give_deferred),
+        }
+    }
+
     /// What the pool's threads have done since it was last asked.
     pub(super) fn poll_done(&self) -> Option<Done> {
         match self {
@@ -186,10 +191,44 @@ pub(super) struct Pool {
     /// Logins to check, for any thread that is free: they may block for long, and no order is kept among them.
     checks: Sender<Task>,
     /// All else, a queue for each thread: one user's tasks are done in order.
-    tasks: Vec<Sender<Task>>,
+    lanes: Vec<Lane>,
     done: Receiver<Done>,
     hasher: ahash::RandomState,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// One handler thread's tasks.
+struct Lane {
+    tasks: Sender<Task>,
+    /// Comings and goings that the queue has had no room for. While there are any, nobody whose tasks go here is let in,
+    /// so these are no more than there are users.
+    deferred: VecDeque<Task>,
+}
+
+impl Lane {
+    fn give(&mut self, task: Task) -> Result<(), Task> {
+        let refused = if self.deferred.is_empty() {
+            match self.tasks.try_send(task.detached()) {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused.into_inner(),
+            }
+        } else {
+            task
+        };
+        match refused {
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => self.deferred.push_back(refused),
+            Task::Check { .. } | Task::Message { .. } | Task::Query { .. } => return Err(refused),
+        }
+        Ok(())
+    }
+
+    fn give_deferred(&mut self) {
+        while let Some(task) = self.deferred.pop_front() {
+            if let Err(refused) = self.tasks.try_send(task) {
+                return self.deferred.push_front(refused.into_inner());
+            }
+        }
+    }
 }
 
 impl Pool {
@@ -202,20 +241,21 @@ impl Pool {
         let application = Arc::new(application);
         let (done_sender, done) = bounded(2 * threads * (limits::POOL_TASKS_MAX + 1));
         let (checks, checks_queue) = bounded(threads * limits::POOL_TASKS_MAX);
-        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
-        let mut pool = Pool { checks, tasks: Vec::new(), done, hasher, threads: Vec::new() };
+        // Users choose their ids: not also the thread that serves them.
+        let hasher = Entropy::new(seed()?).hasher();
+        let mut pool = Pool { checks, lanes: Vec::new(), done, hasher, threads: Vec::new() };
         for number in 0..threads {
             let (tasks, queue) = bounded(limits::POOL_TASKS_MAX);
-            pool.tasks.push(tasks);
+            pool.lanes.push(Lane { tasks, deferred: VecDeque::new() });
             for (name, queue) in [("handler", queue), ("login check", checks_queue.clone())] {
                 let (application, server) = (Arc::clone(&application), server.clone());
                 let (done, wake) = (done_sender.clone(), Arc::clone(&wake));
                 let work = move || {
                     for task in queue {
-                        if done.send(application.run(&server, task)).is_err() {
-                            return;
+                        // Once the engine has stopped nobody wants to know, but what is queued is still done.
+                        if done.send(application.run(&server, task)).is_ok() {
+                            wake.wake();
                         }
-                        wake.wake();
                     }
                 };
                 pool.threads.push(std::thread::Builder::new().name(format!("{name} {number}")).spawn(work)?);
@@ -224,23 +264,34 @@ impl Pool {
         Ok(pool)
     }
 
-    fn give(&self, task: Task) -> Result<(), Task> {
-        if let Task::Check { .. } = task {
-            return self.checks.try_send(task).map_err(crossbeam_channel::TrySendError::into_inner);
-        }
+    /// `Err` hands back what must be turned away; comings and goings never are.
+    fn give(&mut self, task: Task) -> Result<(), Task> {
         let hash = task.user().map_or(0, |user| self.hasher.hash_one(user));
-        let place = (hash % self.tasks.len() as u64) as usize;
-        self.tasks[place].try_send(task.detached()).map_err(crossbeam_channel::TrySendError::into_inner)
+        let place = (hash % self.lanes.len() as u64) as usize;
+        let lane = &mut self.lanes[place];
+        match task {
+            Task::Check { .. } if !lane.deferred.is_empty() => Err(task),
+            Task::Check { .. } => self.checks.try_send(task).map_err(TrySendError::into_inner),
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Query { .. } | Task::Cluster(_) => {
+                lane.give(task)
+            }
+        }
     }
 }
 
-/// Waits for the tasks under way: application code is not cut off.
+/// Waits until all that was given is done: application code is not cut off.
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.tasks.clear();
-        (self.checks, _) = bounded(0);
         let (_, nothing) = bounded(0);
         self.done = nothing;
+        (self.checks, _) = bounded(0);
+        for lane in self.lanes.drain(..) {
+            for task in lane.deferred {
+                if lane.tasks.send(task).is_err() {
+                    log::error!("a handler thread is gone");
+                }
+            }
+        }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 log::error!("a handler thread panicked");

@@ -82,7 +82,7 @@ pub struct Reactor {
     ready: VecDeque<ConnId>,
     /// Sockets that the kernel has room for again.
     unblocked: Vec<ConnId>,
-    /// Sockets that ended outside a read: dials that failed.
+    /// Sockets that ended outside a read: dials, writes and half-closes that failed.
     broken: Vec<(ConnId, End)>,
     chunks: Chunks,
     reads: Vec<(ConnId, Range<usize>)>,
@@ -127,6 +127,7 @@ impl Reactor {
     pub fn stop_listening(&mut self) {
         self.listener = None;
         self.accept_pending = false;
+        self.accept_after = None;
     }
 
     /// Turns SIGTERM and SIGINT into [`Woken::signalled`], for this whole process.
@@ -171,7 +172,7 @@ impl Reactor {
             self.dial(conn, addr);
         }
         for conn in core.links().take_half_closes() {
-            self.half_close(core, conn);
+            self.half_close(conn);
         }
         for conn in core.links().take_resumed() {
             self.list(conn);
@@ -194,7 +195,7 @@ impl Reactor {
         for event in &events {
             match event.token() {
                 WAKER => {
-                    self.wake.called.store(false, Ordering::Release);
+                    self.wake.called.swap(false, Ordering::AcqRel);
                     woken.called = true;
                 }
                 LISTENER => self.accept_pending = true,
@@ -383,17 +384,20 @@ impl Reactor {
                     }
                 }
                 Outcome::Blocked => socket.writable = false,
-                Outcome::Ended(end) => return core.ended(now, conn, end),
+                // Told at the next turn, where the application hears of it.
+                Outcome::Ended(end) => {
+                    socket.writable = false;
+                    return self.broken.push((conn, end));
+                }
             }
         }
         core.links().blocked(conn);
     }
 
-    fn half_close<C: Core>(&mut self, core: &mut C, conn: ConnId) {
-        let now = self.now();
+    fn half_close(&mut self, conn: ConnId) {
         let Some(socket) = self.socket(conn) else { return };
         if let Err(error) = socket.stream.shutdown(Shutdown::Write) {
-            core.ended(now, conn, End::Failed(error.kind()));
+            self.broken.push((conn, End::Failed(error.kind())));
         }
     }
 

@@ -17,11 +17,6 @@ impl Backoff {
         Span::from_micros(rng.u64(longest / 2..=longest))
     }
 
-    /// Dials made in vain since the last success.
-    pub fn failures(&self) -> u32 {
-        self.failures
-    }
-
     /// A dial succeeded.
     pub fn reset(&mut self) {
         self.failures = 0;

@@ -7,7 +7,7 @@ pub enum Drop {
     Droppable,
     /// An ACK, REPLY or BOUNCE whose receiver is gone.
     Unroutable,
-    /// A BOUNCE that did not fit its receiver's queue.
+    /// A BOUNCE, ACK, PONG or ANSWER of the platform's own that did not fit its receiver's queue.
     BounceFull,
     /// From a server, `from` is not one of its users.
     Spoofed,

@@ -43,6 +43,13 @@ impl Dedupe {
         true
     }
 
+    /// Takes back that a message was taken: it was not handed over after all.
+    pub fn forget(&mut self, sender: &UserId, id: u64) {
+        if let Some(window) = self.senders.get_mut(sender) {
+            window.ids.retain(|taken| *taken != id);
+        }
+    }
+
     fn make_room(&mut self) {
         if self.senders.len() < DEDUPE_SENDERS_MAX {
             return;

@@ -121,7 +121,12 @@ impl Kind {
             Kind::GroupData => Flags::WANT_ACK.0 | Flags::MORE.0 | Flags::DROPPABLE.0,
             Kind::Query => Flags::MORE.0,
             Kind::Reply => Flags::MORE.0 | Flags::ERROR.0,
-            _ => 0,
+            Kind::Login | Kind::Welcome | Kind::Close | Kind::Logout | Kind::Ping | Kind::Pong => 0,
+            Kind::Ack | Kind::Bounce | Kind::GroupJoin | Kind::GroupLeave | Kind::GroupEvent => 0,
+            Kind::Presence | Kind::Ask | Kind::Answer => 0,
+            Kind::Challenge | Kind::Prove | Kind::Register | Kind::Registered | Kind::Claim | Kind::Claimed => 0,
+            Kind::Unbind | Kind::BurstBegin | Kind::Bind | Kind::Synced | Kind::Kick | Kind::Digest => 0,
+            Kind::Resync | Kind::Servers | Kind::Lookup | Kind::Found => 0,
         }
     }
 }

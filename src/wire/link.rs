@@ -111,6 +111,9 @@ pub struct Register {
 pub struct Servers {
     /// Every registered server.
     pub servers: Vec<ServerEntry>,
+    /// Servers that were here before the ACMS started and have not come back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaited: Vec<ServerId>,
 }
 
 /// One server in SERVERS.

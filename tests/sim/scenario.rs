@@ -438,7 +438,6 @@ impl World {
         let now = self.clock;
         let engine = self.engines.get_mut(&node).expect("a client has its engine");
         match state {
-            client::State::Connecting => {}
             client::State::Online { .. } => {
                 engine.sessions += 1;
                 (engine.online, engine.online_since) = (true, now);

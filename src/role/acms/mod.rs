@@ -269,6 +269,7 @@ impl Core for Acms {
     fn ended(&mut self, now: Time, conn: ConnId, end: End) {
         self.depart(now, conn, Gone::Ended(end), "");
         self.links.hung_up(conn, end);
+        self.close_overwhelmed(now);
     }
 
     fn relieved(&mut self, _now: Time, _conn: ConnId) {

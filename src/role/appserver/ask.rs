@@ -2,7 +2,7 @@
 
 use super::{AppServer, Event};
 use crate::buf::Frame;
-use crate::id::{ConnId, ServerId, UserId};
+use crate::id::{ConnId, ServerId, UserId, check_id};
 use crate::limits;
 use crate::role::Drop;
 use crate::time::Time;
@@ -10,7 +10,7 @@ use crate::wire::{Answer, Ask, AskKind, Bounce, Kind, Located, Outgoing, parse_o
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+enum Asker {
     /// A user, with the id of its ASK.
     User {
         /// Its connection.
@@ -41,6 +41,9 @@ impl AppServer {
             None => "the body of ASK is a JSON object with `ask`",
             Some(Ask { ask: AskKind::Other, .. }) => "this question is not known here",
             Some(Ask { users, .. }) if users.len() > limits::ASK_USERS_MAX => "too many users",
+            Some(Ask { users, .. }) if users.iter().any(|user| check_id(user.as_bytes()).is_err()) => {
+                "one of the users is no id"
+            }
             Some(Ask { ask: AskKind::Rtt, .. }) => {
                 self.answer(now, conn, id, &Answer::default());
                 return;
@@ -78,7 +81,7 @@ impl AppServer {
         if self.users.contains_key(user) {
             return Ok(Some(self.config.server));
         }
-        if self.uplinks.is_empty() || UserId::parse(user).is_err() {
+        if self.uplinks.is_empty() {
             return Ok(None);
         }
         if self.lookups_open >= limits::LOOKUPS_PENDING_MAX {
@@ -98,8 +101,10 @@ impl AppServer {
         *server = match (header.info_type, <[u8; 2]>::try_from(&frame.body()[..])) {
             (0, Ok(bytes)) => Ok(Some(ServerId(u16::from_be_bytes(bytes)))),
             (0, Err(_)) => Err(Bounce::Unreachable),
-            (1, _) => Ok(None),
-            (cause, _) => Err(Bounce::from_wire(cause)),
+            (cause, _) => match Bounce::from_wire(cause) {
+                Bounce::Offline => Ok(None),
+                cause => Err(cause),
+            },
         };
         question.open = question.open.saturating_sub(1);
         self.lookups_open = self.lookups_open.saturating_sub(1);

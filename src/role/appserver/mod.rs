@@ -20,13 +20,12 @@ use hashbrown::HashMap;
 use crate::buf::Bounds;
 use crate::id::{ConnId, UserId};
 use crate::limits;
-use crate::link::{Due, End, KeepAlive, Links, Patience};
+use crate::link::{Due, End, KeepAlive, Link, Links, Patience};
 use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone};
 use crate::time::Time;
 use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
 
-pub use ask::Asker;
 use ask::Question;
 pub use config::{Config, CutOff, Membership};
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef};
@@ -224,7 +223,11 @@ impl AppServer {
             self.counters.count_drop(Drop::Droppable);
             return Ok(id);
         }
-        self.links.send(now, conn, &frame).map_err(|_| Bounce::Busy)?;
+        if self.links.send(now, conn, &frame).is_err() {
+            self.counters.count_bounce(Bounce::Busy);
+            return Err(Bounce::Busy);
+        }
+        self.pause_if_congested(conn);
         if let Some(ends) = query_ends {
             self.queries.insert(id, (to.clone(), ends));
             self.query_ends.insert((ends, id));
@@ -242,14 +245,26 @@ impl AppServer {
         } else if !fits || self.links.send(now, query.conn, &frame).is_err() {
             self.refuse(now, query, if fits { Bounce::Busy } else { Bounce::TooBig });
         }
+        self.pause_if_congested(query.conn);
     }
 
     /// Bounces a message or query that a user sent to the server.
     pub fn refuse(&mut self, now: Time, message: &QueryRef, cause: Bounce) {
         let bounce = Outgoing::bounce(cause, message.id, message.user.as_bytes(), &[]);
         self.counters.count_bounce(cause);
+        if cause == Bounce::Busy {
+            self.dedupe.forget(&message.user, message.id);
+        }
         if self.links.send_control(now, message.conn, &bounce).is_err() {
             self.counters.count_drop(Drop::BounceFull);
+        }
+    }
+
+    /// Stops reading from a client that does not read: what it asks for would only add to what waits for it.
+    fn pause_if_congested(&mut self, conn: ConnId) {
+        let congested = |link: &Link<Peer>| matches!(link.peer, Peer::Client(_)) && link.queue().is_congested();
+        if self.links.get(conn).is_some_and(congested) {
+            self.links.pause(conn);
         }
     }
 
@@ -324,6 +339,9 @@ impl Core for AppServer {
         match taken {
             Ok(()) => self.links.finish(now, conn, inbound),
             Err(fault) => self.close(now, conn, &fault),
+        }
+        if uplink.is_none() {
+            self.pause_if_congested(conn);
         }
     }
 

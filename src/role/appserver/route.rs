@@ -105,9 +105,7 @@ impl AppServer {
         }
         self.links.forward(now, receiver, frame).map_err(|_| Bounce::Busy)?;
         self.counters.forwarded += 1;
-        if self.links.get(receiver).is_some_and(|link| link.queue().is_congested()) {
-            self.links.pause(receiver);
-        }
+        self.pause_if_congested(receiver);
         Ok(())
     }
 

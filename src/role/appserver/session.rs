@@ -157,8 +157,8 @@ impl AppServer {
     }
 
     /// The ACMS's answer to a CLAIM: 0, or the code to close with.
-    pub(super) fn claimed(&mut self, now: Time, session: u64, answer: u32) {
-        let Some(conn) = self.claims.remove(session) else { return };
+    pub(super) fn claimed(&mut self, now: Time, user: &[u8], session: u64, answer: u32) {
+        let Some(conn) = self.claims.remove(session) else { return self.claimed_again(now, user, session, answer) };
         let Some((_, Session::Claiming(user, _))) = self.session_mut(conn) else { return };
         let user = user.clone();
         match CloseCode::from_wire(answer) {
@@ -166,9 +166,22 @@ impl AppServer {
             None if self.config.relogin == Relogin::KeepOld && self.conn_of(&user).is_some() => {
                 self.close(now, conn, &already_online());
             }
-            None => self.open_session(now, conn, user, session),
+            None => {
+                self.open_session(now, conn, user.clone(), session);
+                // A burst under way may have passed this session's place while it was only claimed.
+                if self.is_bursting() {
+                    self.bind_again(now, &user);
+                }
+            }
             Some(CloseCode::ALREADY_ONLINE) => self.close(now, conn, &already_online()),
             Some(code) => self.close(now, conn, &Fault::new(code, "the cluster refused the login")),
+        }
+    }
+
+    /// The answer to a claim that was made twice around a burst: the second may take back what the first gave.
+    fn claimed_again(&mut self, now: Time, user: &[u8], session: u64, answer: u32) {
+        if let Some(code) = CloseCode::from_wire(answer) {
+            self.kicked(now, user, session, code);
         }
     }
 
@@ -235,7 +248,8 @@ impl AppServer {
                 self.claims.remove(session);
                 self.digest_remove(&user, session);
                 self.unbind(now, &user, session);
-                self.bind_older(now, &user);
+                // The ACMS may have given the user to this session, which ends before it began: an older one has it again.
+                self.bind_again(now, &user);
                 Some(user)
             }
             Session::Checking(user) => {
@@ -250,10 +264,10 @@ impl AppServer {
         }
     }
 
-    /// The ACMS may have given the user to a session that ends before it began: the older one here has it again.
-    fn bind_older(&mut self, now: Time, user: &UserId) {
-        let Some(older) = self.conn_of(user) else { return };
-        let Some((_, Session::Online { session, since, .. })) = self.session_mut(older) else { return };
+    /// Tells the ACMS of the user's session here, as a burst does.
+    fn bind_again(&mut self, now: Time, user: &UserId) {
+        let Some(conn) = self.conn_of(user) else { return };
+        let Some((_, Session::Online { session, since, .. })) = self.session_mut(conn) else { return };
         let mut body = BytesMut::new();
         BindEntry::encode(*session, now.since(*since).as_millis(), user, &mut body);
         self.control_up(now, &Outgoing { body: &body, ..Outgoing::of(Kind::Bind) });

@@ -28,7 +28,7 @@ pub(super) struct Uplink {
     /// Count and hash of the sessions that the ACMS should know of.
     digest: Digest,
     digest_at: Time,
-    /// The next place in the slab that the burst under way has not told of.
+    /// The burst under way.
     burst: Option<Burst>,
     /// Clients that are not read from until the link has room.
     waiters: Vec<ConnId>,
@@ -45,8 +45,11 @@ enum State {
     Refused,
 }
 
+/// How far the telling of all sessions is.
 struct Burst {
+    /// The next place in the slab to look at.
     next_place: usize,
+    /// Sessions told of so far.
     told: u32,
 }
 
@@ -280,7 +283,7 @@ impl AppServer {
             Kind::Data | Kind::Query | Kind::Reply | Kind::Ack | Kind::Bounce => {
                 self.route_from_acms(now, place, frame);
             }
-            Kind::Claimed => self.claimed(now, header.id, header.info_type),
+            Kind::Claimed => self.claimed(now, frame.envelope.to, header.id, header.info_type),
             Kind::Kick => {
                 let code = CloseCode::from_wire(header.info_type).unwrap_or(CloseCode::KICKED);
                 self.kicked(now, frame.envelope.to, header.id, code);
@@ -289,7 +292,8 @@ impl AppServer {
             Kind::Servers => {
                 let servers: Servers = parse_object(&frame.body())
                     .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of SERVERS is its JSON"))?;
-                self.uplinks[place].peers = servers.servers.iter().map(|entry| entry.server).collect();
+                let registered = servers.servers.iter().map(|entry| entry.server);
+                self.uplinks[place].peers = registered.chain(servers.awaited).collect();
             }
             Kind::Found => self.found(now, frame),
             Kind::Ping => self.pong(now, conn, &frame.envelope)?,
@@ -343,6 +347,10 @@ impl AppServer {
         let policy = self.config.relogin.to_wire();
         let claim = Outgoing { info_type: policy, id: session, from: user.as_bytes(), ..Outgoing::of(Kind::Claim) };
         self.control_up(now, &claim);
+    }
+
+    pub(super) fn is_bursting(&self) -> bool {
+        self.uplinks.iter().any(|uplink| uplink.burst.is_some())
     }
 
     fn continue_burst(&mut self, now: Time, place: usize) {

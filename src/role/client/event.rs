@@ -10,8 +10,6 @@ use crate::wire::{Bounce, CloseCode, Flags, Welcome};
 /// How a client stands to its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// The first connection is being made.
-    Connecting,
     /// Logged in.
     Online {
         /// What the server told.

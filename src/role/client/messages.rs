@@ -51,6 +51,13 @@ impl Client {
         self.events.push_back(Event::Replied { id, outcome });
     }
 
+    pub(super) fn answered(&mut self, frame: &Frame<'_>) {
+        let id = frame.envelope.header.id;
+        if self.end_query(id) {
+            self.events.push_back(Event::Answered { id, body: frame.body() });
+        }
+    }
+
     pub(super) fn bounced(&mut self, now: Time, envelope: &Envelope<'_>) {
         let id = envelope.header.id;
         let cause = Bounce::from_wire(envelope.header.info_type);

@@ -199,9 +199,13 @@ impl Client {
         }
         let id = self.take_id() | TRACKED;
         self.put(now, Kind::Query, Flags::NONE, info_type, id, to.map_or(&[], UserId::as_bytes), body)?;
-        self.queries.insert(id, (to.map_or(&[][..], UserId::as_bytes).to_vec(), now + patience));
-        self.query_ends.insert((now + patience, id));
+        self.await_reply(id, to, now + patience);
         Ok(id)
+    }
+
+    fn await_reply(&mut self, id: u64, from: Option<&UserId>, ends: Time) {
+        self.queries.insert(id, (from.map_or(&[][..], UserId::as_bytes).to_vec(), ends));
+        self.query_ends.insert((ends, id));
     }
 
     /// Answers a query; with `Flags::ERROR` the body is the text of a failure.
@@ -217,10 +221,14 @@ impl Client {
         self.put(now, Kind::Reply, flags, info_type, id, to.map_or(&[], UserId::as_bytes), body)
     }
 
-    /// Asks the platform: answered as an [`Event::Answered`] with the id.
+    /// Asks the platform: answered as an [`Event::Answered`] with the id, or failed as an [`Event::Replied`].
     pub fn ask(&mut self, now: Time, question: &[u8]) -> Result<u64, SendError> {
         let id = self.take_id() | TRACKED;
+        if self.queries.len() >= limits::QUERIES_PENDING_MAX {
+            return Err(SendError::Full);
+        }
         self.put(now, Kind::Ask, Flags::NONE, 0, id, &[], question)?;
+        self.await_reply(id, None, now + limits::ASK_TIMEOUT);
         Ok(id)
     }
 
@@ -449,7 +457,7 @@ impl Client {
             Kind::Reply => self.replied(frame),
             Kind::Ack => self.acked(&frame.envelope),
             Kind::Bounce => self.bounced(now, &frame.envelope),
-            Kind::Answer => self.events.push_back(Event::Answered { id: header.id, body: frame.body() }),
+            Kind::Answer => self.answered(frame),
             Kind::Ping => self.pong(now, conn, header.id)?,
             Kind::Pong | Kind::GroupData | Kind::GroupEvent | Kind::Presence => {}
             Kind::Close => self.closed_by_server(now, conn, frame)?,
