@@ -7,12 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mio::net::TcpListener;
 
-use super::{Running, boot_number, check_name, listen_at, resolve_address, seed};
-use crate::limits;
+use super::{Running, Stopping, boot_number, check_name, listen_at, resolve_address, seed};
 use crate::net::{Reactor, raise_descriptor_limit};
 use crate::role::Gone;
 use crate::role::acms::{self as core, Event};
-use crate::time::Time;
 use crate::wire::CloseCode;
 
 /// What a cluster manager is made of; see [`Acms::builder`].
@@ -48,7 +46,14 @@ impl AcmsBuilder {
         let local_addr = listener.local_addr()?;
         let reactor = Reactor::new()?;
         let core = core::Acms::new(reactor.now(), config);
-        Ok(Acms { core, reactor, listener: Some(listener), local_addr, told_to_stop: Arc::default(), stops_by: None })
+        Ok(Acms {
+            core,
+            reactor,
+            listener: Some(listener),
+            local_addr,
+            told_to_stop: Arc::default(),
+            stopping: Stopping::default(),
+        })
     }
 }
 
@@ -70,8 +75,7 @@ pub struct Acms {
     local_addr: SocketAddr,
     /// Set by [`Acms::stopper`].
     told_to_stop: Arc<AtomicBool>,
-    /// Set once it was told to stop.
-    stops_by: Option<Time>,
+    stopping: Stopping,
 }
 
 impl Acms {
@@ -115,7 +119,7 @@ impl Acms {
             self.reactor.listen(listener)?;
         }
         loop {
-            let woken = self.reactor.receive(&mut self.core, self.stops_by)?;
+            let woken = self.reactor.receive(&mut self.core, self.stopping.by)?;
             if woken.signalled {
                 self.signalled();
             } else if self.told_to_stop.load(Ordering::Acquire) {
@@ -125,8 +129,7 @@ impl Acms {
                 log_event(&event);
             }
             self.reactor.send(&mut self.core);
-            let overdue = self.stops_by.is_some_and(|by| by <= self.reactor.now());
-            if self.core.is_stopped() || overdue {
+            if self.core.is_stopped() || self.stopping.is_overdue(self.reactor.now()) {
                 log::info!("stopped: {}", self.core.counters());
                 return Ok(());
             }
@@ -139,22 +142,16 @@ impl Acms {
         self.run()
     }
 
-    /// A first signal stops; a second one does not wait for anybody.
     fn signalled(&mut self) {
-        match self.stops_by {
-            None => self.stop(),
-            Some(_) => self.stops_by = Some(Time::ZERO),
-        }
+        if self.stopping.has_begun() { self.stopping.hurry() } else { self.stop() }
     }
 
     fn stop(&mut self) {
-        if self.stops_by.is_some() {
-            return;
-        }
         let now = self.reactor.now();
-        self.stops_by = Some(now + limits::SHUTDOWN_GRACE);
-        self.reactor.stop_listening();
-        self.core.stop(now);
+        if self.stopping.begin(now) {
+            self.reactor.stop_listening();
+            self.core.stop(now);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use mio::net::TcpListener;
 
 use super::handler::{AnyUser, Authenticator, Handler, LoginRequest};
 use super::pool::{Application, Done, Stage, Task};
-use super::{Pending, Running, boot_number, check_name, listen_at, resolve, resolve_address, seed};
+use super::{Pending, Running, Stopping, boot_number, check_name, listen_at, resolve, resolve_address, seed};
 use crate::id::{ServerId, UserId};
 use crate::limits;
 use crate::net::{Reactor, Wake, raise_descriptor_limit};
@@ -182,7 +182,7 @@ impl AppServerBuilder {
             queries: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookups: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookup_tokens: 0,
-            stops_by: None,
+            stopping: Stopping::default(),
             was_registered: false,
             refused: None,
             stage,
@@ -223,8 +223,7 @@ pub struct AppServer {
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
     lookups: HashMap<u64, Sender<LocateOutcome>, ahash::RandomState>,
     lookup_tokens: u64,
-    /// Set once the server was told to stop.
-    stops_by: Option<Time>,
+    stopping: Stopping,
     was_registered: bool,
     refused: Option<(CloseCode, String)>,
     /// Last, since its threads are waited for: a handler may itself wait for what the fields above would resolve, and
@@ -375,14 +374,13 @@ impl AppServer {
             self.reactor.listen(listener)?;
         }
         loop {
-            let woken = self.reactor.receive(&mut self.core, self.stops_by)?;
+            let woken = self.reactor.receive(&mut self.core, self.stopping.by)?;
             if woken.signalled {
                 self.signalled();
             }
             self.serve();
             self.reactor.send(&mut self.core);
-            let overdue = self.stops_by.is_some_and(|by| by <= self.reactor.now());
-            if self.core.is_stopped() || overdue {
+            if self.core.is_stopped() || self.stopping.is_overdue(self.reactor.now()) {
                 break;
             }
         }
@@ -402,22 +400,16 @@ impl AppServer {
         self.run()
     }
 
-    /// A first signal stops; a second one does not wait for anybody.
     fn signalled(&mut self) {
-        match self.stops_by {
-            None => self.stop(),
-            Some(_) => self.stops_by = Some(Time::ZERO),
-        }
+        if self.stopping.has_begun() { self.stopping.hurry() } else { self.stop() }
     }
 
     fn stop(&mut self) {
-        if self.stops_by.is_some() {
-            return;
-        }
         let now = self.reactor.now();
-        self.stops_by = Some(now + limits::SHUTDOWN_GRACE);
-        self.reactor.stop_listening();
-        self.core.stop(now);
+        if self.stopping.begin(now) {
+            self.reactor.stop_listening();
+            self.core.stop(now);
+        }
     }
 
     /// The application's part of a turn: what happened, what its threads have done, what others ask.

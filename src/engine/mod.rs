@@ -16,11 +16,13 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use mio::net::TcpListener;
 
 use crate::id::check_id;
+use crate::limits;
 use crate::net::listen;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crate::time::Time;
 
 /// An outcome that is not there yet.
 ///
@@ -90,6 +92,34 @@ impl Running {
             Ok(outcome) => outcome,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+}
+
+/// An engine's way out: told once, it has a time to end its connections; told twice by a signal, none.
+#[derive(Clone, Copy, Default)]
+struct Stopping {
+    by: Option<Time>,
+}
+
+impl Stopping {
+    /// Begins. False where it has begun before.
+    fn begin(&mut self, now: Time) -> bool {
+        let begins = self.by.is_none();
+        self.by.get_or_insert(now + limits::SHUTDOWN_GRACE);
+        begins
+    }
+
+    /// Waits for nobody any more.
+    fn hurry(&mut self) {
+        self.by = Some(Time::ZERO);
+    }
+
+    fn has_begun(self) -> bool {
+        self.by.is_some()
+    }
+
+    fn is_overdue(self, now: Time) -> bool {
+        self.by.is_some_and(|by| by <= now)
     }
 }
 

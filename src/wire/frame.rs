@@ -109,11 +109,6 @@ impl Kind {
         self as u8
     }
 
-    /// Whether the kind occurs on the AS-ACMS link only.
-    pub fn is_link_only(self) -> bool {
-        self.to_wire() >= 0x80
-    }
-
     /// The flags that mean something on this kind.
     fn flags_allowed(self) -> u8 {
         match self {
@@ -292,11 +287,6 @@ impl<'a> Envelope<'a> {
         let Some((to, rest)) = rest.split_at_checked(usize::from(header.to_len)) else { return Ok(None) };
         let Some((from, _)) = rest.split_at_checked(usize::from(header.from_len)) else { return Ok(None) };
         Ok(Some(Envelope { header, to, from }))
-    }
-
-    /// The destination as an id.
-    pub fn to_user(&self) -> Result<UserId, IdError> {
-        UserId::parse(self.to)
     }
 
     /// The source as an id.
