@@ -52,8 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     client01.close()?;
     client02.close()?;
-    stop01.stop()?;
-    stop02.stop()?;
+    stop01.stop();
+    stop02.stop();
     stop_acms();
     engines.into_iter().try_for_each(|engine| engine.join())?;
     Ok(())

@@ -99,7 +99,7 @@ fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dy
     let all_delivered = chat.run(io::stdin(), &mut io::stdout())?;
 
     for handle in handles {
-        handle.stop()?;
+        handle.stop();
     }
     for server in running {
         server.join()?;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use hashbrown::HashMap;
@@ -168,7 +169,7 @@ impl AppServerBuilder {
         }
         let reactor = Reactor::new()?;
         let (commands, queue) = unbounded();
-        let handle = ServerHandle { commands, wake: reactor.wake() };
+        let handle = ServerHandle { commands, told_to_stop: Arc::default(), wake: reactor.wake() };
         let application = Application { authenticator: self.authenticator, handler: self.handler };
         let stage = Stage::new(application, self.threads, &handle, reactor.wake())?;
         let core = core::AppServer::new(reactor.now(), config);
@@ -242,7 +243,6 @@ enum Command {
     Locate { users: Vec<UserId>, outcome: Sender<LocateOutcome> },
     Online(Sender<Vec<UserId>>),
     Counters(Sender<Counters>),
-    Stop,
 }
 
 /// The server takes no more commands: too many wait, or it has stopped.
@@ -254,6 +254,7 @@ pub struct Overloaded;
 #[derive(Clone)]
 pub struct ServerHandle {
     commands: Sender<Command>,
+    told_to_stop: Arc<AtomicBool>,
     wake: Arc<Wake>,
 }
 
@@ -308,9 +309,10 @@ impl ServerHandle {
         Ok(pending)
     }
 
-    /// Closes every connection with SHUTDOWN and ends the server.
-    pub fn stop(&self) -> Result<(), Overloaded> {
-        self.command(Command::Stop)
+    /// Closes every connection with SHUTDOWN and ends the server, however many commands wait.
+    pub fn stop(&self) {
+        self.told_to_stop.store(true, Ordering::Release);
+        self.wake.wake();
     }
 
     fn command(&self, command: Command) -> Result<(), Overloaded> {
@@ -377,6 +379,8 @@ impl AppServer {
             let woken = self.reactor.receive(&mut self.core, self.stopping.by)?;
             if woken.signalled {
                 self.signalled();
+            } else if self.handle.told_to_stop.load(Ordering::Acquire) {
+                self.stop();
             }
             self.serve();
             self.reactor.send(&mut self.core);
@@ -438,22 +442,26 @@ impl AppServer {
     fn hear(&mut self, event: Event) {
         match event {
             Event::LoginAsked { conn, user, addr, login } => {
-                self.give(Task::Check { conn, request: Box::new(LoginRequest { user, login, addr }) });
+                self.ask(Task::Check { conn, request: Box::new(LoginRequest { user, login, addr }) });
             }
             Event::LoggedIn { conn, user, addr } => {
                 log::info!("{conn} {addr} logged in as {user}");
-                self.give(Task::LoggedIn(user));
+                self.tell(Task::LoggedIn(user));
             }
-            Event::LoggedOut { user, gone } => self.give(Task::LoggedOut(user, gone)),
+            Event::LoggedOut { user, gone } => self.tell(Task::LoggedOut(user, gone)),
             Event::Message(inbox) => {
                 let Inbox { info_type, flags, ref body, .. } = inbox;
                 let (body, more) = (body.clone(), flags.has(Flags::MORE));
-                self.give(Task::Message { reference: inbox.reference(), info_type, more, body });
+                let wants_ack = flags.has(Flags::WANT_ACK).then(|| inbox.reference());
+                let taken = self.give(Task::Message { reference: inbox.reference(), info_type, more, body });
+                if let Some(message) = wants_ack.filter(|_| taken) {
+                    self.core.acknowledge(self.reactor.now(), &message);
+                }
             }
             Event::Query(inbox) => {
                 let Inbox { info_type, flags, ref body, .. } = inbox;
                 let (body, more) = (body.clone(), flags.has(Flags::MORE));
-                self.give(Task::Query { reference: inbox.reference(), info_type, more, body });
+                self.ask(Task::Query { reference: inbox.reference(), info_type, more, body });
             }
             Event::Outcome { id, outcome } => self.settle_query(id, outcome),
             Event::Located { token, servers } => {
@@ -486,15 +494,34 @@ impl AppServer {
                 }
             }
         }
-        self.give(Task::Cluster(state));
+        self.tell(Task::Cluster(state));
     }
 
-    /// Hands the application a task, and the core what comes of it.
-    fn give(&mut self, task: Task) {
+    /// Hands the application a task, and the core what comes of it. False where there was no room for it.
+    fn give(&mut self, task: Task) -> bool {
         let now = self.reactor.now();
         match self.stage.give(&self.handle, task) {
-            Ok(done) => self.done(now, done),
-            Err(task) => self.turn_away(now, task),
+            Ok(done) => {
+                self.done(now, done);
+                true
+            }
+            Err(task) => {
+                self.turn_away(now, task);
+                false
+            }
+        }
+    }
+
+    /// Tells the application of what it can't refuse.
+    fn tell(&mut self, notice: Task) {
+        let taken = self.give(notice);
+        debug_assert!(taken, "a notice waits in the pool");
+    }
+
+    /// Asks the application; where it has no room, whoever wanted it is told so.
+    fn ask(&mut self, task: Task) {
+        if !self.give(task) {
+            log::debug!("the handler pool is full");
         }
     }
 
@@ -559,7 +586,6 @@ impl AppServer {
                 resolve(&outcome, users);
             }
             Command::Counters(outcome) => resolve(&outcome, self.core.counters().clone()),
-            Command::Stop => self.stop(),
         }
     }
 

@@ -427,9 +427,9 @@ impl Engine {
         // Who adds to the queue meanwhile wakes the next turn; this one has writes to do.
         for _ in 0..=self.queue.len() {
             self.hand_over();
-            // What is obeyed may bring an event: without room for it, commands wait.
+            // What is obeyed may bring an event: without room for it, commands wait, and the backlog's timer comes back.
             if !self.backlog.is_empty() {
-                break;
+                return;
             }
             let Ok(command) = self.queue.try_recv() else { break };
             self.obey(command);
@@ -446,6 +446,8 @@ impl Engine {
         while let Some(event) = self.backlog.pop_front() {
             match self.events.try_send(event) {
                 Ok(()) => {}
+                // Nobody waits for events of a client that is closing, even where somebody still could.
+                Err(TrySendError::Full(_)) if self.closing.load(Ordering::Acquire) => {}
                 Err(TrySendError::Full(event)) => {
                     self.backlog.push_front(event);
                     break;

@@ -2,6 +2,7 @@
 //!
 //! Over 600 lines in one file, since every test speaks through the same handler, servers and clients at its top.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use trunkline::role::client::QueryFailure as Failure;
 use trunkline::{
     Acms, AppServer, AppServerBuilder, Bounce, Client, CloseCode, Cluster, ClusterState, ConnectError, Denied, Event,
-    Gone, Handler, Incoming, LoginRequest, Membership, Message, Pending, Query, Refusal, Relogin, Running, SendFailure,
-    ServerHandle, ServerId, State, Undelivered, UserId,
+    Gone, Handler, Incoming, LoginRequest, Membership, Message, Pending, Query, Refusal, Relogin, Running, SendError,
+    SendFailure, ServerHandle, ServerId, State, Undelivered, UserId,
 };
 
 use crate::port::Port;
@@ -30,6 +31,8 @@ enum Heard {
 const TAKE: u32 = 1;
 const REFUSE: u32 = 2;
 const PANIC: u32 = 3;
+/// As TAKE, and waits for an answer of the user `mute`.
+const ASK_MUTE: u32 = 4;
 
 /// Tells what it hears, and does as the information type says.
 struct Recorder(Sender<Heard>);
@@ -50,11 +53,16 @@ impl Handler for Recorder {
         self.tell(Heard::Out(user.to_string(), gone));
     }
 
-    fn on_message(&self, _server: &ServerHandle, message: &Incoming<'_>) -> Result<(), Denied> {
+    fn on_message(&self, server: &ServerHandle, message: &Incoming<'_>) -> Result<(), Denied> {
         match message.info_type {
             TAKE => {
                 self.tell(Heard::Message(message.from.to_string(), message.body.to_vec()));
                 Ok(())
+            }
+            ASK_MUTE => {
+                let asked = server.query(&id("mute"), TAKE, Vec::new(), 10 * PATIENCE).map_err(|_| Denied)?;
+                self.tell(Heard::Message(message.from.to_string(), message.body.to_vec()));
+                asked.wait().map(drop).map_err(|_| Denied)
             }
             PANIC => panic!("a handler of the test's, on purpose"),
             _ => Err(Denied),
@@ -123,7 +131,7 @@ impl Server {
         let server = builder.handler(Recorder(sender)).bind(addr).expect("the port is free");
         let (addr, handle) = (server.local_addr().to_string(), server.handle());
         let stop = handle.clone();
-        let stop = Box::new(move || stop.stop().expect("the server takes commands"));
+        let stop = Box::new(move || stop.stop());
         let engine = Engine { stop, running: Some(server.spawn().expect("a thread")) };
         Server { addr, handle, heard, engine }
     }
@@ -338,7 +346,7 @@ fn a_server_without_a_handler_bounces() {
     let server = AppServer::builder().bind("127.0.0.1:0").expect("a port is free");
     let (addr, handle) = (server.local_addr(), server.handle());
     let running = Some(server.spawn().expect("a thread"));
-    let _engine = Engine { stop: Box::new(move || handle.stop().expect("it takes commands")), running };
+    let _engine = Engine { stop: Box::new(move || handle.stop()), running };
     let alice = Client::connect(addr, "alice").expect("the server lets it in");
     let lost = alice.send(None, 0, Vec::new()).expect("it is connected");
     assert_eq!(undelivered(&alice, lost), Undelivered::Bounced(Bounce::NoHandler));
@@ -659,4 +667,141 @@ fn users_stay_while_the_acms_restarts() {
     assert_eq!(message(&late).body, b"found");
     assert!(alice.events().is_empty() && bob.events().is_empty());
     drop(servers);
+}
+
+/// How long an end is waited for that nothing holds up: the server's grace for its connections, and a busy machine.
+const PROMPTLY: Duration = Duration::from_secs(8);
+
+/// Does it on a thread of its own; fails where that takes long.
+#[track_caller]
+fn promptly<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, done) = unbounded();
+    std::thread::spawn(move || drop(sender.send(act())));
+    done.recv_timeout(PROMPTLY).unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+/// Waits until as many events wait as there is room for.
+fn until_events_are_full(client: &Client) {
+    let ends = now() + PATIENCE;
+    while !client.events().is_full() {
+        assert!(now() < ends, "only {} events wait", client.events().len());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_client_closes_although_nobody_took_its_events() {
+    let server = Server::alone();
+    let (alice, bob) = (connect(&server, "alice"), connect(&server, "bob"));
+    for _ in 0..2_000 {
+        alice.send(Some(&id("bob")), 0, b"unread".to_vec()).expect("its queue has room");
+    }
+    until_events_are_full(&bob);
+    promptly("close", move || bob.close()).expect("it logs out");
+    server.until(Heard::Out("bob".to_owned(), Gone::Closed(CloseCode::LOGGED_OUT)));
+}
+
+/// A handler that waits for an outcome must not be waited for by whoever would bring it about.
+#[test]
+fn a_server_stops_although_a_handler_waits_for_a_query() {
+    let server = Server::start(AppServer::builder().pool(2));
+    let (alice, mute) = (connect(&server, "alice"), connect(&server, "mute"));
+    alice.send(None, ASK_MUTE, b"ask".to_vec()).expect("it is connected");
+    server.until(Heard::Message("alice".to_owned(), b"ask".to_vec()));
+    let _unanswered = query(&mute);
+    let Server { engine, .. } = server;
+    promptly("stop", move || engine.stop());
+}
+
+/// All that the handlers' threads were given is done, also what waited behind a call that the stop ended.
+#[test]
+fn a_pool_hears_of_every_logout_before_the_server_has_stopped() {
+    let server = Server::start(AppServer::builder().pool(2));
+    let mute = connect(&server, "mute");
+    let mut users: Vec<String> = (0..50).map(|number| format!("user{number}")).collect();
+    let clients: Vec<Client> = users.iter().map(|user| connect(&server, user)).collect();
+    for client in &clients {
+        client.send(None, ASK_MUTE, Vec::new()).expect("it is connected");
+    }
+    let _unanswered = query(&mute);
+    let Server { engine, heard, .. } = server;
+    promptly("stop", move || engine.stop());
+    let mut out: Vec<String> = heard
+        .try_iter()
+        .filter_map(|heard| match heard {
+            Heard::Out(user, Gone::Closed(CloseCode::SHUTDOWN)) => Some(user),
+            Heard::In(_) | Heard::Out(..) | Heard::Message(..) | Heard::Up | Heard::Down => None,
+        })
+        .collect();
+    users.push("mute".to_owned());
+    users.sort_unstable();
+    out.sort_unstable();
+    assert_eq!(out, users);
+}
+
+/// Sends to a user that is nowhere as fast as the server takes it, on as many threads as it takes to keep its queue from
+/// running empty, until dropped.
+struct Flood {
+    ended: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    fn start(handle: &ServerHandle) -> Flood {
+        let ended = Arc::new(AtomicBool::new(false));
+        let flood = |_| {
+            let (ended, handle) = (Arc::clone(&ended), handle.clone());
+            std::thread::spawn(move || {
+                let nobody = id("nobody");
+                while !ended.load(Ordering::Relaxed) {
+                    if handle.send(&nobody, 0, Vec::new()).is_err() {
+                        std::thread::yield_now();
+                    }
+                }
+            })
+        };
+        let threads = (0..4).map(flood).collect();
+        Flood { ended, threads }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("a thread of the flood");
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_commands_holds_up_no_user() {
+    let server = Server::alone();
+    let (alice, bob) = (connect(&server, "alice"), connect(&server, "bob"));
+    let flood = Flood::start(&server.handle);
+    for number in 0..3u8 {
+        let acked = alice.send_acked(&id("bob"), 0, vec![number]).expect("it is connected");
+        assert_eq!(outcome(acked), Ok(Ok(())));
+        assert_eq!(message(&bob).body, [number]);
+    }
+    drop(flood);
+}
+
+/// Each of the large ones is an event of its own, at which the engine turns to the application and back.
+#[test]
+fn what_is_sent_behind_many_that_are_too_big_is_not_forgotten() {
+    const MANY: usize = 1_000;
+    let server = Server::start(AppServer::builder().max_frame(4 << 10));
+    let (alice, bob) = (connect(&server, "alice"), connect(&server, "bob"));
+    for _ in 0..3 {
+        let sent: Vec<u64> =
+            (0..MANY).map(|_| alice.send(Some(&id("bob")), 0, vec![0; 4 << 10]).expect("its queue has room")).collect();
+        let acked = alice.send_acked(&id("bob"), 0, b"small".to_vec()).expect("its queue has room");
+        let outcome = acked.receiver().recv_timeout(PROMPTLY);
+        assert_eq!(outcome, Ok(Ok(Ok(()))), "{} of {MANY} are told of", alice.events().len());
+        assert_eq!(message(&bob).body, b"small");
+        for sent in sent {
+            assert_eq!(undelivered(&alice, sent), Undelivered::NotSent(SendError::TooBig));
+        }
+    }
 }

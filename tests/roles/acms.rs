@@ -875,3 +875,30 @@ fn who_comes_from_no_earlier_acms_awaits_nobody() {
         assert_eq!(found(&mut hub, a, "bob"), Err(1), "previous epoch {previous}");
     }
 }
+
+/// Two restarts in a row: a server that was away for the first has not been forgotten at the second.
+#[test]
+fn servers_that_have_not_come_back_are_named_to_the_others() {
+    let mut hub = hub();
+    let a = registering(&mut hub, 1, 1, &register("10.0.0.1:6000", EPOCH - 1, "1,2"));
+    hub.put(a, Raw::of(BURST_BEGIN));
+    hub.put(a, Raw::of(SYNCED));
+    drain(&mut hub);
+    let c = registering(&mut hub, 3, 1, &register("10.0.0.3:6000", 0, ""));
+    let both = r#"{"server":1,"address":"10.0.0.1:6000"},{"server":3,"address":"10.0.0.3:6000"}"#;
+    let told = Raw::of(SERVERS).body(format!(r#"{{"servers":[{both}],"awaited":[2]}}"#));
+    assert_eq!(hub.frame(a), told);
+    assert_eq!(hub.frames(c), [Raw::of(REGISTERED).id(EPOCH), told]);
+
+    let mut next = hub_with(|config| config.epoch = EPOCH + 1);
+    let a = next.accept();
+    next.feed(a, SERVER_PREFACE);
+    next.put(a, prove(1, 1, &[0; 32]));
+    next.put(a, register("10.0.0.1:6000", EPOCH, "1,2"));
+    next.put(a, Raw::of(BURST_BEGIN));
+    next.put(a, bind(&[(1, 0, "alice")]));
+    next.put(a, Raw::of(SYNCED).info(1));
+    drain(&mut next);
+    next.put(a, data("alice", "bob", 1));
+    assert_eq!(next.frame(a), Raw::of(BOUNCE).info(3).id(1).to("alice").from("bob"), "server 2 may have him");
+}

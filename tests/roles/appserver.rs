@@ -644,6 +644,24 @@ fn a_server_that_stops_with_its_link_comes_to_rest() {
     assert_eq!(server.dials, []);
 }
 
+/// The application told it to stop: that the link goes with it is no news.
+#[test]
+fn a_server_that_stops_does_not_tell_of_its_link() {
+    for ends in [true, false] {
+        let (mut server, up) = joined();
+        events(&mut server);
+        server.core.stop(server.now);
+        server.turn();
+        if ends {
+            server.end(up, End::Eof);
+        }
+        server.pass_ms(3_000);
+        assert!(server.core.is_stopped());
+        let seen = events(&mut server);
+        assert!(!seen.iter().any(|event| matches!(event, Event::Cluster(_))), "{seen:?}");
+    }
+}
+
 #[test]
 fn a_logout_is_answered() {
     let mut server = alone();
@@ -930,8 +948,12 @@ fn messages_to_the_server_itself() {
     });
     let alice = log_in(&mut server, "alice");
     server.put(alice, data("alice", "", 5).flags(WANT_ACK));
-    assert_eq!(server.frame(alice), Raw::of(ACK).id(5).to("alice"));
-    assert_eq!(&inbox(&mut server).body[..], b"hi");
+    server.silent(alice);
+    let message = inbox(&mut server);
+    assert_eq!(&message.body[..], b"hi");
+    server.core.acknowledge(server.now, &message.reference());
+    server.turn();
+    assert_eq!(server.frame(alice), Raw::of(ACK).id(5).to("alice"), "once it is taken");
     server.put(alice, data("alice", "", 5).flags(WANT_ACK | RETRY));
     assert_eq!(server.frame(alice), Raw::of(ACK).id(5).to("alice"), "acknowledged again");
     assert!(events(&mut server).is_empty(), "and handed over once");
@@ -940,6 +962,22 @@ fn messages_to_the_server_itself() {
     server.core.reply(server.now, &query, Flags::NONE, 9, b"!");
     server.turn();
     assert_eq!(server.frame(alice), Raw::of(REPLY).info(9).id(6).to("alice").body("!"));
+}
+
+#[test]
+fn a_message_that_found_the_application_busy_is_handed_over_when_it_comes_again() {
+    let mut server = alone_with(|config| config.takes_messages = true);
+    let alice = log_in(&mut server, "alice");
+    server.put(alice, data("alice", "", 5).flags(WANT_ACK));
+    let message = inbox(&mut server).reference();
+    server.core.refuse(server.now, &message, Bounce::Busy);
+    server.turn();
+    assert_eq!(server.frame(alice), Raw::of(BOUNCE).info(4).id(5).to("alice"));
+    server.put(alice, data("alice", "", 5).flags(WANT_ACK | RETRY));
+    assert_eq!(inbox(&mut server).id, 5);
+    server.put(alice, data("alice", "", 5).flags(WANT_ACK | RETRY));
+    assert_eq!(server.frame(alice), Raw::of(ACK).id(5).to("alice"));
+    assert!(events(&mut server).is_empty(), "this time it was taken");
 }
 
 #[test]
@@ -1029,6 +1067,23 @@ fn a_full_receiver_bounces_busy() {
     assert!(server.frame(alice) == big(1));
     server.put(bob, data("bob", "alice", 4));
     assert_eq!(server.frame(alice).id, 4);
+}
+
+#[test]
+fn who_reads_nothing_and_asks_for_bounces_is_not_read_from() {
+    let mut server = alone();
+    let alice = log_in(&mut server, "alice");
+    server.stall(alice);
+    // A BOUNCE from `nobody` to `alice` has 31 bytes.
+    let until_soft_bound = (64 * KIB).div_ceil(31);
+    for number in 0..until_soft_bound {
+        assert!(server.reads(alice), "not read from after {number} bounces");
+        server.put(alice, data("alice", "nobody", number as u64));
+    }
+    assert!(!server.reads(alice), "64 KiB of bounces wait");
+    server.unstall(alice);
+    assert!(server.reads(alice));
+    assert_eq!(server.frames(alice).len(), until_soft_bound, "none was lost");
 }
 
 #[test]
@@ -1127,6 +1182,27 @@ fn welcome_waits_for_the_claim() {
     assert_eq!(welcome.kind, WELCOME);
     let body = r#"{"server":1,"session":"1-2-1","heartbeat_ms":10000,"max_frame":1048576,"cluster":"up"}"#;
     assert_eq!(welcome.text(), body);
+}
+
+/// What went up for a user whose claim is under way would come back behind what is delivered here meanwhile.
+#[test]
+fn a_message_to_a_user_whose_claim_is_open_is_to_be_sent_again() {
+    let (mut server, up) = joined();
+    let (bob, _) = log_in_through(&mut server, up, "bob");
+    let (alice, session) = claiming(&mut server, up, "alice");
+    server.put(bob, data("bob", "alice", 1));
+    assert_eq!(server.frame(bob), Raw::of(BOUNCE).info(3).id(1).to("bob").from("alice"));
+    let own = server.core.send(server.now, &user("alice"), Flags::NONE, 7, b"hi", None);
+    assert_eq!(own, Err(Bounce::Retry));
+    server.turn();
+    server.silent(up);
+    server.silent(alice);
+    server.put(up, Raw::of(CLAIMED).to("alice").id(session));
+    assert_eq!(server.frame(alice).kind, WELCOME);
+    server.put(bob, data("bob", "alice", 2));
+    assert_eq!(server.frame(alice), data("bob", "alice", 2));
+    server.silent(up);
+    server.silent(bob);
 }
 
 #[test]
@@ -1302,16 +1378,19 @@ fn registration_in_bytes() {
 
 #[test]
 fn a_return_names_the_last_epoch_and_its_peers() {
-    let (mut server, up) = joined();
-    let servers = r#"{"servers":[{"server":1,"address":"a:1"},{"server":2,"address":"b:2"}]}"#;
-    server.put(up, Raw::of(SERVERS).body(servers));
-    server.reset(up);
-    server.pass_ms(200);
-    let up = server.answer_dial();
-    server.wire(up).got.clear();
-    server.put(up, Raw::of(CHALLENGE).id(4).body([4; 32]));
-    let register = server.frames(up).pop().expect("REGISTER").text();
-    assert!(register.contains(r#""previous_epoch":3"#) && register.contains(r#""peers":[1,2]"#), "{register}");
+    for (awaited, peers) in [("", "[1,2]"), (r#","awaited":[4]"#, "[1,2,4]")] {
+        let (mut server, up) = joined();
+        let servers = r#"{"server":1,"address":"a:1"},{"server":2,"address":"b:2"}"#;
+        server.put(up, Raw::of(SERVERS).body(format!(r#"{{"servers":[{servers}]{awaited}}}"#)));
+        server.reset(up);
+        server.pass_ms(200);
+        let up = server.answer_dial();
+        server.wire(up).got.clear();
+        server.put(up, Raw::of(CHALLENGE).id(4).body([4; 32]));
+        let register = server.frames(up).pop().expect("REGISTER").text();
+        let expected = format!(r#""previous_epoch":3,"peers":{peers}"#);
+        assert!(register.contains(&expected), "{register}");
+    }
 }
 
 #[test]
@@ -1420,6 +1499,38 @@ fn a_resync_while_a_second_login_is_claimed_loses_nobody() {
     server.put(up, Raw::of(CLAIMED).to("alice").id(two));
     told.hear(&server.frames(up));
     told.knows(&[("alice", two)]);
+}
+
+/// The claim was made before the burst, which has passed the session's place when the answer comes.
+#[test]
+fn a_claim_that_is_answered_amid_a_burst_is_bound() {
+    let mut server = dialling_with(|_| {});
+    let alice = asking(&mut server, "alice");
+    let users = 1000;
+    for number in 0..users {
+        log_in(&mut server, &format!("{number:060}"));
+    }
+    let talker = log_in(&mut server, "talker");
+    let up = register(&mut server);
+    server.frames(up);
+    say(&mut server, alice, Verdict::Accept);
+    let claim = server.frame(up);
+    assert_eq!((claim.kind, &claim.from[..]), (CLAIM, &b"alice"[..]));
+    server.stall(up);
+    // A KiB short of the soft bound: the first BIND passes it, and the burst has to wait.
+    for bytes in [1 << 20, (1 << 20) - KIB] {
+        server.put(talker, data("talker", "zoe", 1).body(vec![0; bytes - 20 - 9]));
+    }
+    server.put(up, Raw::of(RESYNC));
+    server.put(up, Raw::of(CLAIMED).to("alice").id(claim.id));
+    assert_eq!(server.frame(alice).kind, WELCOME);
+    server.unstall(up);
+    let frames = server.frames(up);
+    let synced = frames.iter().filter(|frame| frame.kind == SYNCED).collect::<Vec<_>>();
+    assert_eq!(synced, [&Raw::of(SYNCED).info(users + 1)], "alice's place was passed before she was in");
+    let mut told = Told::default();
+    told.hear(&frames);
+    assert_eq!(told.sessions.get("alice"), Some(&claim.id), "nobody told the ACMS that she is online");
 }
 
 /// Under the other policy the ACMS has to hear of the older session first, or it gives the user to the newer one.
@@ -1628,6 +1739,27 @@ fn questions_that_a_server_alone_can_answer() {
     for question in [r#"{"ask":"weather"}"#, "no JSON", "", &too_many] {
         ask(&mut server, alice, question);
         assert!(answer(&mut server, alice).starts_with(r#"{"error":""#), "{question}");
+    }
+}
+
+#[test]
+fn a_question_about_who_can_be_nobody_is_answered_with_an_error() {
+    let (mut member, up) = joined();
+    log_in_through(&mut member, up, "alice");
+    let mut lonely = alone();
+    log_in(&mut lonely, "alice");
+    let long = "x".repeat(65);
+    for mut server in [member, lonely] {
+        let alice = server.core.conn_of(&user("alice")).expect("she is in");
+        for name in ["", r"bell\u0007", &long] {
+            for kind in ["online", "where", "rtt"] {
+                ask(&mut server, alice, &format!(r#"{{"ask":"{kind}","users":["bob","{name}"]}}"#));
+                assert_eq!(answer(&mut server, alice), r#"{"error":"one of the users is no id"}"#, "{kind} {name:?}");
+            }
+        }
+        if server.core.cluster_is_up() {
+            server.silent(up);
+        }
     }
 }
 

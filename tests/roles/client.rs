@@ -479,6 +479,55 @@ fn a_bounce_that_stays_fails_it() {
     }
 }
 
+/// Ids can be guessed: who was not written to must not be able to end the send.
+#[test]
+fn nobody_else_acknowledges_a_send() {
+    let (mut program, conn) = online();
+    let id = send_acked(&mut program);
+    program.frames(conn);
+    for stranger in ["carol", "alice", ""] {
+        program.put(conn, Raw::of(ACK).id(id).to("alice").from(stranger));
+        assert_eq!(events(&mut program), [], "an ACK from {stranger:?}");
+    }
+    program.put(conn, Raw::of(ACK).id(id).to("alice").from("bob"));
+    assert_eq!(events(&mut program), [Event::Sent { id, outcome: Ok(()) }]);
+}
+
+/// A message that was sent twice may bounce twice.
+#[test]
+fn a_bounce_of_an_acked_send_that_is_resolved_is_no_news() {
+    let (mut program, conn) = online();
+    let bounce = |id| Raw::of(BOUNCE).info(1).id(id).to("alice").from("bob");
+    let bounced = send_acked(&mut program);
+    program.put(conn, bounce(bounced));
+    let outcome = Err(SendFailure::Bounced(Bounce::Offline));
+    assert_eq!(events(&mut program), [Event::Sent { id: bounced, outcome }]);
+    let arrived = send_acked(&mut program);
+    program.put(conn, Raw::of(ACK).id(arrived).to("alice").from("bob"));
+    assert_eq!(events(&mut program), [Event::Sent { id: arrived, outcome: Ok(()) }]);
+    for id in [bounced, arrived] {
+        program.put(conn, bounce(id));
+        assert_eq!(events(&mut program), []);
+    }
+}
+
+#[test]
+fn a_bounce_of_another_starts_message_is_no_news() {
+    let (mut earlier, _) = online_with(|config| config.seed = [4; 32]);
+    let plain = earlier.core.send(earlier.now, Some(&user("bob")), Flags::NONE, 7, b"hi").expect("sent");
+    let tracked = send_acked(&mut earlier);
+    let (mut program, conn) = online();
+    let own = program.core.send(program.now, Some(&user("bob")), Flags::NONE, 7, b"hi").expect("sent");
+    program.turn();
+    let bounce = |id| Raw::of(BOUNCE).info(1).id(id).to("alice").from("bob");
+    for id in [plain, tracked, 0, own - 1, own + 1] {
+        program.put(conn, bounce(id));
+        assert_eq!(events(&mut program), [], "message {id:#x}, where {own:#x} is the only one of this start");
+    }
+    program.put(conn, bounce(own));
+    assert_eq!(events(&mut program), [Event::Bounced { id: own, to: b"bob".to_vec(), cause: Bounce::Offline }]);
+}
+
 #[test]
 fn the_number_of_acked_sends_is_bounded() {
     let mut program = started();
@@ -536,6 +585,26 @@ fn the_outcomes_of_a_query() {
     assert!(!events(&mut program).iter().any(|event| matches!(event, Event::Replied { .. })));
 }
 
+/// Ids can be guessed: who was not asked must not be able to end the question.
+#[test]
+fn nobody_else_replies_to_a_query() {
+    let (mut program, conn) = online();
+    let reply = |id, from: &str| Raw::of(REPLY).info(4).id(id).to("alice").from(from).body("!");
+    for (to, strangers) in [(Some("bob"), ["carol", ""]), (None, ["bob", "alice"])] {
+        let asked = to.map(user);
+        let patience = Span::from_secs(3);
+        let id = program.core.query(program.now, asked.as_ref(), 9, b"?", patience).expect("sent");
+        program.turn();
+        for stranger in strangers {
+            program.put(conn, reply(id, stranger));
+            assert_eq!(events(&mut program), [], "a REPLY from {stranger:?} to a query to {to:?}");
+        }
+        program.put(conn, reply(id, to.unwrap_or("")));
+        let outcome = Ok(Reply { info_type: 4, body: b"!"[..].into() });
+        assert_eq!(events(&mut program), [Event::Replied { id, outcome }]);
+    }
+}
+
 #[test]
 fn a_query_is_answered_by_the_application_or_with_an_error() {
     let query = Raw::of(QUERY).info(9).id(5).to("alice").from("bob").body("?");
@@ -564,6 +633,34 @@ fn a_question_and_its_answer() {
     assert_eq!(program.frame(conn), Raw::of(ASK).id(id).from("alice").body(r#"{"ask":"rtt"}"#));
     program.put(conn, Raw::of(ANSWER).id(id).to("alice").body("{}"));
     assert_eq!(events(&mut program), [Event::Answered { id, body: b"{}"[..].into() }]);
+}
+
+#[test]
+fn a_question_is_given_up_after_ten_seconds() {
+    let (mut program, conn) = online();
+    let id = program.core.ask(program.now, br#"{"ask":"rtt"}"#).expect("sent");
+    program.pass_ms(9_990);
+    assert_eq!(events(&mut program), []);
+    program.pass_ms(30);
+    assert_eq!(events(&mut program), [Event::Replied { id, outcome: Err(QueryFailure::TimedOut) }]);
+    program.put(conn, Raw::of(ANSWER).id(id).to("alice").body("{}"));
+    assert_eq!(events(&mut program), []);
+}
+
+#[test]
+fn a_question_fails_with_its_connection() {
+    let (mut program, conn) = online();
+    let id = program.core.ask(program.now, br#"{"ask":"rtt"}"#).expect("sent");
+    program.reset(conn);
+    let failed = Event::Replied { id, outcome: Err(QueryFailure::ConnectionLost) };
+    let replied = |event: &Event| matches!(event, Event::Replied { .. } | Event::Answered { .. });
+    let outcomes: Vec<Event> = events(&mut program).into_iter().filter(replied).collect();
+    assert_eq!(outcomes, [failed]);
+    until_dial(&mut program);
+    let conn = greet(&mut program);
+    program.put(conn, Raw::of(ANSWER).id(id).to("alice").body("{}"));
+    program.pass_ms(10_100);
+    assert!(!events(&mut program).iter().any(replied));
 }
 
 #[test]

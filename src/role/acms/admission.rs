@@ -156,7 +156,8 @@ impl Acms {
     pub(super) fn tell_servers(&mut self, now: Time, except: Option<ConnId>) {
         let entries = self.servers.iter();
         let entries = entries.map(|(_, server)| ServerEntry { server: server.id, address: server.address.clone() });
-        let servers = Servers { servers: entries.collect(), awaited: self.awaited.iter().copied().collect() };
+        let awaited = self.awaited.iter().copied().filter(|_| now < self.grace_ends).collect();
+        let servers = Servers { servers: entries.collect(), awaited };
         let body = serde_json::to_vec(&servers).expect("numbers and plain text");
         let conns: Vec<ConnId> = self.servers.iter().map(|(_, server)| server.conn).collect();
         for conn in conns.into_iter().filter(|conn| Some(*conn) != except) {

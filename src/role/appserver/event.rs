@@ -39,7 +39,8 @@ pub enum Event {
         /// Why.
         gone: Gone,
     },
-    /// A user sent the server a message.
+    /// A user sent the server a message; one with the flag WANT_ACK is to be answered with
+    /// [`AppServer::acknowledge`](super::AppServer::acknowledge) once it is taken.
     Message(Inbox),
     /// A user sent the server a query; answer with [`AppServer::reply`](super::AppServer::reply).
     Query(Inbox),

@@ -248,6 +248,14 @@ impl AppServer {
         self.pause_if_congested(query.conn);
     }
 
+    /// Tells a user that the application has taken its message, where it asked for that.
+    pub fn acknowledge(&mut self, now: Time, message: &QueryRef) {
+        let ack = Outgoing { id: message.id, to: message.user.as_bytes(), ..Outgoing::of(Kind::Ack) };
+        if self.links.send_control(now, message.conn, &ack).is_err() {
+            self.counters.count_drop(Drop::BounceFull);
+        }
+    }
+
     /// Bounces a message or query that a user sent to the server.
     pub fn refuse(&mut self, now: Time, message: &QueryRef, cause: Bounce) {
         let bounce = Outgoing::bounce(cause, message.id, message.user.as_bytes(), &[]);

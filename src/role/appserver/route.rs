@@ -1,6 +1,6 @@
 //! The way of a frame: from a user to another, to the server itself, or up.
 
-use super::{AppServer, Event, Inbox, Origin, Outcome};
+use super::{AppServer, Event, Inbox, Origin, Outcome, QueryRef};
 use crate::buf::{Frame, Inbound};
 use crate::id::{ConnId, check_id};
 use crate::limits;
@@ -144,11 +144,8 @@ impl AppServer {
         }
         if header.flags.has(Flags::WANT_ACK) {
             let is_new = self.dedupe.take(&user, header.id, header.flags.has(Flags::RETRY));
-            let ack = Outgoing { id: header.id, to: user.as_bytes(), ..Outgoing::of(Kind::Ack) };
-            if self.links.send_control(now, conn, &ack).is_err() {
-                self.counters.count_drop(Drop::BounceFull);
-            }
             if !is_new {
+                self.acknowledge(now, &QueryRef { conn, user, id: header.id });
                 return Ok(());
             }
         }

@@ -84,7 +84,7 @@ impl Client {
     pub fn new(now: Time, config: Config) -> Client {
         let mut entropy = Entropy::new(config.seed);
         // Another start of the same user must not repeat ids that receivers remember.
-        let first_id = entropy.number() >> 1;
+        let first_id = entropy.number() >> 2;
         let mut client = Client {
             links: Links::default(),
             phase: Phase::Waiting(now),
@@ -174,6 +174,13 @@ impl Client {
         }
         let bytes = self.pending_bytes + body.len();
         if self.pending.len() >= limits::ACKED_PENDING_MAX || bytes > limits::ACKED_PENDING_BYTES_MAX {
+            return Err(SendError::Full);
+        }
+        // What can't leave now must not be overtaken by what is sent later.
+        let frame_bytes = limits::LENGTH_BYTES + self.frame_bytes(to.as_bytes(), &body);
+        if let Phase::Online { conn, .. } = self.phase
+            && self.links.get(conn).is_none_or(|link| !link.queue().fits(frame_bytes))
+        {
             return Err(SendError::Full);
         }
         self.pending_bytes = bytes;
