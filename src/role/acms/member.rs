@@ -100,6 +100,8 @@ impl Acms {
         let is_other = |older: &Binding| older.place != place || older.session != session;
         let answer = match older.filter(is_other) {
             Some(_) if policy == Relogin::KeepOld => CloseCode::ALREADY_ONLINE.to_wire(),
+            // Numbered by when they began: on the same server the higher is the newer, whichever is claimed last.
+            Some(other) if other.place == place && other.session > session => CloseCode::REPLACED.to_wire(),
             older => {
                 // On the same server, that server ends the older session when it reads the answer.
                 if let Some(older) = older.filter(|older| older.place != place) {

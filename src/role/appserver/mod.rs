@@ -62,8 +62,8 @@ impl Peer {
 enum Session {
     /// No LOGIN yet.
     Anonymous,
-    /// The application is looking at its LOGIN.
-    Checking(UserId),
+    /// The application is looking at its LOGIN, which numbers the session: a check that takes long makes it no newer.
+    Checking(UserId, u64),
     /// The ACMS is looking at its claim.
     Claiming(UserId, u64),
     /// In.

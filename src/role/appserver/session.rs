@@ -83,13 +83,15 @@ impl AppServer {
         let user = frame.envelope.from_user()?;
         let login = Login::parse(&frame.body())
             .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of LOGIN is a JSON object"))?;
+        let number = self.sessions + 1;
         let Some((addr, session)) = self.session_mut(conn) else { return Ok(()) };
         match session {
-            Session::Anonymous => *session = Session::Checking(user.clone()),
-            Session::Checking(_) | Session::Claiming(..) | Session::Online { .. } | Session::Left => {
+            Session::Anonymous => *session = Session::Checking(user.clone(), number),
+            Session::Checking(..) | Session::Claiming(..) | Session::Online { .. } | Session::Left => {
                 return Err(Fault::unexpected(Kind::Login));
             }
         }
+        self.sessions = number;
         self.links.extend_greeting(conn, now + limits::LOGIN_CHECK_TIMEOUT);
         self.events.push_back(Event::LoginAsked { conn, user, addr, login });
         Ok(())
@@ -97,7 +99,7 @@ impl AppServer {
 
     /// Whether the application or the cluster is looking at this connection's login.
     pub(super) fn is_looked_at(&mut self, conn: ConnId) -> bool {
-        matches!(self.session_mut(conn), Some((_, Session::Checking(_) | Session::Claiming(..))))
+        matches!(self.session_mut(conn), Some((_, Session::Checking(..) | Session::Claiming(..))))
     }
 
     fn session_mut(&mut self, conn: ConnId) -> Option<(std::net::SocketAddr, &mut Session)> {
@@ -110,10 +112,10 @@ impl AppServer {
 
     /// What the application says to an [`Event::LoginAsked`]. Nothing happens where that connection has ended.
     pub fn verdict(&mut self, now: Time, conn: ConnId, verdict: Verdict) {
-        let Some((_, Session::Checking(user))) = self.session_mut(conn) else { return };
-        let user = user.clone();
+        let Some((_, Session::Checking(user, session))) = self.session_mut(conn) else { return };
+        let (user, session) = (user.clone(), *session);
         let fault = match verdict {
-            Verdict::Accept => return self.admit(now, conn, user),
+            Verdict::Accept => return self.admit(now, conn, user, session),
             Verdict::Refuse(cause) => Fault::new(CloseCode::REFUSED, cause),
             Verdict::Unavailable(cause) => Fault::new(CloseCode::UNAVAILABLE, cause),
             Verdict::Fault => Fault::new(CloseCode::INTERNAL, "the login check failed"),
@@ -122,9 +124,7 @@ impl AppServer {
     }
 
     /// The application agrees; the cluster, where there is one, has to agree too.
-    fn admit(&mut self, now: Time, conn: ConnId, user: UserId) {
-        self.sessions += 1;
-        let session = self.sessions;
+    fn admit(&mut self, now: Time, conn: ConnId, user: UserId, session: u64) {
         if self.uplinks.is_empty() {
             return self.admit_locally(now, conn, user, session);
         }
@@ -197,8 +197,13 @@ impl AppServer {
     }
 
     fn open_session(&mut self, now: Time, conn: ConnId, user: UserId, session: u64) {
-        if let Some(older) = self.conn_of(&user) {
-            self.close(now, older, &replaced());
+        if let Some(other) = self.conn_of(&user) {
+            let is_newer =
+                matches!(self.session_mut(other), Some((_, Session::Online { session: at, .. })) if *at > session);
+            if is_newer {
+                return self.close(now, conn, &replaced());
+            }
+            self.close(now, other, &replaced());
         }
         let Some((addr, state)) = self.session_mut(conn) else { return };
         let before = std::mem::replace(state, Session::Online { user: user.clone(), session, since: now });
@@ -252,7 +257,7 @@ impl AppServer {
                 self.bind_again(now, &user);
                 Some(user)
             }
-            Session::Checking(user) => {
+            Session::Checking(user, _) => {
                 self.anonymous -= 1;
                 Some(user)
             }
