@@ -3,22 +3,22 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use hashbrown::HashMap;
 use mio::net::TcpListener;
 
+use super::handle::{Command, LocateOutcome, QueryOutcome, ServerHandle};
 use super::handler::{AnyUser, Authenticator, Handler, LoginRequest};
 use super::pool::{Application, Done, Stage, Task};
-use super::{Pending, Running, Stopping, boot_number, check_name, listen_at, resolve, resolve_address, seed};
+use super::{Running, Stopping, boot_number, check_name, listen_at, resolve, resolve_address, seed};
 use crate::id::{ServerId, UserId};
 use crate::limits;
-use crate::net::{Reactor, Wake, raise_descriptor_limit};
-use crate::role::Counters;
+use crate::net::{Reactor, raise_descriptor_limit};
 use crate::role::appserver::{self as core, ClusterState, CutOff, Event, Inbox, Outcome, QueryRef, Verdict};
 use crate::role::client::QueryFailure;
-use crate::time::{Span, Time};
+use crate::time::Time;
 use crate::wire::link::Relogin;
 use crate::wire::{Bounce, CloseCode, Flags};
 
@@ -230,99 +230,6 @@ pub struct AppServer {
     /// Last, since its threads are waited for: a handler may itself wait for what the fields above would resolve, and
     /// hears that the engine has stopped when they are dropped.
     stage: Stage,
-}
-
-type QueryOutcome = Result<Vec<u8>, QueryFailure>;
-type LocateOutcome = Vec<Result<Option<ServerId>, Bounce>>;
-
-/// What other threads, and handlers, ask of a running server.
-enum Command {
-    Send { to: UserId, info_type: u32, flags: Flags, body: Vec<u8> },
-    Query { to: UserId, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
-    Kick { user: UserId, text: String },
-    Locate { users: Vec<UserId>, outcome: Sender<LocateOutcome> },
-    Online(Sender<Vec<UserId>>),
-    Counters(Sender<Counters>),
-}
-
-/// The server takes no more commands: too many wait, or it has stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server takes no more commands")]
-pub struct Overloaded;
-
-/// A running server, for handlers and other threads. Cheap to clone; no call blocks.
-#[derive(Clone)]
-pub struct ServerHandle {
-    commands: Sender<Command>,
-    told_to_stop: Arc<AtomicBool>,
-    wake: Arc<Wake>,
-}
-
-impl ServerHandle {
-    /// Sends a message to a user on any server, at most once: what can't be delivered is counted and dropped.
-    pub fn send(&self, to: &UserId, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
-        self.command(Command::Send { to: to.clone(), info_type, flags: Flags::NONE, body })
-    }
-
-    /// Sends a message that may be dropped behind a slow receiver.
-    pub fn send_droppable(&self, to: &UserId, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
-        self.command(Command::Send { to: to.clone(), info_type, flags: Flags::DROPPABLE, body })
-    }
-
-    /// Asks a user on any server; the outcome is there after `patience` at the latest.
-    pub fn query(
-        &self,
-        to: &UserId,
-        info_type: u32,
-        body: Vec<u8>,
-        patience: std::time::Duration,
-    ) -> Result<Pending<QueryOutcome>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Query { to: to.clone(), info_type, body, patience: patience.into(), outcome })?;
-        Ok(pending)
-    }
-
-    /// Ends the user's session with KICKED, whichever server it is on.
-    pub fn kick(&self, user: &UserId, text: &str) -> Result<(), Overloaded> {
-        self.command(Command::Kick { user: user.clone(), text: text.to_owned() })
-    }
-
-    /// Where the users are, in the order asked: a server, nowhere, or why that can't be told. At most 100 at once; more
-    /// are answered BUSY.
-    pub fn locate(&self, users: Vec<UserId>) -> Result<Pending<LocateOutcome>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Locate { users, outcome })?;
-        Ok(pending)
-    }
-
-    /// The users that are on this server now, sorted.
-    pub fn online(&self) -> Result<Pending<Vec<UserId>>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Online(outcome))?;
-        Ok(pending)
-    }
-
-    /// What the server did with frames since it started.
-    pub fn counters(&self) -> Result<Pending<Counters>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Counters(outcome))?;
-        Ok(pending)
-    }
-
-    /// Closes every connection with SHUTDOWN and ends the server, however many commands wait.
-    pub fn stop(&self) {
-        self.told_to_stop.store(true, Ordering::Release);
-        self.wake.wake();
-    }
-
-    fn command(&self, command: Command) -> Result<(), Overloaded> {
-        if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
-            return Err(Overloaded);
-        }
-        self.commands.send(command).map_err(|_| Overloaded)?;
-        self.wake.wake();
-        Ok(())
-    }
 }
 
 impl AppServer {

@@ -3,12 +3,14 @@
 mod acms;
 mod appserver;
 mod client;
+mod handle;
 mod handler;
 mod pool;
 
 pub use acms::{Acms, AcmsBuilder};
-pub use appserver::{AppServer, AppServerBuilder, Membership, Overloaded, ServerHandle};
+pub use appserver::{AppServer, AppServerBuilder, Membership};
 pub use client::{Client, ClientBuilder, ConnectError, Delivery, Event, Message, Query, Undelivered};
+pub use handle::{Overloaded, ServerHandle};
 pub use handler::{AnyUser, Authenticator, Denied, Handler, Incoming, LoginRequest, Refusal};
 
 use std::io;
