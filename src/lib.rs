@@ -10,8 +10,6 @@
 //! connection's life), `role::appserver` and [`role::acms`] (the way of a frame), and `net::Reactor` (the loop).
 //! docs/ARCHITECTURE.md is the map, docs/PROTOCOL.md the wire.
 
-#![cfg_attr(not(feature = "net"), allow(dead_code))]
-
 pub mod buf;
 #[cfg(feature = "cli")]
 pub mod chat;

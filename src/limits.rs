@@ -90,7 +90,7 @@ pub const PARTIAL_TIMEOUT: Span = Span::from_secs(10);
 pub const STALL_TIMEOUT: Span = Span::from_secs(10);
 /// How long a closing connection has to take its CLOSE and end, before it is cut.
 pub const CLOSE_LINGER: Span = Span::from_secs(2);
-/// Unsent keep-alive on the AS-ACMS link: a side that has sent nothing for this long sends a PING.
+/// A side of the AS-ACMS link that has sent nothing for this long sends a PING.
 pub const LINK_KEEPALIVE: Span = Span::from_secs(1);
 /// A link whose other side has been silent for this long is dead.
 pub const LINK_TIMEOUT: Span = Span::from_secs(3);

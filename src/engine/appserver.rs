@@ -349,13 +349,15 @@ impl AppServer {
     fn hear(&mut self, event: Event) {
         match event {
             Event::LoginAsked { conn, user, addr, login } => {
-                self.ask(Task::Check { conn, request: Box::new(LoginRequest { user, login, addr }) });
+                self.give(Task::Check { conn, request: Box::new(LoginRequest { user, login, addr }) });
             }
             Event::LoggedIn { conn, user, addr } => {
                 log::info!("{conn} {addr} logged in as {user}");
-                self.tell(Task::LoggedIn(user));
+                self.give(Task::LoggedIn(user));
             }
-            Event::LoggedOut { user, gone } => self.tell(Task::LoggedOut(user, gone)),
+            Event::LoggedOut { user, gone } => {
+                self.give(Task::LoggedOut(user, gone));
+            }
             Event::Message(inbox) => {
                 let Inbox { info_type, flags, ref body, .. } = inbox;
                 let (body, more) = (body.clone(), flags.has(Flags::MORE));
@@ -368,7 +370,7 @@ impl AppServer {
             Event::Query(inbox) => {
                 let Inbox { info_type, flags, ref body, .. } = inbox;
                 let (body, more) = (body.clone(), flags.has(Flags::MORE));
-                self.ask(Task::Query { reference: inbox.reference(), info_type, more, body });
+                self.give(Task::Query { reference: inbox.reference(), info_type, more, body });
             }
             Event::Outcome { id, outcome } => self.settle_query(id, outcome),
             Event::Located { token, servers } => {
@@ -401,10 +403,11 @@ impl AppServer {
                 }
             }
         }
-        self.tell(Task::Cluster(state));
+        self.give(Task::Cluster(state));
     }
 
-    /// Hands the application a task, and the core what comes of it. False where there was no room for it.
+    /// Hands the application a task, and the core what comes of it. False where there was no room for it, which whoever
+    /// caused it has then been told.
     fn give(&mut self, task: Task) -> bool {
         let now = self.reactor.now();
         match self.stage.give(&self.handle, task) {
@@ -416,19 +419,6 @@ impl AppServer {
                 self.turn_away(now, task);
                 false
             }
-        }
-    }
-
-    /// Tells the application of what it can't refuse.
-    fn tell(&mut self, notice: Task) {
-        let taken = self.give(notice);
-        debug_assert!(taken, "a notice waits in the pool");
-    }
-
-    /// Asks the application; where it has no room, whoever wanted it is told so.
-    fn ask(&mut self, task: Task) {
-        if !self.give(task) {
-            log::debug!("the handler pool is full");
         }
     }
 

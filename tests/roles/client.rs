@@ -1,4 +1,6 @@
 //! The client alone, at a server that is a script.
+//!
+//! Long for its list: every outcome of a connection, a send and a query has its own named test.
 
 use trunkline::id::{ConnId, UserId};
 use trunkline::link::End;

@@ -1,7 +1,7 @@
 //! The application server's core: users log in here, and their frames go to each other or up to the ACMS.
 //!
-//! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link to
-//! the ACMS, `ask` the questions about who is where.
+//! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
+//! to the ACMS, `ask` the questions about who is where.
 
 mod ask;
 mod config;
