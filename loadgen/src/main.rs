@@ -1,51 +1,55 @@
-//! Many users on one reactor, in pairs across servers: what a cluster relays, and how fast.
+//! `trunkline-loadgen`: many users on a cluster, every message checked; and the same load on what it is compared with.
+//!
+//! The program is also its own parts: `worker` is a share of the users (see [`swarm`]), `acms` and `appserver` are servers
+//! that it starts, `floor-hub` and `floor-edge` bare forwarders.
 
+mod args;
+mod cluster;
+mod compare;
+mod dialect;
+mod fleet;
+mod floor;
+mod job;
+mod live;
+mod page;
+mod process;
+mod report;
+mod scenario;
+mod stamp;
 mod swarm;
+mod syscalls;
+mod worker;
+mod yardstick;
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::fs;
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use trunkline::net::{Reactor, raise_descriptor_limit};
-use trunkline::time::Span;
 
-use swarm::{Config, Report, Swarm};
-
-/// Loads a Trunkline cluster with pairs of users on different servers, and checks every message
-///
-/// User n is on server n modulo their number and writes to user n+1 (or n-1), which is on the next server. Each message
-/// is checked on arrival: order, duplicates, corruption, misrouting. Any violation makes the exit code 1.
-#[derive(Parser)]
-#[command(name = "trunkline-loadgen", version)]
-struct Args {
-    /// Client addresses of the application servers
-    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:6000,127.0.0.1:6001")]
-    servers: Vec<String>,
-    /// Users, an even number
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..))]
-    clients: u32,
-    /// Messages that each user has under way
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    window: u32,
-    /// Bytes of a message's body: 32 to 1 MiB less headers
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(32..=1_048_000))]
-    size: u32,
-    /// Seconds that are measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    duration: u64,
-    /// Seconds before them that are not
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=60))]
-    warm_up: u64,
-}
+use args::{Args, Part, RunArgs};
+use cluster::Tuning;
+use fleet::{Outcome, Target};
+use live::Live;
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match run(&Args::parse()) {
-        Ok(report) => {
-            print!("{report}");
-            if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let args = Args::parse();
+    let outcome = match args.part {
+        None => run(&args.run),
+        Some(Part::Compare(args)) => compare::run(&args),
+        Some(Part::Worker) => worker::run().map(|()| true),
+        Some(Part::Acms { rest_us }) => cluster::run_acms(tuning(rest_us)).map(|()| true),
+        Some(Part::Appserver { id, acms, rest_us }) => cluster::run_appserver(id, acms, tuning(rest_us)).map(|()| true),
+        Some(Part::FloorHub { frame_bytes }) => floor::run(floor::Part::Hub, frame_bytes).map(|()| true),
+        Some(Part::FloorEdge { frame_bytes, hub, number }) => {
+            floor::run(floor::Part::Edge { hub, number }, frame_bytes).map(|()| true)
         }
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("trunkline-loadgen: {error}");
             ExitCode::FAILURE
@@ -53,35 +57,41 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<Report, Box<dyn std::error::Error>> {
-    let descriptors = raise_descriptor_limit();
-    if args.clients as usize > descriptors {
-        return Err(format!("{} clients, but descriptors for {descriptors}", args.clients).into());
-    }
-    let servers = args.servers.iter().map(|name| resolve(name)).collect::<Result<Vec<_>, _>>()?;
-    let mut reactor = Reactor::new()?;
-    let config = Config {
-        servers,
-        users: args.clients as usize / 2 * 2,
-        window: args.window,
-        body_bytes: args.size as usize,
-        warm_up: Span::from(Duration::from_secs(args.warm_up)),
-        duration: Span::from(Duration::from_secs(args.duration)),
-    };
-    let mut swarm = Swarm::new(reactor.now(), config);
-    loop {
-        swarm.turn(reactor.now());
-        reactor.send(&mut swarm);
-        if swarm.is_done() {
-            break;
-        }
-        let deadline = swarm.phase_ends();
-        reactor.receive(&mut swarm, Some(deadline))?;
-    }
-    Ok(swarm.into_report())
+fn tuning(rest_us: u64) -> Tuning {
+    Tuning { rest: Duration::from_micros(rest_us) }
 }
 
-fn resolve(name: &str) -> Result<SocketAddr, String> {
-    let found = name.to_socket_addrs().map_err(|error| format!("{name}: {error}"))?.next();
-    found.ok_or_else(|| format!("{name} has no address"))
+/// Loads a cluster once; false where anything was wrong with what arrived.
+fn run(args: &RunArgs) -> io::Result<bool> {
+    let (load, pins) = (args.load()?, args.pins()?);
+    let live = Live::new("");
+    let outcome = if args.local > 0 {
+        let cluster = args.cluster().start(pins.servers)?;
+        fleet::run(
+            &Target { dialect: cluster.dialect, addrs: &cluster.addrs, servers: &cluster.servers },
+            &load,
+            pins,
+            live,
+        )?
+    } else {
+        let addrs = args.addrs()?;
+        fleet::run(&Target { dialect: dialect::Dialect::Trunkline, addrs: &addrs, servers: &[] }, &load, pins, live)?
+    };
+    tell(args, &outcome)?;
+    Ok(outcome.report.violation_count == 0)
+}
+
+fn tell(args: &RunArgs, outcome: &Outcome) -> io::Result<()> {
+    if args.json {
+        println!("{}", report::json(outcome));
+    } else {
+        print!("{}", report::table(outcome));
+    }
+    if let Some(path) = &args.histogram {
+        report::write_histogram(path, &outcome.report.latency.0)?;
+    }
+    if let Some(path) = &args.report {
+        fs::write(path, page::page(args, outcome)?)?;
+    }
+    Ok(())
 }

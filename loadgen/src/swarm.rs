@@ -1,340 +1,767 @@
-//! The users: a core like any other, with one link a user.
+//! A worker's users: one mio loop, one connection a user, every message checked.
+//!
+//! Written against the protocol, not on Trunkline's own links and queues: what it measures and checks, it does not share.
 
-use std::fmt;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hdrhistogram::Histogram;
-use trunkline::buf::{Bounds, Frame};
-use trunkline::id::ConnId;
-use trunkline::limits;
-use trunkline::link::{Due, End, KeepAlive, Links, Patience, Stage};
-use trunkline::role::{Core, Fault};
-use trunkline::time::{Span, Time};
-use trunkline::wire::{Cluster, Kind, Outgoing, Preface, Role, Welcome, parse_object};
+use bytes::{Buf, BytesMut};
+use crossbeam_channel::Receiver;
+use mio::net::TcpStream;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use socket2::{Domain, Socket, Type};
+use trunkline::wire::CloseCode;
 
-/// Bytes of a body that are looked at: sequence number, time of sending, sender, receiver.
-const STAMP_BYTES: usize = 24;
-/// How long logins, and after the measurement the last messages, may take.
-const PATIENCE: Span = Span::from_secs(30);
-/// Dials under way at once, so that the servers' backlogs are not what is measured.
-const DIALS_MAX: usize = 256;
+use crate::dialect::{Message, Said};
+use crate::job::{Command, Job, News, Pace, Report, Tick, Timings};
+use crate::process::own_cpu_seconds;
+use crate::scenario::{Conduct, RouteKind};
+use crate::stamp::{Pool, Stamp};
 
-/// What load to make.
-pub(crate) struct Config {
-    pub(crate) servers: Vec<SocketAddr>,
-    /// An even number.
-    pub(crate) users: usize,
-    pub(crate) window: u32,
-    pub(crate) body_bytes: usize,
-    pub(crate) warm_up: Span,
-    pub(crate) duration: Span,
+const WAKER: Token = Token(usize::MAX);
+const TIMER: Token = Token(usize::MAX - 1);
+const EVENTS_PER_TURN: usize = 1024;
+const READ_BYTES: usize = 256 << 10;
+/// A flooding user's connection is offered more while less than this waits to be written.
+const FLOOD_BYTES: usize = 64 << 10;
+const TICK_NS: u64 = 100_000_000;
+/// How long the last messages may take to arrive, and how long a login may take.
+const PATIENCE_NS: u64 = 30_000_000_000;
+/// Violations that are reported in words.
+const VIOLATIONS_TOLD: usize = 10;
+
+/// A user's connection.
+struct Conn {
+    stream: TcpStream,
+    /// The start of what the server has not said to the end.
+    carry: Vec<u8>,
+    out: BytesMut,
+    writable: bool,
+    /// In the list of those to be read.
+    listed: bool,
+    /// In the list of those to be written.
+    dirty: bool,
+    hung_up: bool,
 }
 
-/// One user, and what it expects from its partner.
+/// How far a user is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Out,
+    Entering {
+        since_ns: u64,
+    },
+    In,
+    /// Said goodbye.
+    Leaving,
+}
+
 struct User {
-    conn: Option<ConnId>,
-    /// Messages sent to the partner.
-    sent: u64,
-    /// Messages that came from the partner, in order from 0.
-    received: u64,
+    name: String,
+    conduct: Conduct,
+    stage: Stage,
+    conn: Option<Conn>,
+    /// Tells events of this connection from those of an earlier one.
+    generation: u32,
+    /// Routes that begin here, and that end here.
+    writes: Vec<u32>,
+    reads: Vec<u32>,
 }
 
+struct Stream {
+    sender: u32,
+    receiver: u32,
+    kind: RouteKind,
+    sent: u64,
+    /// The number of the next message to arrive; with [`RouteKind::Sure`] how many have.
+    expected: u64,
+    under_way: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     LoggingIn,
-    WarmingUp,
-    Measuring { since: Time },
-    Draining,
+    Ready,
+    Writing,
+    Counting { since_ns: u64 },
+    Held,
+    Draining { until_ns: u64 },
     Done,
 }
 
-pub(crate) struct Swarm {
-    config: Config,
-    links: Links<usize>,
+/// Messages at a rate: the next, when it is due, and how far apart they are.
+struct Schedule {
+    next: u64,
+    begins_ns: u64,
+    step_ns: f64,
+}
+
+pub(crate) struct Swarm<'a> {
+    job: Job,
+    poll: Poll,
+    timer: OwnedFd,
+    start: Instant,
     users: Vec<User>,
-    online: usize,
-    next_dial: usize,
-    phase: Phase,
-    phase_ends: Time,
+    streams: Vec<Stream>,
+    pool: Pool,
     body: Vec<u8>,
+    rng: fastrand::Rng,
+    phase: Phase,
+    commands: Receiver<Command>,
+    tell: Box<dyn FnMut(News) + 'a>,
+    /// Users to dial, in order.
+    to_dial: VecDeque<u32>,
+    /// Restless users that are in, and when they leave.
+    to_leave: BinaryHeap<Reverse<(u64, u32)>>,
+    entering: u32,
+    ready: VecDeque<(u32, u32)>,
+    dirty: Vec<u32>,
+    read_buffer: Vec<u8>,
+    schedule: Option<Schedule>,
+    next_tick_ns: u64,
+    tick: Tick,
+    cpu_at_measure: f64,
     report: Report,
 }
 
-/// What was measured, and what was wrong.
-pub(crate) struct Report {
-    users: usize,
-    messages: u64,
-    measured: Span,
-    /// From send to arrival, in microseconds.
-    latency: Histogram<u64>,
-    violations: Vec<String>,
-    violation_count: u64,
-}
-
-impl Swarm {
-    pub(crate) fn new(now: Time, config: Config) -> Swarm {
-        let users = (0..config.users).map(|_| User { conn: None, sent: 0, received: 0 }).collect();
-        let body = vec![0x5a; config.body_bytes];
-        let report = Report {
-            users: config.users,
-            messages: 0,
-            measured: Span::default(),
-            latency: Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order"),
-            violations: Vec::new(),
-            violation_count: 0,
-        };
-        Swarm {
-            config,
-            links: Links::default(),
+impl<'a> Swarm<'a> {
+    pub(crate) fn new(job: Job, commands: Receiver<Command>, tell: impl FnMut(News) + 'a) -> io::Result<Swarm<'a>> {
+        let mut rng = fastrand::Rng::with_seed(job.seed ^ u64::from(job.first_user));
+        let plan = job.scenario.plan(job.users, &mut rng);
+        let mut users: Vec<User> = (0..job.users)
+            .zip(plan.conducts)
+            .map(|(place, conduct)| User {
+                name: format!("{}{:07}", job.prefix, job.first_user + place),
+                conduct,
+                stage: Stage::Out,
+                conn: None,
+                generation: 0,
+                writes: Vec::new(),
+                reads: Vec::new(),
+            })
+            .collect();
+        let mut streams = Vec::with_capacity(plan.routes.len());
+        for route in plan.routes {
+            users[route.sender as usize].writes.push(streams.len() as u32);
+            users[route.receiver as usize].reads.push(streams.len() as u32);
+            let (sender, receiver, kind) = (route.sender, route.receiver, route.kind);
+            streams.push(Stream { sender, receiver, kind, sent: 0, expected: 0, under_way: 0 });
+        }
+        let poll = Poll::new()?;
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
+        poll.registry().register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
+        Ok(Swarm {
+            pool: Pool::new(job.body_bytes.1 as usize, &mut rng),
+            to_dial: (0..job.users).collect(),
+            poll,
+            timer,
+            start: now(),
             users,
-            online: 0,
-            next_dial: 0,
+            streams,
+            body: Vec::new(),
+            rng,
             phase: Phase::LoggingIn,
-            phase_ends: now + PATIENCE,
-            body,
-            report,
+            commands,
+            tell: Box::new(tell),
+            to_leave: BinaryHeap::new(),
+            entering: 0,
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            read_buffer: vec![0; READ_BYTES],
+            schedule: None,
+            next_tick_ns: 0,
+            tick: Tick::default(),
+            cpu_at_measure: 0.0,
+            report: Report {
+                messages: 0,
+                seconds: 0.0,
+                logins: 0,
+                login_seconds: 0.0,
+                bounced: 0,
+                closed_slow: 0,
+                violation_count: 0,
+                violations: Vec::new(),
+                latency: Timings::default(),
+                lateness: Timings::default(),
+                cpu_seconds: 0.0,
+            },
+            job,
+        })
+    }
+
+    /// What makes the loop look at its commands.
+    pub(crate) fn waker(&self) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), WAKER)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// Runs until it was told to stop and all has arrived, or the patience for that is over.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        while self.phase != Phase::Done {
+            let now_ns = self.now_ns();
+            self.obey(now_ns)?;
+            self.dial(now_ns);
+            self.leave(now_ns);
+            self.write_on_schedule(now_ns);
+            self.flush();
+            self.settle(now_ns);
+            self.wait(&mut events)?;
+            self.read();
+        }
+        (self.tell)(News::Tick(self.tick));
+        (self.tell)(News::Report(Box::new(self.report)));
+        Ok(())
+    }
+
+    fn obey(&mut self, now_ns: u64) -> io::Result<()> {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Start => self.begin(now_ns),
+                Command::Measure => {
+                    self.phase = Phase::Counting { since_ns: now_ns };
+                    self.cpu_at_measure = own_cpu_seconds()?;
+                }
+                Command::Hold => self.count_no_more(now_ns)?,
+                Command::Stop => {
+                    self.count_no_more(now_ns)?;
+                    self.phase = Phase::Draining { until_ns: now_ns + PATIENCE_NS };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, now_ns: u64) {
+        self.phase = Phase::Writing;
+        let restless = |user: &u32| matches!(self.users[*user as usize].conduct, Conduct::Restless { .. });
+        self.to_leave = (0..self.job.users).filter(restless).map(|user| Reverse((now_ns, user))).collect();
+        match self.job.pace {
+            Pace::Window(_) => (0..self.streams.len()).for_each(|stream| self.fill_window(now_ns, stream)),
+            Pace::Rate(rate) => {
+                self.schedule = Some(Schedule { next: 0, begins_ns: now_ns, step_ns: 1e9 / rate });
+                self.flood();
+            }
         }
     }
 
-    pub(crate) fn is_done(&self) -> bool {
-        matches!(self.phase, Phase::Done)
-    }
-
-    pub(crate) fn phase_ends(&self) -> Time {
-        self.phase_ends
-    }
-
-    pub(crate) fn into_report(self) -> Report {
-        self.report
-    }
-
-    /// The load's own part of a turn: dials, and moves from phase to phase.
-    pub(crate) fn turn(&mut self, now: Time) {
-        while self.next_dial < self.users.len() && self.next_dial - self.online < DIALS_MAX {
-            self.dial(now, self.next_dial);
-            self.next_dial += 1;
+    fn count_no_more(&mut self, now_ns: u64) -> io::Result<()> {
+        if let Phase::Counting { since_ns } = self.phase {
+            self.report.seconds = (now_ns - since_ns) as f64 / 1e9;
+            self.report.cpu_seconds = own_cpu_seconds()? - self.cpu_at_measure;
+            self.phase = Phase::Held;
         }
-        let overdue = now >= self.phase_ends;
+        Ok(())
+    }
+
+    /// Tells how far it is, and sees whether the phase is over.
+    fn settle(&mut self, now_ns: u64) {
+        if now_ns >= self.next_tick_ns {
+            self.next_tick_ns = now_ns + TICK_NS;
+            (self.tell)(News::Tick(self.tick));
+            self.look_for_late_logins(now_ns);
+        }
         match self.phase {
-            Phase::LoggingIn if self.online == self.users.len() => {
-                self.enter(Phase::WarmingUp, now + self.config.warm_up);
-                (0..self.users.len()).for_each(|user| self.fill_window(now, user));
+            Phase::LoggingIn if self.tick.online == self.job.users => {
+                self.report.login_seconds = now_ns as f64 / 1e9;
+                self.phase = Phase::Ready;
+                (self.tell)(News::Tick(self.tick));
             }
-            Phase::LoggingIn if overdue => {
-                self.violation(format!("{} of {} users logged in within the time", self.online, self.users.len()));
-                self.enter(Phase::Done, Time::NEVER);
-            }
-            Phase::WarmingUp if overdue => self.enter(Phase::Measuring { since: now }, now + self.config.duration),
-            Phase::Measuring { since } if overdue => {
-                self.report.measured = now.since(since);
-                self.enter(Phase::Draining, now + PATIENCE);
-            }
-            Phase::Draining if overdue || self.missing() == 0 => {
-                if self.missing() > 0 {
-                    self.violation(format!("{} messages lost", self.missing()));
-                }
-                self.enter(Phase::Done, Time::NEVER);
-            }
-            Phase::LoggingIn | Phase::WarmingUp | Phase::Measuring { .. } | Phase::Draining | Phase::Done => {}
-        }
-    }
-
-    fn enter(&mut self, phase: Phase, ends: Time) {
-        self.phase = phase;
-        self.phase_ends = ends;
-    }
-
-    fn missing(&self) -> u64 {
-        let sent: u64 = self.users.iter().map(|user| user.sent).sum();
-        let received: u64 = self.users.iter().map(|user| user.received).sum();
-        sent - received
-    }
-
-    fn dial(&mut self, now: Time, user: usize) {
-        let patience = Patience {
-            first_byte: PATIENCE,
-            greeting: PATIENCE,
-            keep_alive: KeepAlive::WhenUnheard(limits::HEARTBEAT),
-            silence: limits::HEARTBEAT_TIMEOUT,
-        };
-        let bytes = limits::ENGINE_QUEUE_BYTES_MAX;
-        let server = self.config.servers[user % self.config.servers.len()];
-        self.users[user].conn = Some(self.links.dial(now, server, patience, Bounds { soft: bytes, hard: bytes }, user));
-    }
-
-    /// Sends as many messages as the window allows.
-    fn fill_window(&mut self, now: Time, user: usize) {
-        let Some(conn) = self.users[user].conn else { return };
-        let partner = user ^ 1;
-        while self.users[user].sent - self.users[partner].received < u64::from(self.config.window) {
-            let sent = self.users[user].sent;
-            self.body[0..8].copy_from_slice(&sent.to_be_bytes());
-            self.body[8..16].copy_from_slice(&now.as_micros().to_be_bytes());
-            self.body[16..20].copy_from_slice(&(user as u32).to_be_bytes());
-            self.body[20..24].copy_from_slice(&(partner as u32).to_be_bytes());
-            let (to, from) = (name(partner), name(user));
-            let frame = Outgoing {
-                id: sent,
-                to: to.as_bytes(),
-                from: from.as_bytes(),
-                body: &self.body,
-                ..Outgoing::of(Kind::Data)
-            };
-            if self.links.send(now, conn, &frame).is_err() {
-                break;
-            }
-            self.users[user].sent += 1;
-        }
-    }
-
-    fn frame(&mut self, now: Time, conn: ConnId, user: usize, frame: &Frame<'_>) {
-        let header = frame.envelope.header;
-        match header.kind {
-            Kind::Welcome => {
-                self.links.advance(now, conn, Stage::Open);
-                self.online += 1;
-                let welcome: Option<Welcome> = parse_object(&frame.body());
-                if welcome.is_none_or(|welcome| welcome.cluster == Cluster::Down) {
-                    self.violation(format!("user {user}: its server does not reach the cluster"));
+            Phase::Draining { until_ns } => {
+                let lost = || self.streams.iter().filter(|stream| stream.kind == RouteKind::Sure);
+                let lost: u64 = lost().map(|stream| stream.sent - stream.expected).sum();
+                if lost == 0 || now_ns >= until_ns {
+                    if lost > 0 {
+                        self.violation(format!("{lost} messages lost"));
+                    }
+                    self.phase = Phase::Done;
                 }
             }
-            Kind::Data => self.arrived(now, user, &frame.body()),
-            Kind::Ping => {
-                let pong = Outgoing { id: header.id, ..Outgoing::of(Kind::Pong) };
-                if self.links.send_control(now, conn, &pong).is_err() {
-                    self.violation(format!("user {user}: no room for a PONG"));
-                }
-            }
-            Kind::Pong => {}
-            Kind::Close => {
-                let (code, text) = Fault::read_close(frame);
-                self.violation(format!("user {user} closed: {code}: {text}"));
-                self.links.end(conn);
-            }
-            kind => self.violation(format!("user {user} got {kind:?} with info_type {}", header.info_type)),
+            Phase::LoggingIn | Phase::Ready | Phase::Writing | Phase::Counting { .. } | Phase::Held | Phase::Done => {}
         }
     }
 
-    fn arrived(&mut self, now: Time, user: usize, body: &[u8]) {
-        let partner = user ^ 1;
-        let Some((stamp, rest)) = body.split_first_chunk::<STAMP_BYTES>() else {
-            return self.violation(format!("user {user} got a body of {} bytes", body.len()));
-        };
-        let number = |range: Range<usize>| stamp[range].iter().fold(0u64, |all, byte| all << 8 | u64::from(*byte));
-        let intact = body.len() == self.body.len() && rest == &self.body[STAMP_BYTES..];
-        if !intact || number(16..20) != partner as u64 || number(20..24) != user as u64 {
-            return self.violation(format!("user {user} got a message that is corrupt or another's"));
+    fn look_for_late_logins(&mut self, now_ns: u64) {
+        for place in 0..self.users.len() {
+            if let Stage::Entering { since_ns } = self.users[place].stage
+                && now_ns >= since_ns + PATIENCE_NS
+            {
+                self.ended(place as u32, "is not in after 30 s");
+            }
         }
-        let expected = self.users[user].received;
-        if number(0..8) != expected {
-            return self.violation(format!("user {user} got message {} instead of {expected}", number(0..8)));
-        }
-        self.users[user].received += 1;
-        if let Phase::Measuring { .. } = self.phase {
-            let sent = Time::from_micros(number(8..16));
-            self.report.messages += 1;
-            self.report.latency.saturating_record(now.since(sent).as_micros());
-        }
-        if let Phase::WarmingUp | Phase::Measuring { .. } = self.phase {
-            self.fill_window(now, partner);
-        }
+    }
+
+    fn is_writing(&self) -> bool {
+        matches!(self.phase, Phase::Writing | Phase::Counting { .. } | Phase::Held)
+    }
+
+    fn is_counting(&self) -> bool {
+        matches!(self.phase, Phase::Counting { .. })
     }
 
     fn violation(&mut self, what: String) {
+        self.tick.violations += 1;
         self.report.violation_count += 1;
-        if self.report.violations.len() < 10 {
+        if self.report.violations.len() < VIOLATIONS_TOLD {
             self.report.violations.push(what);
         }
     }
 }
 
-fn name(user: usize) -> String {
-    format!("load{user}")
-}
-
-impl Core for Swarm {
-    type Peer = usize;
-
-    fn links(&mut self) -> &mut Links<usize> {
-        &mut self.links
-    }
-
-    fn accepted(&mut self, _now: Time, addr: SocketAddr) -> ConnId {
-        unreachable!("the load listens nowhere, yet {addr} dialled it");
-    }
-
-    fn connected(&mut self, now: Time, conn: ConnId) {
-        let Some(user) = self.links.get(conn).map(|link| link.peer) else { return };
-        self.links.send_bytes(now, conn, &Preface::of(Role::Client).encode());
-        self.links.advance(now, conn, Stage::Greeting);
-        let from = name(user);
-        let login = Outgoing { from: from.as_bytes(), ..Outgoing::of(Kind::Login) };
-        if self.links.send_control(now, conn, &login).is_err() {
-            self.violation(format!("user {user}: no room for a LOGIN"));
-        }
-    }
-
-    fn received(&mut self, now: Time, conn: ConnId, chunk: &Bytes, range: Range<usize>) {
-        let Some(user) = self.links.get(conn).map(|link| link.peer) else { return };
-        let Some(mut inbound) = self.links.begin(now, conn, chunk, range) else { return };
-        loop {
-            match inbound.next(limits::MAX_FRAME) {
-                Ok(Some(frame)) => self.frame(now, conn, user, &frame),
-                Ok(None) => break,
+/// In and out.
+impl Swarm<'_> {
+    fn dial(&mut self, now_ns: u64) {
+        while self.entering < self.job.dials_max
+            && let Some(user) = self.to_dial.pop_front()
+        {
+            let number = self.job.first_user + user;
+            let server = self.job.servers[number as usize % self.job.servers.len()];
+            match self.connect(user, server) {
+                Ok(conn) => {
+                    self.entering += 1;
+                    let state = &mut self.users[user as usize];
+                    state.stage = Stage::Entering { since_ns: now_ns };
+                    let out = &mut state.conn.insert(conn).out;
+                    self.job.dialect.log_in(number, &state.name, out);
+                }
                 Err(error) => {
-                    self.violation(format!("user {user} got no frame: {error}"));
-                    return self.links.end(conn);
+                    self.violation(format!("{} cannot dial {server}: {error}", self.users[user as usize].name))
                 }
             }
         }
-        self.links.finish(now, conn, inbound);
     }
 
-    fn ended(&mut self, _now: Time, conn: ConnId, end: End) {
-        let Some(user) = self.links.get(conn).map(|link| link.peer) else { return };
-        self.violation(format!("user {user} lost its connection: {end:?}"));
-        self.links.end(conn);
+    fn connect(&mut self, user: u32, server: SocketAddr) -> io::Result<Conn> {
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM.nonblocking(), None)?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(source) = self.job.source {
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        match socket.connect(&server.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+        let mut stream = TcpStream::from_std(socket.into());
+        let state = &mut self.users[user as usize];
+        state.generation = state.generation.wrapping_add(1);
+        let token = Token((state.generation as usize) << 32 | user as usize);
+        self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        let (carry, out) = (Vec::new(), BytesMut::new());
+        Ok(Conn { stream, carry, out, writable: false, listed: false, dirty: false, hung_up: false })
     }
 
-    fn relieved(&mut self, _now: Time, _conn: ConnId) {}
+    fn logged_in(&mut self, now_ns: u64, user: u32) {
+        let state = &mut self.users[user as usize];
+        if !matches!(state.stage, Stage::Entering { .. }) {
+            return;
+        }
+        state.stage = Stage::In;
+        self.entering -= 1;
+        self.tick.online += 1;
+        self.tick.logins += 1;
+        self.report.logins += u64::from(self.is_counting());
+        if !self.is_writing() {
+            return;
+        }
+        if let Conduct::Restless { stay_ms } = self.users[user as usize].conduct {
+            let stay_ns = self.rng.u64(0..=stay_ms * 1_000_000);
+            self.to_leave.push(Reverse((now_ns + stay_ns, user)));
+        }
+        // What was under way to the earlier connection is settled: it arrived, bounced or is lost.
+        for stream in self.users[user as usize].reads.clone() {
+            self.streams[stream as usize].under_way = 0;
+            self.fill_window(now_ns, stream as usize);
+        }
+    }
 
-    fn expire(&mut self, now: Time) {
-        let mut due = Vec::new();
-        self.links.expire(now, &mut due);
-        for (conn, asked) in due {
-            let what = match asked {
-                Due::Close(code, text) => format!("{code}: {text}"),
-                Due::DialTimeout => "no answer to a dial".to_owned(),
+    /// Restless users leave: every other time with a word, else by hanging up.
+    fn leave(&mut self, now_ns: u64) {
+        while self.is_writing()
+            && let Some(Reverse((leaves_ns, user))) = self.to_leave.peek().copied()
+            && leaves_ns <= now_ns
+        {
+            self.to_leave.pop();
+            let state = &mut self.users[user as usize];
+            if state.stage != Stage::In {
+                continue;
+            }
+            self.tick.online -= 1;
+            let said = state.generation.is_multiple_of(2)
+                && state.conn.as_mut().is_some_and(|conn| self.job.dialect.log_out(&mut conn.out));
+            if said {
+                state.stage = Stage::Leaving;
+                self.list_dirty(user);
+            } else {
+                self.hang_up(user);
+                self.to_dial.push_back(user);
+            }
+        }
+    }
+
+    fn hang_up(&mut self, user: u32) {
+        let state = &mut self.users[user as usize];
+        state.stage = Stage::Out;
+        state.conn = None;
+    }
+
+    /// The connection is no more, whoever ended it.
+    fn ended(&mut self, user: u32, how: &str) {
+        let state = &self.users[user as usize];
+        match (state.stage, state.conduct) {
+            (Stage::Leaving, _) => self.to_dial.push_back(user),
+            (Stage::In, Conduct::Deaf) => {
+                self.tick.online -= 1;
+                self.report.closed_slow += 1;
+            }
+            (stage, Conduct::Steady | Conduct::Restless { .. } | Conduct::Deaf) => {
+                self.tick.online -= u32::from(stage == Stage::In);
+                self.entering -= u32::from(matches!(stage, Stage::Entering { .. }));
+                let what = format!("{} {how}", state.name);
+                self.violation(what);
+            }
+        }
+        self.hang_up(user);
+    }
+}
+
+/// Messages.
+impl Swarm<'_> {
+    fn fill_window(&mut self, now_ns: u64, stream: usize) {
+        let Pace::Window(window) = self.job.pace else { return };
+        while self.is_writing() && self.may_send(stream, window) {
+            self.send(now_ns, stream);
+        }
+    }
+
+    fn may_send(&self, stream: usize, window: u32) -> bool {
+        let stream = &self.streams[stream];
+        let Some(conn) = &self.users[stream.sender as usize].conn else { return false };
+        match stream.kind {
+            RouteKind::Sure | RouteKind::Unsure => stream.under_way < window,
+            RouteKind::Flood => conn.out.len() < FLOOD_BYTES,
+        }
+    }
+
+    /// Floods go on as fast as they can, at whatever rate the others write.
+    fn flood(&mut self) {
+        let now_ns = self.now_ns();
+        for stream in 0..self.streams.len() {
+            while self.streams[stream].kind == RouteKind::Flood && self.may_send(stream, 0) {
+                self.send(now_ns, stream);
+            }
+        }
+    }
+
+    fn write_on_schedule(&mut self, now_ns: u64) {
+        while self.is_writing() && !self.streams.is_empty() {
+            let Some(schedule) = &mut self.schedule else { return };
+            let due_ns = schedule.begins_ns + (schedule.next as f64 * schedule.step_ns) as u64;
+            if due_ns > now_ns {
+                return;
+            }
+            let stream = schedule.next as usize % self.streams.len();
+            schedule.next += 1;
+            if self.streams[stream].kind != RouteKind::Flood {
+                self.send(due_ns, stream);
+                if self.is_counting() {
+                    self.report.lateness.0.saturating_record(self.now_ns() - due_ns);
+                }
+            }
+        }
+    }
+
+    /// Sends a stream's next message; `at_ns` is when that is, or was to be, done.
+    fn send(&mut self, at_ns: u64, stream: usize) {
+        let state = &mut self.streams[stream];
+        let (sender, receiver) = (state.sender as usize, state.receiver as usize);
+        let Some(mut conn) = self.users[sender].conn.take() else { return };
+        let number = state.sent;
+        state.sent += 1;
+        state.under_way += 1;
+        let (least, most) = self.job.body_bytes;
+        let body_bytes = if least == most { least } else { drawn(&mut self.rng, least, most) } as usize;
+        self.pool.write(Stamp { stream: stream as u32, number, sent_ns: at_ns }, body_bytes, &mut self.body);
+        let message = Message {
+            id: (stream as u64) << 32 | (number & 0xffff_ffff),
+            to: &self.users[receiver].name,
+            from: &self.users[sender].name,
+            receiver: self.job.first_user + receiver as u32,
+            body: &self.body,
+        };
+        self.job.dialect.send(&message, &mut conn.out);
+        self.users[sender].conn = Some(conn);
+        self.list_dirty(sender as u32);
+    }
+
+    fn arrived(&mut self, now_ns: u64, user: u32, to: &[u8], from: Option<&[u8]>, body: &[u8]) {
+        let receiver = &self.users[user as usize].name;
+        let Some(stamp) = self.pool.read(body) else {
+            return self.violation(format!("{receiver} got {} bytes that are not what was sent", body.len()));
+        };
+        let Some(stream) = self.streams.get_mut(stamp.stream as usize) else {
+            return self.violation(format!("{receiver} got a message of no stream"));
+        };
+        let sender = &self.users[stream.sender as usize].name;
+        if stream.receiver != user || to != receiver.as_bytes() || from.is_some_and(|from| from != sender.as_bytes()) {
+            return self.violation(format!("{receiver} got a message that is another's"));
+        }
+        let expected = stream.expected;
+        let in_order = match stream.kind {
+            RouteKind::Sure => stamp.number == expected,
+            RouteKind::Unsure | RouteKind::Flood => stamp.number >= expected,
+        };
+        if !in_order {
+            let what = format!("{receiver} got message {} of {sender} instead of {expected}", stamp.number);
+            stream.expected = stream.expected.max(stamp.number + 1);
+            return self.violation(what);
+        }
+        stream.expected = stamp.number + 1;
+        stream.under_way = stream.under_way.saturating_sub(1);
+        self.tick.arrived += 1;
+        if self.is_counting() {
+            self.report.messages += 1;
+            self.report.latency.0.saturating_record(now_ns.saturating_sub(stamp.sent_ns).max(1));
+        }
+        self.fill_window(now_ns, stamp.stream as usize);
+    }
+
+    fn bounced(&mut self, now_ns: u64, id: u64, what: impl FnOnce() -> String) {
+        self.tick.bounced += 1;
+        self.report.bounced += 1;
+        let place = (id >> 32) as usize;
+        match self.streams.get_mut(place) {
+            Some(stream) if stream.kind != RouteKind::Sure => {
+                stream.under_way = stream.under_way.saturating_sub(1);
+                // A receiver that is away is not asked again until it is back: see `logged_in`.
+                if self.users[stream.receiver as usize].stage == Stage::In {
+                    self.fill_window(now_ns, place);
+                }
+            }
+            Some(_) | None => self.violation(what()),
+        }
+    }
+
+    fn heard(&mut self, now_ns: u64, user: u32, said: Said<'_>) {
+        let name = |swarm: &Self| swarm.users[user as usize].name.clone();
+        match said {
+            Said::Message { to, from, body } => self.arrived(now_ns, user, to, from, body),
+            Said::LoggedIn => self.logged_in(now_ns, user),
+            Said::Bounced { id, cause } => {
+                let name = name(self);
+                self.bounced(now_ns, id, || format!("{name}: message {id:#x} bounced: {cause}"));
+            }
+            Said::Ping { id } => {
+                if let Some(conn) = &mut self.users[user as usize].conn {
+                    self.job.dialect.pong(id, &mut conn.out);
+                    self.list_dirty(user);
+                }
+            }
+            Said::Close { code, .. }
+                if code == CloseCode::LOGGED_OUT.to_wire() && self.users[user as usize].stage == Stage::Leaving => {}
+            Said::Close { code, text } => self.ended(user, &format!("was closed: {code} {text}")),
+            Said::Nothing => {}
+            Said::Unexpected(what) => self.violation(format!("{} heard {what}", name(self))),
+        }
+    }
+}
+
+/// Sockets.
+impl Swarm<'_> {
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.timeout()?;
+        match self.poll.poll(events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        for event in &*events {
+            match event.token() {
+                WAKER => {}
+                TIMER => drain_timer(&self.timer)?,
+                Token(token) => {
+                    let (user, generation) = (token as u32, (token >> 32) as u32);
+                    let state = &mut self.users[user as usize];
+                    let Some(conn) = state.conn.as_mut().filter(|_| state.generation == generation) else { continue };
+                    conn.hung_up |= event.is_read_closed() || event.is_error();
+                    if event.is_writable() && !conn.writable {
+                        conn.writable = true;
+                        self.list_dirty(user);
+                    }
+                    if event.is_readable() || event.is_read_closed() || event.is_error() {
+                        self.list_ready(user);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the kernel may let it wait. A message that is due in less than its milliseconds has a timer.
+    fn timeout(&mut self) -> io::Result<Option<Duration>> {
+        if self.job.busy_poll || !self.ready.is_empty() || !self.dirty.is_empty() {
+            return Ok(Some(Duration::ZERO));
+        }
+        if let (true, Some(schedule)) = (self.is_writing(), &self.schedule) {
+            let due_ns = schedule.begins_ns + (schedule.next as f64 * schedule.step_ns) as u64;
+            let wait_ns = due_ns.saturating_sub(self.now_ns()).max(1);
+            let it_value =
+                Timespec { tv_sec: (wait_ns / 1_000_000_000) as i64, tv_nsec: (wait_ns % 1_000_000_000) as i64 };
+            let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+            rustix::time::timerfd_settime(
+                &self.timer,
+                TimerfdTimerFlags::empty(),
+                &Itimerspec { it_interval, it_value },
+            )?;
+        }
+        let busy = !self.to_leave.is_empty() && self.is_writing();
+        Ok(Some(Duration::from_millis(if busy { 1 } else { 20 })))
+    }
+
+    fn list_ready(&mut self, user: u32) {
+        let state = &mut self.users[user as usize];
+        if let Some(conn) = &mut state.conn
+            && !std::mem::replace(&mut conn.listed, true)
+        {
+            self.ready.push_back((user, state.generation));
+        }
+    }
+
+    fn list_dirty(&mut self, user: u32) {
+        if let Some(conn) = &mut self.users[user as usize].conn
+            && !std::mem::replace(&mut conn.dirty, true)
+        {
+            self.dirty.push(user);
+        }
+    }
+
+    /// Reads each connection that has something, once.
+    fn read(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some((user, generation)) = self.ready.pop_front() else { return };
+            let state = &mut self.users[user as usize];
+            if state.generation != generation {
+                continue;
+            }
+            let deaf = state.conduct == Conduct::Deaf && state.stage == Stage::In;
+            let Some(conn) = &mut state.conn else { continue };
+            conn.listed = false;
+            if deaf {
+                if conn.hung_up {
+                    self.ended(user, "was closed");
+                }
+                continue;
+            }
+            match conn.stream.read(&mut self.read_buffer) {
+                Ok(0) => self.ended(user, "was hung up on"),
+                Ok(bytes) => {
+                    if bytes == self.read_buffer.len() || conn.hung_up {
+                        self.list_ready(user);
+                    }
+                    self.take(user, bytes);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => self.list_ready(user),
+                Err(error) => self.ended(user, &error.to_string()),
+            }
+        }
+    }
+
+    /// Takes apart what was read, behind what was left before.
+    fn take(&mut self, user: u32, bytes: usize) {
+        let now_ns = self.now_ns();
+        let buffer = std::mem::take(&mut self.read_buffer);
+        let mut carry =
+            self.users[user as usize].conn.as_mut().map(|conn| std::mem::take(&mut conn.carry)).unwrap_or_default();
+        let fresh = carry.is_empty();
+        if !fresh {
+            carry.extend_from_slice(&buffer[..bytes]);
+        }
+        let mut rest = if fresh { &buffer[..bytes] } else { &carry[..] };
+        loop {
+            let is_in = self.users[user as usize].stage == Stage::In;
+            match self.job.dialect.hear(is_in, rest) {
+                Ok(Some((taken, said))) => {
+                    self.heard(now_ns, user, said);
+                    rest.advance(taken);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.ended(user, &error);
+                    break;
+                }
+            }
+        }
+        let left = rest.to_vec();
+        self.read_buffer = buffer;
+        if let Some(conn) = &mut self.users[user as usize].conn {
+            conn.carry = left;
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for user in dirty.drain(..) {
+            let floods = match &self.users[user as usize].writes[..] {
+                [stream] => self.streams[*stream as usize].kind == RouteKind::Flood && self.is_writing(),
+                _ => false,
             };
-            self.violation(what);
-            self.links.end(conn);
+            let Some(conn) = &mut self.users[user as usize].conn else { continue };
+            conn.dirty = false;
+            if let Err(error) = conn.write() {
+                self.ended(user, &error.to_string());
+            } else if floods {
+                let (now_ns, stream) = (self.now_ns(), self.users[user as usize].writes[0] as usize);
+                while self.may_send(stream, 0) {
+                    self.send(now_ns, stream);
+                }
+            }
         }
-    }
-
-    fn deadline(&self) -> Option<Time> {
-        self.links.deadline()
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
     }
 }
 
-impl Report {
-    pub(crate) fn is_clean(&self) -> bool {
-        self.violation_count == 0
+impl Conn {
+    /// Writes as much as the kernel takes.
+    fn write(&mut self) -> io::Result<()> {
+        while self.writable && !self.out.is_empty() {
+            match self.stream.write(&self.out) {
+                Ok(bytes) => self.out.advance(bytes),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.measured.as_micros() as f64 / 1e6;
-        let rate = if seconds > 0.0 { self.messages as f64 / seconds } else { 0.0 };
-        writeln!(f, "users       {:>12}", self.users)?;
-        writeln!(f, "messages    {:>12}", self.messages)?;
-        writeln!(f, "per second  {rate:>12.0}")?;
-        for (label, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)] {
-            writeln!(f, "{label:<11} {:>12} us", self.latency.value_at_quantile(quantile))?;
-        }
-        writeln!(f, "max         {:>12} us", self.latency.max())?;
-        writeln!(f, "violations  {:>12}", self.violation_count)?;
-        self.violations.iter().try_for_each(|violation| writeln!(f, "  {violation}"))
+/// A size between two, each doubling as likely as the next.
+fn drawn(rng: &mut fastrand::Rng, least: u32, most: u32) -> u32 {
+    let (low, high) = (f64::from(least).ln(), f64::from(most).ln());
+    ((low + rng.f64() * (high - low)).exp() as u32).clamp(least, most)
+}
+
+fn drain_timer(timer: &OwnedFd) -> io::Result<()> {
+    match rustix::io::read(timer, &mut [0; 8]) {
+        Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+        Err(error) => Err(error.into()),
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the load measures real time")]
+fn now() -> Instant {
+    Instant::now()
 }

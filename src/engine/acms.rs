@@ -16,6 +16,7 @@ use crate::wire::CloseCode;
 /// What a cluster manager is made of; see [`Acms::builder`].
 pub struct AcmsBuilder {
     config: core::Config,
+    rest: std::time::Duration,
 }
 
 impl AcmsBuilder {
@@ -28,6 +29,13 @@ impl AcmsBuilder {
     /// What servers must prove to know; none by default.
     pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> AcmsBuilder {
         self.config.secret = secret.into();
+        self
+    }
+
+    /// Under load, lets at least `rest` pass from one turn of the loop to the next, so that each finds more to do: less
+    /// CPU a message, more latency. None by default; see [`Reactor::set_rest`](crate::net::Reactor::set_rest).
+    pub fn rest(mut self, rest: std::time::Duration) -> AcmsBuilder {
+        self.rest = rest;
         self
     }
 
@@ -44,7 +52,8 @@ impl AcmsBuilder {
         check_name(&config.cluster)?;
         let listener = listen_at(resolve_address(addr)?)?;
         let local_addr = listener.local_addr()?;
-        let reactor = Reactor::new()?;
+        let mut reactor = Reactor::new()?;
+        reactor.set_rest(self.rest.into());
         let core = core::Acms::new(reactor.now(), config);
         Ok(Acms {
             core,
@@ -88,7 +97,7 @@ impl Acms {
             connections_max: usize::MAX,
             seed: [0; 32],
         };
-        AcmsBuilder { config }
+        AcmsBuilder { config, rest: std::time::Duration::ZERO }
     }
 
     /// The transfer port's address, with the port that the system chose.

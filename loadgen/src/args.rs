@@ -1,0 +1,193 @@
+//! The command line.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+use clap::{Parser, Subcommand};
+use trunkline::net::raise_descriptor_limit;
+
+use crate::cluster::{Kind, Tuning};
+use crate::fleet::{Load, Pins};
+use crate::job::Pace;
+use crate::scenario::Scenario;
+use crate::stamp::STAMP_BYTES;
+
+/// The longest body: 1 MiB less the header and two names.
+const BODY_BYTES_MAX: u32 = 1_048_000;
+
+/// Loads a Trunkline cluster with many users, and checks every message
+///
+/// User n is on server n modulo their number. Each message is checked on arrival: order, loss, duplicates, corruption,
+/// misrouting. Any violation makes the exit code 1.
+///
+/// One process has as many users as descriptors; more are split over several. There, as everywhere, users write to users
+/// of their own process.
+#[derive(Parser)]
+#[command(name = "trunkline-loadgen", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) part: Option<Part>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Part {
+    /// Puts the same load on bare forwarders, on Trunkline and, where it is installed, on NATS, by turns
+    Compare(CompareArgs),
+    #[command(hide = true)]
+    Worker,
+    #[command(hide = true)]
+    Acms { rest_us: u64 },
+    #[command(hide = true)]
+    Appserver { id: u16, acms: SocketAddr, rest_us: u64 },
+    #[command(hide = true)]
+    FloorHub { frame_bytes: usize },
+    #[command(hide = true)]
+    FloorEdge { frame_bytes: usize, hub: SocketAddr, number: u32 },
+}
+
+/// One run.
+#[derive(clap::Args)]
+pub(crate) struct RunArgs {
+    /// Client addresses of the application servers
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:6000,127.0.0.1:6001", conflicts_with = "local")]
+    servers: Vec<String>,
+    /// Start an ACMS and that many application servers, as processes on this machine, and measure them too
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub(crate) local: u16,
+    /// Users, an even number
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=9_999_998))]
+    clients: u32,
+    /// Who writes to whom
+    #[arg(long, value_enum, default_value = "pairs")]
+    pub(crate) scenario: Scenario,
+    /// Messages under way from each user to each that it writes to: the next is sent when one arrives
+    #[arg(long, default_value = "1", conflicts_with = "rate", value_parser = RangedU64ValueParser::<u32>::new().range(1..=100_000))]
+    pub(crate) window: u32,
+    /// Messages a second in all, sent at even distances; latencies count from the planned time
+    #[arg(long)]
+    pub(crate) rate: Option<NonZeroU32>,
+    /// Bytes of a body, from 24 to 1048000: one size, or LEAST..MOST
+    #[arg(long, default_value = "128", value_parser = parse_size)]
+    pub(crate) size: (u32, u32),
+    /// How long is measured: 10s, 2m
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub(crate) duration: Duration,
+    /// How long is written before that
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    warm_up: Duration,
+    /// Connections that may be on their way in at once
+    #[arg(long, default_value_t = 256, value_parser = RangedU64ValueParser::<u32>::new().range(1..=65_536))]
+    dials: u32,
+    /// What users' names begin with, for two runs on one cluster at once
+    #[arg(long, default_value = "u")]
+    prefix: String,
+    /// What random choices come from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Servers on the first of two processors, load on the other, which never sleeps: SERVERS,LOAD
+    #[arg(long, num_args = 0..=1, default_missing_value = "0,1", value_parser = parse_pins)]
+    pin: Option<(usize, usize)>,
+    /// Local servers rest so that turns begin at least this far apart under load: less CPU, more latency
+    #[arg(long, default_value = "0us", value_parser = humantime::parse_duration)]
+    rest: Duration,
+    /// Count the local servers' system calls behind the measurement; needs strace
+    #[arg(long, requires = "local")]
+    syscalls: bool,
+    /// JSON instead of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write latencies to this file, as the percentile table of HdrHistogram's plotters
+    #[arg(long)]
+    pub(crate) histogram: Option<PathBuf>,
+    /// Write a page with latency and throughput to look at
+    #[arg(long)]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// A comparison.
+#[derive(clap::Args)]
+pub(crate) struct CompareArgs {
+    /// Times that each is measured, by turns
+    #[arg(long, default_value_t = 3, value_parser = RangedU64ValueParser::<usize>::new().range(1..=100))]
+    pub(crate) rounds: usize,
+    /// Users, half on each of two servers, half of them writing to the other half
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(2..=19_000))]
+    pub(crate) clients: u32,
+    /// Bytes of a body
+    #[arg(long, default_value_t = 128, value_parser = RangedU64ValueParser::<u32>::new().range(24..=BODY_BYTES_MAX as u64))]
+    pub(crate) size: u32,
+    /// Messages a second where latency is measured
+    #[arg(long, default_value = "20000")]
+    pub(crate) rate: NonZeroU32,
+    /// How long each measurement takes
+    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
+    pub(crate) duration: Duration,
+    /// Users of the measurement of memory, who are in and write nothing
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(2..=19_000))]
+    pub(crate) idle_clients: u32,
+    /// Processors of the servers and of the load
+    #[arg(long, default_value = "0,1", value_parser = parse_pins)]
+    pub(crate) pin: (usize, usize),
+    /// Leave NATS out even where it is installed
+    #[arg(long)]
+    pub(crate) without_nats: bool,
+    /// Trunkline's servers rest; see `--rest` of a run
+    #[arg(long, default_value = "0us", value_parser = humantime::parse_duration)]
+    pub(crate) rest: Duration,
+}
+
+fn parse_size(text: &str) -> Result<(u32, u32), String> {
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    let number = |text: &str| text.parse::<u32>().map_err(|error| format!("{text:?}: {error}"));
+    let (least, most) = (number(least)?, number(most)?);
+    let fits = STAMP_BYTES as u32 <= least && least <= most && most <= BODY_BYTES_MAX;
+    fits.then_some((least, most)).ok_or_else(|| format!("not within {STAMP_BYTES}..{BODY_BYTES_MAX}"))
+}
+
+fn parse_pins(text: &str) -> Result<(usize, usize), String> {
+    let (servers, load) = text.split_once(',').ok_or("expected two processors: SERVERS,LOAD")?;
+    let number = |text: &str| text.parse::<usize>().map_err(|error| format!("{text:?}: {error}"));
+    Ok((number(servers)?, number(load)?))
+}
+
+impl RunArgs {
+    pub(crate) fn load(&self) -> io::Result<Load> {
+        Ok(Load {
+            users: self.clients / 2 * 2,
+            scenario: self.scenario,
+            pace: self.rate.map_or(Pace::Window(self.window), |rate| Pace::Rate(rate.get().into())),
+            body_bytes: self.size,
+            dials_max: self.dials,
+            prefix: self.prefix.clone(),
+            seed: self.seed,
+            warm_up: self.warm_up,
+            duration: self.duration,
+            users_per_worker: u32::try_from(raise_descriptor_limit()).unwrap_or(u32::MAX),
+            trace: self.syscalls,
+        })
+    }
+
+    pub(crate) fn pins(&self) -> io::Result<Pins> {
+        Ok(self.pin.map_or(Pins::default(), |(servers, load)| Pins { servers: Some(servers), load: Some(load) }))
+    }
+
+    pub(crate) fn cluster(&self) -> Kind {
+        Kind::Trunkline { servers: self.local, tuning: Tuning { rest: self.rest } }
+    }
+
+    pub(crate) fn addrs(&self) -> io::Result<Vec<SocketAddr>> {
+        self.servers.iter().map(|name| resolve(name)).collect()
+    }
+}
+
+fn resolve(name: &str) -> io::Result<SocketAddr> {
+    let told = |error: io::Error| io::Error::new(error.kind(), format!("{name}: {error}"));
+    let mut found = name.to_socket_addrs().map_err(told)?;
+    found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{name} has no address")))
+}

@@ -1,0 +1,357 @@
+//! The front: workers, the phases of a run, and what servers use meanwhile.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::{Child, ChildStdin, Stdio};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use serde::Serialize;
+
+use crate::dialect::Dialect;
+use crate::job::{Command, Job, News, Pace, Report, Tick};
+use crate::live::Live;
+use crate::process::{Server, Usage, part, pinned};
+use crate::scenario::Scenario;
+use crate::syscalls;
+use crate::yardstick;
+
+/// Descriptors of a worker that are no connections.
+const WORKER_SPARE: u32 = 64;
+/// Time for subscriptions and presence to settle between the last login and the first message.
+const SETTLE: Duration = Duration::from_millis(300);
+/// The same for NATS, whose leaf nodes learn of subscriptions when they learn of them.
+const SETTLE_NATS: Duration = Duration::from_secs(2);
+/// How long system calls are counted, where that is wanted.
+const TRACE: Duration = Duration::from_secs(2);
+/// A worker that tells nothing for so long has failed: it ticks ten times a second.
+const WORKER_SILENCE: Duration = Duration::from_secs(60);
+
+/// A run's load.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) users: u32,
+    pub(crate) scenario: Scenario,
+    pub(crate) pace: Pace,
+    pub(crate) body_bytes: (u32, u32),
+    pub(crate) dials_max: u32,
+    pub(crate) prefix: String,
+    pub(crate) seed: u64,
+    pub(crate) warm_up: Duration,
+    pub(crate) duration: Duration,
+    /// Connections that one worker may have.
+    pub(crate) users_per_worker: u32,
+    /// Count the servers' system calls behind the measurement, with strace.
+    pub(crate) trace: bool,
+}
+
+/// Where parts run; none to leave that to the system.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pins {
+    pub(crate) servers: Option<usize>,
+    pub(crate) load: Option<usize>,
+}
+
+/// What is under load.
+pub(crate) struct Target<'a> {
+    pub(crate) dialect: Dialect,
+    pub(crate) addrs: &'a [SocketAddr],
+    /// Its processes, the hub first; none where they run elsewhere.
+    pub(crate) servers: &'a [Server],
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) users: u32,
+    pub(crate) workers: usize,
+    #[serde(flatten)]
+    pub(crate) report: Report,
+    pub(crate) servers: Vec<ServerOutcome>,
+    /// Processor time of one send and receive of 128 bytes over loopback, in microseconds, before and after the
+    /// measurement.
+    pub(crate) yardstick_us: f64,
+    /// The servers' system calls by name, for each message.
+    pub(crate) syscalls_per_message: Vec<(String, f64)>,
+    /// Ten times a second while messages were counted.
+    pub(crate) timeline: Vec<Moment>,
+}
+
+/// A server's part of an [`Outcome`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct ServerOutcome {
+    pub(crate) name: String,
+    /// While messages were counted.
+    pub(crate) cpu_seconds: f64,
+    /// What it allocated for each user of its own while nobody wrote; none for the hub.
+    pub(crate) bytes_per_user: Option<f64>,
+    pub(crate) peak_bytes: u64,
+    /// Anonymous memory after the last message.
+    pub(crate) anonymous_bytes: u64,
+}
+
+/// Messages that arrived, and users that were in, at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Moment {
+    pub(crate) seconds: f64,
+    pub(crate) per_second: f64,
+    pub(crate) online: u32,
+}
+
+impl Outcome {
+    /// Processor microseconds of all servers for each message.
+    pub(crate) fn cpu_us_per_message(&self) -> Option<f64> {
+        let cpu: f64 = self.servers.iter().map(|server| server.cpu_seconds).sum();
+        (cpu > 0.0 && self.report.messages > 0).then(|| cpu * 1e6 / self.report.messages as f64)
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        if self.report.seconds > 0.0 { self.report.messages as f64 / self.report.seconds } else { 0.0 }
+    }
+
+    /// Bytes that servers allocate for a user, on average.
+    pub(crate) fn bytes_per_user(&self) -> Option<f64> {
+        let known: Vec<f64> = self.servers.iter().filter_map(|server| server.bytes_per_user).collect();
+        (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+    }
+}
+
+struct Worker {
+    child: Child,
+    stdin: ChildStdin,
+    tick: Tick,
+    report: Option<Report>,
+}
+
+struct Fleet {
+    workers: Vec<Worker>,
+    news: Receiver<(usize, io::Result<News>)>,
+    users: u32,
+    live: Live,
+}
+
+/// Loads `target` and tells what that came to.
+pub(crate) fn run(target: &Target<'_>, load: &Load, pins: Pins, live: Live) -> io::Result<Outcome> {
+    let before = usages(target)?;
+    let mut fleet = Fleet::start(target, load, pins, live)?;
+    fleet.await_logins()?;
+    let settle = if target.dialect == Dialect::Nats { SETTLE_NATS } else { SETTLE };
+    fleet.watch(settle, "settling", |_| {})?;
+    let loaded = usages(target)?;
+    fleet.command(Command::Start)?;
+    fleet.watch(load.warm_up, "warming up", |_| {})?;
+    let yardstick_before = pinned(pins.servers, yardstick::micros)??;
+    let at_measure = usages(target)?;
+    fleet.command(Command::Measure)?;
+    let timeline = fleet.measure(load.duration)?;
+    fleet.command(Command::Hold)?;
+    let at_hold = usages(target)?;
+    let syscalls_per_message = if load.trace { fleet.trace(target)? } else { Vec::new() };
+    fleet.command(Command::Stop)?;
+    let report = fleet.reports()?;
+    let yardstick_after = pinned(pins.servers, yardstick::micros)??;
+    let after = usages(target)?;
+    let users_each = f64::from(load.users) / target.addrs.len() as f64;
+    let servers = target.servers.iter().enumerate().map(|(place, server)| {
+        let grown = loaded[place].anonymous_bytes as f64 - before[place].anonymous_bytes as f64;
+        ServerOutcome {
+            name: server.name.clone(),
+            cpu_seconds: at_hold[place].cpu_seconds - at_measure[place].cpu_seconds,
+            bytes_per_user: (place > 0).then_some(grown / users_each),
+            peak_bytes: after[place].peak_bytes,
+            anonymous_bytes: after[place].anonymous_bytes,
+        }
+    });
+    Ok(Outcome {
+        users: load.users,
+        workers: fleet.workers.len(),
+        servers: servers.collect(),
+        report,
+        yardstick_us: (yardstick_before + yardstick_after) / 2.0,
+        syscalls_per_message,
+        timeline,
+    })
+}
+
+fn usages(target: &Target<'_>) -> io::Result<Vec<Usage>> {
+    target.servers.iter().map(Server::usage).collect()
+}
+
+/// The jobs of a run: users split evenly where one worker can't have them all.
+fn jobs(target: &Target<'_>, load: &Load, busy_poll: bool) -> Vec<Job> {
+    let pairs = load.users / 2;
+    let workers = load.users.div_ceil(load.users_per_worker.saturating_sub(WORKER_SPARE).max(2));
+    let share = |worker: u32| pairs * worker / workers * 2;
+    let job = |worker: u32| Job {
+        dialect: target.dialect,
+        servers: target.addrs.to_vec(),
+        prefix: load.prefix.clone(),
+        first_user: share(worker),
+        users: share(worker + 1) - share(worker),
+        scenario: load.scenario,
+        pace: match load.pace {
+            Pace::Window(window) => Pace::Window(window),
+            Pace::Rate(rate) => Pace::Rate(rate / f64::from(workers)),
+        },
+        body_bytes: load.body_bytes,
+        dials_max: load.dials_max.div_ceil(workers),
+        source: (workers > 1 && target.addrs.iter().all(|addr| addr.ip().is_loopback()))
+            .then(|| IpAddr::V4(Ipv4Addr::new(127, 0, 1 + (worker >> 8) as u8, worker as u8))),
+        busy_poll,
+        seed: load.seed,
+    };
+    (0..workers).map(job).collect()
+}
+
+impl Fleet {
+    fn start(target: &Target<'_>, load: &Load, pins: Pins, live: Live) -> io::Result<Fleet> {
+        let (sender, news) = unbounded();
+        let mut workers = Vec::new();
+        for job in jobs(target, load, pins.load.is_some()) {
+            let mut command = part("worker")?;
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = pinned(pins.load, || command.spawn())??;
+            let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+                return Err(io::Error::other("a worker has no pipes"));
+            };
+            let (number, sender) = (workers.len(), sender.clone());
+            std::thread::spawn(move || listen(number, BufReader::new(stdout), &sender));
+            workers.push(Worker { child, stdin, tick: Tick::default(), report: None });
+            workers[number].say(&job)?;
+        }
+        Ok(Fleet { workers, news, users: load.users, live })
+    }
+
+    fn command(&mut self, command: Command) -> io::Result<()> {
+        self.workers.iter_mut().try_for_each(|worker| worker.say(&command))
+    }
+
+    /// Takes news until `deadline`; false where there was none in time.
+    fn hear(&mut self, deadline: Instant) -> io::Result<bool> {
+        match self.news.recv_deadline(deadline) {
+            Ok((worker, Ok(News::Tick(tick)))) => self.workers[worker].tick = tick,
+            Ok((worker, Ok(News::Report(report)))) => self.workers[worker].report = Some(*report),
+            Ok((worker, Err(error))) => return Err(io::Error::other(format!("worker {worker}: {error}"))),
+            Err(RecvTimeoutError::Timeout) => return Ok(false),
+            Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("the workers are gone")),
+        }
+        Ok(true)
+    }
+
+    fn tick(&self) -> Tick {
+        self.workers.iter().fold(Tick::default(), |all, worker| Tick {
+            online: all.online + worker.tick.online,
+            logins: all.logins + worker.tick.logins,
+            arrived: all.arrived + worker.tick.arrived,
+            bounced: all.bounced + worker.tick.bounced,
+            violations: all.violations + worker.tick.violations,
+        })
+    }
+
+    fn await_logins(&mut self) -> io::Result<()> {
+        loop {
+            if !self.hear(now() + WORKER_SILENCE)? {
+                return Err(io::Error::other("a worker is silent"));
+            }
+            let tick = self.tick();
+            self.live.show("logging in", &tick, None);
+            if tick.online == self.users {
+                return Ok(());
+            }
+            if tick.violations > 0 {
+                // What went wrong stands in the reports.
+                self.command(Command::Stop)?;
+                let report = self.reports()?;
+                return Err(io::Error::other(format!("logging in: {}", report.violations.join("; "))));
+            }
+        }
+    }
+
+    /// Lets `span` pass, with `each` told of how far the workers are.
+    fn watch(&mut self, span: Duration, phase: &str, mut each: impl FnMut(Tick)) -> io::Result<()> {
+        let deadline = now() + span;
+        while self.hear(deadline)? {
+            let tick = self.tick();
+            self.live.show(phase, &tick, Some(deadline.saturating_duration_since(now())));
+            each(tick);
+        }
+        Ok(())
+    }
+
+    /// Watches throughput over time.
+    fn measure(&mut self, span: Duration) -> io::Result<Vec<Moment>> {
+        let began = now();
+        let mut last = (0.0, self.tick().arrived);
+        let mut timeline = Vec::new();
+        self.watch(span, "measuring", |tick| {
+            let seconds = began.elapsed().as_secs_f64();
+            if seconds >= last.0 + 0.1 {
+                let per_second = (tick.arrived - last.1) as f64 / (seconds - last.0);
+                timeline.push(Moment { seconds, per_second, online: tick.online });
+                last = (seconds, tick.arrived);
+            }
+        })?;
+        Ok(timeline)
+    }
+
+    /// Counts the servers' system calls for a while.
+    fn trace(&mut self, target: &Target<'_>) -> io::Result<Vec<(String, f64)>> {
+        let trace = syscalls::Trace::start(target.servers)?;
+        // Attaching takes a while.
+        self.watch(TRACE / 4, "counting system calls", |_| {})?;
+        let (before, calls_before) = (self.tick().arrived, now());
+        self.watch(TRACE, "counting system calls", |_| {})?;
+        let messages = (self.tick().arrived - before) as f64;
+        let seconds = calls_before.elapsed().as_secs_f64();
+        trace.finish(messages / seconds)
+    }
+
+    fn reports(&mut self) -> io::Result<Report> {
+        while self.workers.iter().any(|worker| worker.report.is_none()) {
+            if !self.hear(now() + WORKER_SILENCE)? {
+                return Err(io::Error::other("a worker does not report"));
+            }
+            self.live.show("waiting for the last messages", &self.tick(), None);
+        }
+        self.live.end();
+        let mut reports = self.workers.iter_mut().filter_map(|worker| worker.report.take());
+        let mut all = reports.next().ok_or_else(|| io::Error::other("no worker, no report"))?;
+        reports.for_each(|report| all.merge(report));
+        Ok(all)
+    }
+}
+
+impl Worker {
+    fn say(&mut self, what: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.stdin, what)?;
+        self.stdin.write_all(b"\n")
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended; else its users go with it.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn listen(worker: usize, lines: impl BufRead, tell: &Sender<(usize, io::Result<News>)>) {
+    let mut reported = false;
+    for line in lines.lines() {
+        let news = line.and_then(|line| Ok(serde_json::from_str::<News>(&line)?));
+        reported |= matches!(news, Ok(News::Report(_)));
+        if tell.send((worker, news)).is_err() {
+            return;
+        }
+    }
+    if !reported {
+        // Nobody listens where the run is over.
+        drop(tell.send((worker, Err(io::ErrorKind::UnexpectedEof.into()))));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a run takes real time")]
+fn now() -> Instant {
+    Instant::now()
+}
