@@ -137,6 +137,9 @@ pub(crate) struct CompareArgs {
     /// Leave NATS out even where it is installed
     #[arg(long)]
     pub(crate) without_nats: bool,
+    /// Another build of this program, whose Trunkline is measured beside this one's
+    #[arg(long)]
+    pub(crate) baseline: Option<PathBuf>,
     /// Trunkline's servers rest; see `--rest` of a run
     #[arg(long, default_value = "0us", value_parser = humantime::parse_duration)]
     pub(crate) rest: Duration,
@@ -178,7 +181,7 @@ impl RunArgs {
     }
 
     pub(crate) fn cluster(&self) -> Kind {
-        Kind::Trunkline { servers: self.local, tuning: Tuning { rest: self.rest } }
+        Kind::Trunkline { servers: self.local, tuning: Tuning { rest: self.rest }, program: None }
     }
 
     pub(crate) fn addrs(&self) -> io::Result<Vec<SocketAddr>> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use crate::dialect::Dialect;
 use crate::process::{Server, end_with_parent, part, say_ready};
 
 /// What to start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// An ACMS and that many application servers.
-    Trunkline { servers: u16, tuning: Tuning },
+    /// An ACMS and that many application servers: those of this program, or of another build of it.
+    Trunkline { servers: u16, tuning: Tuning, program: Option<PathBuf> },
     /// Bare forwarders for frames of that size: a hub and two edges.
     Floor { frame_bytes: usize },
     /// A NATS server as hub, and two as its leaf nodes.
@@ -43,23 +44,28 @@ pub(crate) struct Cluster {
 
 impl Kind {
     /// Starts the servers, on processor `cpu`, and waits until they know each other.
-    pub(crate) fn start(self, cpu: Option<usize>) -> io::Result<Cluster> {
+    pub(crate) fn start(&self, cpu: Option<usize>) -> io::Result<Cluster> {
         match self {
-            Kind::Trunkline { servers, tuning } => start_trunkline(servers, tuning, cpu),
-            Kind::Floor { frame_bytes } => start_floor(frame_bytes, cpu),
+            Kind::Trunkline { servers, tuning, program: None } => {
+                start_trunkline(&std::env::current_exe()?, *servers, *tuning, cpu)
+            }
+            Kind::Trunkline { servers, tuning, program: Some(program) } => {
+                start_trunkline(program, *servers, *tuning, cpu)
+            }
+            Kind::Floor { frame_bytes } => start_floor(*frame_bytes, cpu),
             Kind::Nats => start_nats(cpu),
         }
     }
 }
 
-fn start_trunkline(count: u16, tuning: Tuning, cpu: Option<usize>) -> io::Result<Cluster> {
+fn start_trunkline(program: &Path, count: u16, tuning: Tuning, cpu: Option<usize>) -> io::Result<Cluster> {
     let rest_us = tuning.rest.as_micros().to_string();
-    let acms = Server::start("acms", part("acms")?.arg(&rest_us), cpu)?;
+    let acms = Server::start("acms", Command::new(program).arg("acms").arg(&rest_us), cpu)?;
     let acms_addr = reached(&acms)?;
     let mut cluster = Cluster { dialect: Dialect::Trunkline, servers: vec![acms], addrs: Vec::new(), _files: None };
     for id in 0..count {
-        let mut command = part("appserver")?;
-        command.arg(id.to_string()).arg(acms_addr.to_string()).arg(&rest_us);
+        let mut command = Command::new(program);
+        command.arg("appserver").arg(id.to_string()).arg(acms_addr.to_string()).arg(&rest_us);
         cluster.add(Server::start(&format!("as{id}"), &mut command, cpu)?)?;
     }
     Ok(cluster)

@@ -64,7 +64,11 @@ fn latency(outcome: &Outcome, quantile: f64) -> Option<f64> {
 pub(crate) fn run(args: &CompareArgs) -> io::Result<bool> {
     let frame_bytes = trunkline::limits::HEADER_BYTES + 2 * NAME_BYTES + args.size as usize;
     let tuning = Tuning { rest: args.rest };
-    let mut kinds = vec![("floor", Kind::Floor { frame_bytes }), ("trunkline", Kind::Trunkline { servers: 2, tuning })];
+    let trunkline = |program| Kind::Trunkline { servers: 2, tuning, program };
+    let mut kinds = vec![("floor", Kind::Floor { frame_bytes }), ("trunkline", trunkline(None))];
+    if let Some(program) = &args.baseline {
+        kinds.push(("baseline", trunkline(Some(program.clone()))));
+    }
     if !args.without_nats && is_installed("nats-server") {
         kinds.push(("nats", Kind::Nats));
     }
@@ -75,7 +79,7 @@ pub(crate) fn run(args: &CompareArgs) -> io::Result<bool> {
         for work in WORKS {
             for (place, (name, kind)) in kinds.iter().enumerate() {
                 let live = Live::new(format!("round {} of {}, {name}: ", round + 1, args.rounds));
-                let outcome = measure(args, *kind, work, live)?;
+                let outcome = measure(args, kind, work, live)?;
                 for violation in &outcome.report.violations {
                     eprintln!("{name}: {violation}");
                 }
@@ -93,7 +97,7 @@ pub(crate) fn run(args: &CompareArgs) -> io::Result<bool> {
     Ok(clean)
 }
 
-fn measure(args: &CompareArgs, kind: Kind, work: Work, live: Live) -> io::Result<Outcome> {
+fn measure(args: &CompareArgs, kind: &Kind, work: Work, live: Live) -> io::Result<Outcome> {
     let pins = Pins { servers: Some(args.pin.0), load: Some(args.pin.1) };
     let load = Load {
         users: if work == Work::Idle { args.idle_clients } else { args.clients } / 2 * 2,

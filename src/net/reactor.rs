@@ -190,7 +190,9 @@ impl Reactor {
             self.half_close(conn);
         }
         for conn in core.links().take_resumed() {
-            self.list(conn);
+            if let Some(socket) = socket(&mut self.sockets, conn).filter(|socket| socket.readable) {
+                list(&mut self.ready, socket, conn);
+            }
         }
         for conn in core.links().take_ended() {
             self.drop_socket(conn);
@@ -251,22 +253,20 @@ impl Reactor {
 
     /// Remembers what a socket is ready for.
     fn note<C: Core>(&mut self, core: &mut C, now: Time, conn: ConnId, event: &Event) {
-        let Some(socket) = self.socket(conn) else { return };
+        let Some(socket) = socket(&mut self.sockets, conn) else { return };
         if std::mem::take(&mut socket.connecting) {
             if let Some(error) = failed_dial(socket) {
                 return self.broken.push((conn, End::Failed(error)));
             }
             core.connected(now, conn);
         }
-        let Some(socket) = self.socket(conn) else { return };
         if event.is_writable() && !std::mem::replace(&mut socket.writable, true) {
             self.unblocked.push(conn);
         }
-        let Some(socket) = self.socket(conn) else { return };
         socket.hung_up |= event.is_read_closed() || event.is_error();
         if event.is_readable() || socket.hung_up {
             socket.readable = true;
-            self.list(conn);
+            list(&mut self.ready, socket, conn);
         }
     }
 
@@ -350,7 +350,7 @@ impl Reactor {
 
     /// One read; a connection that may have more goes to the back of the list. Returns how many bytes came.
     fn read_one<C: Core>(&mut self, core: &mut C, conn: ConnId, chunk: &mut BytesMut, filled: usize) -> usize {
-        let Some(socket) = self.socket(conn) else { return 0 };
+        let Some(socket) = socket(&mut self.sockets, conn) else { return 0 };
         socket.listed = false;
         // What is not read now is remembered as readable until the core resumes the connection.
         if !core.links().reads(conn) {
@@ -362,7 +362,7 @@ impl Reactor {
                 if filled + bytes < end && !socket.hung_up {
                     socket.readable = false;
                 } else {
-                    self.list(conn);
+                    list(&mut self.ready, socket, conn);
                 }
                 self.reads.push((conn, filled..filled + bytes));
                 bytes
@@ -397,7 +397,7 @@ impl Reactor {
     }
 
     fn write<C: Core>(&mut self, core: &mut C, now: Time, conn: ConnId) {
-        let Some(socket) = self.socket(conn) else { return };
+        let Some(socket) = socket(&mut self.sockets, conn) else { return };
         while socket.writable {
             let links = core.links();
             let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
@@ -426,31 +426,29 @@ impl Reactor {
     }
 
     fn half_close(&mut self, conn: ConnId) {
-        let Some(socket) = self.socket(conn) else { return };
+        let Some(socket) = socket(&mut self.sockets, conn) else { return };
         if let Err(error) = socket.stream.shutdown(Shutdown::Write) {
             self.broken.push((conn, End::Failed(error.kind())));
         }
     }
 
-    /// Puts a socket that may have data at the end of the list to be read.
-    fn list(&mut self, conn: ConnId) {
-        if let Some(socket) = self.socket(conn)
-            && socket.readable
-            && !std::mem::replace(&mut socket.listed, true)
-        {
-            self.ready.push_back(conn);
-        }
-    }
-
     fn drop_socket(&mut self, conn: ConnId) {
-        if self.socket(conn).is_some() {
+        if socket(&mut self.sockets, conn).is_some() {
             self.sockets[conn.index as usize] = None;
             self.accept_after = None;
         }
     }
+}
 
-    fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
-        self.sockets.get_mut(conn.index as usize)?.as_mut().filter(|socket| socket.generation == conn.generation)
+fn socket(sockets: &mut [Option<Socket>], conn: ConnId) -> Option<&mut Socket> {
+    sockets.get_mut(conn.index as usize)?.as_mut().filter(|socket| socket.generation == conn.generation)
+}
+
+/// Puts a socket that may have data at the end of those to be read.
+fn list(ready: &mut VecDeque<ConnId>, socket: &mut Socket, conn: ConnId) {
+    debug_assert!(socket.readable);
+    if !std::mem::replace(&mut socket.listed, true) {
+        ready.push_back(conn);
     }
 }
 

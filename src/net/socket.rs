@@ -58,8 +58,13 @@ impl Socket {
         }
     }
 
+    /// One slice goes by `send`, which spares the kernel looking through a list.
     pub(super) fn write(&mut self, slices: &[IoSlice<'_>]) -> Outcome {
-        match uninterrupted(|| self.stream.write_vectored(slices)) {
+        let written = match slices {
+            [slice] => uninterrupted(|| self.stream.write(slice)),
+            slices => uninterrupted(|| self.stream.write_vectored(slices)),
+        };
+        match written {
             Ok(0) => Outcome::Ended(End::Failed(ErrorKind::WriteZero)),
             other => outcome(other),
         }
