@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Parser, Subcommand};
-use trunkline::net::raise_descriptor_limit;
+use clap::{Parser, Subcommand, ValueEnum};
+use trunkline::net::{Tuning, raise_descriptor_limit};
 
-use crate::cluster::{Kind, Tuning};
+use crate::cluster::Kind;
 use crate::fleet::{Load, Pins};
 use crate::job::Pace;
 use crate::scenario::Scenario;
@@ -42,13 +42,49 @@ pub(crate) enum Part {
     #[command(hide = true)]
     Worker,
     #[command(hide = true)]
-    Acms { rest_us: u64 },
+    Acms(Tuned),
     #[command(hide = true)]
-    Appserver { id: u16, acms: SocketAddr, rest_us: u64 },
+    Appserver {
+        id: u16,
+        acms: SocketAddr,
+        #[command(flatten)]
+        tuned: Tuned,
+    },
     #[command(hide = true)]
     FloorHub { frame_bytes: usize },
     #[command(hide = true)]
     FloorEdge { frame_bytes: usize, hub: SocketAddr, number: u32 },
+}
+
+/// How a server is tuned, as the front tells it.
+#[derive(clap::Args)]
+pub(crate) struct Tuned {
+    rest_us: u64,
+    #[arg(value_enum)]
+    acks: Acks,
+}
+
+impl Tuned {
+    pub(crate) fn tuning(&self) -> Tuning {
+        tuning(Duration::from_micros(self.rest_us), self.acks)
+    }
+}
+
+fn tuning(rest: Duration, acks: Acks) -> Tuning {
+    let acks = match acks {
+        Acks::Prompt => trunkline::net::Acks::Prompt,
+        Acks::Delayed => trunkline::net::Acks::Delayed,
+    };
+    Tuning { rest: rest.into(), acks }
+}
+
+/// When the local servers' kernel acknowledges what was read.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Acks {
+    /// As the kernel sees fit, mostly with each read
+    Prompt,
+    /// With every second segment, with data, or after 40 ms
+    Delayed,
 }
 
 /// One run.
@@ -96,6 +132,9 @@ pub(crate) struct RunArgs {
     /// Local servers rest so that turns begin at least this far apart under load: less CPU, more latency
     #[arg(long, default_value = "0us", value_parser = humantime::parse_duration)]
     rest: Duration,
+    /// When the local servers' kernel acknowledges what was read
+    #[arg(long, value_enum, default_value = "prompt")]
+    acks: Acks,
     /// Count the local servers' system calls behind the measurement; needs strace
     #[arg(long, requires = "local")]
     syscalls: bool,
@@ -142,7 +181,16 @@ pub(crate) struct CompareArgs {
     pub(crate) baseline: Option<PathBuf>,
     /// Trunkline's servers rest; see `--rest` of a run
     #[arg(long, default_value = "0us", value_parser = humantime::parse_duration)]
-    pub(crate) rest: Duration,
+    rest: Duration,
+    /// When their kernel acknowledges what was read
+    #[arg(long, value_enum, default_value = "prompt")]
+    acks: Acks,
+}
+
+impl CompareArgs {
+    pub(crate) fn tuning(&self) -> Tuning {
+        tuning(self.rest, self.acks)
+    }
 }
 
 fn parse_size(text: &str) -> Result<(u32, u32), String> {
@@ -181,7 +229,7 @@ impl RunArgs {
     }
 
     pub(crate) fn cluster(&self) -> Kind {
-        Kind::Trunkline { servers: self.local, tuning: Tuning { rest: self.rest }, program: None }
+        Kind::Trunkline { servers: self.local, tuning: tuning(self.rest, self.acks), program: None }
     }
 
     pub(crate) fn addrs(&self) -> io::Result<Vec<SocketAddr>> {

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use trunkline::net::{Acks, Tuning};
 use trunkline::role::appserver::ClusterState;
 use trunkline::{Acms, AppServer, Handler, Membership, ServerHandle, ServerId};
 
@@ -22,13 +23,6 @@ pub(crate) enum Kind {
     Floor { frame_bytes: usize },
     /// A NATS server as hub, and two as its leaf nodes.
     Nats,
-}
-
-/// How Trunkline's servers are set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tuning {
-    /// The least time from one turn to the next.
-    pub(crate) rest: Duration,
 }
 
 /// Servers that run.
@@ -60,12 +54,16 @@ impl Kind {
 
 fn start_trunkline(program: &Path, count: u16, tuning: Tuning, cpu: Option<usize>) -> io::Result<Cluster> {
     let rest_us = tuning.rest.as_micros().to_string();
-    let acms = Server::start("acms", Command::new(program).arg("acms").arg(&rest_us), cpu)?;
+    let acks = match tuning.acks {
+        Acks::Prompt => "prompt",
+        Acks::Delayed => "delayed",
+    };
+    let acms = Server::start("acms", Command::new(program).args(["acms", &rest_us, acks]), cpu)?;
     let acms_addr = reached(&acms)?;
     let mut cluster = Cluster { dialect: Dialect::Trunkline, servers: vec![acms], addrs: Vec::new(), _files: None };
     for id in 0..count {
         let mut command = Command::new(program);
-        command.arg("appserver").arg(id.to_string()).arg(acms_addr.to_string()).arg(&rest_us);
+        command.arg("appserver").arg(id.to_string()).arg(acms_addr.to_string()).args([&rest_us, acks]);
         cluster.add(Server::start(&format!("as{id}"), &mut command, cpu)?)?;
     }
     Ok(cluster)
@@ -147,7 +145,7 @@ fn await_listener(name: &str, addr: SocketAddr) -> io::Result<()> {
 /// The process of an ACMS.
 pub(crate) fn run_acms(tuning: Tuning) -> io::Result<()> {
     end_with_parent();
-    let acms = Acms::builder().rest(tuning.rest).bind("127.0.0.1:0")?;
+    let acms = Acms::builder().tuning(tuning).bind("127.0.0.1:0")?;
     say_ready(acms.local_addr());
     acms.run_until_signal()
 }
@@ -157,7 +155,7 @@ pub(crate) fn run_appserver(id: u16, acms: SocketAddr, tuning: Tuning) -> io::Re
     end_with_parent();
     let (tell, told) = crossbeam_channel::bounded(1);
     let membership = Membership::new(ServerId(id), acms.to_string());
-    let server = AppServer::builder().cluster(membership).handler(Ready(tell)).rest(tuning.rest).bind("127.0.0.1:0")?;
+    let server = AppServer::builder().cluster(membership).handler(Ready(tell)).tuning(tuning).bind("127.0.0.1:0")?;
     let addr = server.local_addr();
     std::thread::spawn(move || {
         if told.recv().is_ok() {

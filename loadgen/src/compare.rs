@@ -7,7 +7,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 
 use crate::args::CompareArgs;
-use crate::cluster::{Kind, Tuning};
+use crate::cluster::Kind;
 use crate::fleet::{self, Load, Outcome, Pins, Target};
 use crate::job::Pace;
 use crate::live::Live;
@@ -63,7 +63,7 @@ fn latency(outcome: &Outcome, quantile: f64) -> Option<f64> {
 /// Measures each in rounds, and prints the medians and their ratios to the floor; false where a message went wrong.
 pub(crate) fn run(args: &CompareArgs) -> io::Result<bool> {
     let frame_bytes = trunkline::limits::HEADER_BYTES + 2 * NAME_BYTES + args.size as usize;
-    let tuning = Tuning { rest: args.rest };
+    let tuning = args.tuning();
     let trunkline = |program| Kind::Trunkline { servers: 2, tuning, program };
     let mut kinds = vec![("floor", Kind::Floor { frame_bytes }), ("trunkline", trunkline(None))];
     if let Some(program) = &args.baseline {

@@ -24,12 +24,10 @@ mod yardstick;
 use std::fs;
 use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 
 use args::{Args, Part, RunArgs};
-use cluster::Tuning;
 use fleet::{Outcome, Target};
 use live::Live;
 
@@ -40,8 +38,8 @@ fn main() -> ExitCode {
         None => run(&args.run),
         Some(Part::Compare(args)) => compare::run(&args),
         Some(Part::Worker) => worker::run().map(|()| true),
-        Some(Part::Acms { rest_us }) => cluster::run_acms(tuning(rest_us)).map(|()| true),
-        Some(Part::Appserver { id, acms, rest_us }) => cluster::run_appserver(id, acms, tuning(rest_us)).map(|()| true),
+        Some(Part::Acms(tuned)) => cluster::run_acms(tuned.tuning()).map(|()| true),
+        Some(Part::Appserver { id, acms, tuned }) => cluster::run_appserver(id, acms, tuned.tuning()).map(|()| true),
         Some(Part::FloorHub { frame_bytes }) => floor::run(floor::Part::Hub, frame_bytes).map(|()| true),
         Some(Part::FloorEdge { frame_bytes, hub, number }) => {
             floor::run(floor::Part::Edge { hub, number }, frame_bytes).map(|()| true)
@@ -55,10 +53,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn tuning(rest_us: u64) -> Tuning {
-    Tuning { rest: Duration::from_micros(rest_us) }
 }
 
 /// Loads a cluster once; false where anything was wrong with what arrived.

@@ -19,8 +19,8 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: AcmsSettings) -> io::Result<()> {
-    let AcmsSettings { transfer, cluster, cluster_secret, .. } = settings;
-    let acms = Acms::builder().name(cluster).secret(cluster_secret).bind(transfer)?;
+    let AcmsSettings { transfer, cluster, cluster_secret, tuning, .. } = settings;
+    let acms = Acms::builder().name(cluster).secret(cluster_secret).tuning(tuning).bind(transfer)?;
     println!("ready acms transfer={}", acms.local_addr());
     acms.run_until_signal()
 }

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueEnum};
 
-use super::{Arguments, ClusterArgs, ConfigError, MANAGEMENT_PORT, TRANSFER_PORT};
+use super::{Arguments, ClusterArgs, ConfigError, MANAGEMENT_PORT, TRANSFER_PORT, TuningArgs};
+use crate::net::Tuning;
 
 /// What an ACMS runs with. Not `Debug`: it holds the cluster's secret.
 pub struct AcmsSettings {
@@ -19,6 +20,8 @@ pub struct AcmsSettings {
     pub cluster: String,
     /// The cluster's secret, at least 16 bytes; empty where it has none.
     pub cluster_secret: Vec<u8>,
+    /// What its reactor trades.
+    pub tuning: Tuning,
 }
 
 /// How a user who asks for a server is given one.
@@ -46,6 +49,8 @@ pub struct AcmsArgs {
     server_assigned_policy: ServerAssignedPolicy,
     #[command(flatten)]
     cluster: ClusterArgs,
+    #[command(flatten)]
+    tuning: TuningArgs,
     /// Let any server join from any network, where --bind is not loopback and there is no cluster secret
     #[arg(long, value_parser = BoolishValueParser::new())]
     insecure: bool,
@@ -69,6 +74,7 @@ impl Arguments for AcmsArgs {
             management: SocketAddr::new(self.bind, self.management_port),
             server_assigned_policy: self.server_assigned_policy,
             cluster: self.cluster.cluster,
+            tuning: self.tuning.tuning(),
             cluster_secret,
         })
     }

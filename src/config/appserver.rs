@@ -9,10 +9,12 @@ use clap::builder::{PossibleValue, RangedU64ValueParser};
 use clap::{Parser, ValueEnum};
 
 use super::{
-    Arguments, CLIENT_PORT, ClusterArgs, ConfigError, HostPort, HostPortError, Place, TRANSFER_PORT, read_text,
+    Arguments, CLIENT_PORT, ClusterArgs, ConfigError, HostPort, HostPortError, Place, TRANSFER_PORT, TuningArgs,
+    read_text,
 };
 use crate::id::{IdError, ServerId, UserId};
 use crate::limits;
+use crate::net::Tuning;
 use crate::role::appserver::CutOff;
 use crate::time::Span;
 use crate::wire::link::Relogin;
@@ -31,6 +33,8 @@ pub struct AppServerSettings {
     pub cluster: String,
     /// The cluster's secret, at least 16 bytes; empty where it has none.
     pub cluster_secret: Vec<u8>,
+    /// What its reactor trades.
+    pub tuning: Tuning,
     /// What becomes of the older session when a user logs in again.
     pub relogin: Relogin,
     /// Whether users may log in while the ACMS can't be reached.
@@ -133,6 +137,8 @@ pub struct AppServerArgs {
     /// Users that the cluster is told this server takes; at most --max-connections [default: --max-connections]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(CONNECTIONS))]
     capacity: Option<u32>,
+    #[command(flatten)]
+    tuning: TuningArgs,
     /// File of those who may log in: lines of user:password, # begins a comment line [default: anyone may]
     #[arg(long, value_name = "FILE")]
     users_file: Option<PathBuf>,
@@ -159,6 +165,7 @@ impl Arguments for AppServerArgs {
             public_address: self.public_address,
             cluster_secret: self.cluster.read_secret()?,
             cluster: self.cluster.cluster,
+            tuning: self.tuning.tuning(),
             relogin: self.relogin,
             when_cut_off: self.when_cut_off,
             heartbeat: Span::from_millis(self.heartbeat_ms),

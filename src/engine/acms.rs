@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mio::net::TcpListener;
 
 use super::{Running, Stopping, boot_number, check_name, listen_at, resolve_address, seed};
-use crate::net::{Reactor, raise_descriptor_limit};
+use crate::net::{Reactor, Tuning, raise_descriptor_limit};
 use crate::role::Gone;
 use crate::role::acms::{self as core, Event};
 use crate::wire::CloseCode;
@@ -16,7 +16,7 @@ use crate::wire::CloseCode;
 /// What a cluster manager is made of; see [`Acms::builder`].
 pub struct AcmsBuilder {
     config: core::Config,
-    rest: std::time::Duration,
+    tuning: Tuning,
 }
 
 impl AcmsBuilder {
@@ -32,10 +32,9 @@ impl AcmsBuilder {
         self
     }
 
-    /// Under load, lets at least `rest` pass from one turn of the loop to the next, so that each finds more to do: less
-    /// CPU a message, more latency. None by default; see [`Reactor::set_rest`](crate::net::Reactor::set_rest).
-    pub fn rest(mut self, rest: std::time::Duration) -> AcmsBuilder {
-        self.rest = rest;
+    /// Trades latency for CPU; see [`Tuning`].
+    pub fn tuning(mut self, tuning: Tuning) -> AcmsBuilder {
+        self.tuning = tuning;
         self
     }
 
@@ -52,8 +51,7 @@ impl AcmsBuilder {
         check_name(&config.cluster)?;
         let listener = listen_at(resolve_address(addr)?)?;
         let local_addr = listener.local_addr()?;
-        let mut reactor = Reactor::new()?;
-        reactor.set_rest(self.rest.into());
+        let reactor = Reactor::new(self.tuning)?;
         let core = core::Acms::new(reactor.now(), config);
         Ok(Acms {
             core,
@@ -97,7 +95,7 @@ impl Acms {
             connections_max: usize::MAX,
             seed: [0; 32],
         };
-        AcmsBuilder { config, rest: std::time::Duration::ZERO }
+        AcmsBuilder { config, tuning: Tuning::default() }
     }
 
     /// The transfer port's address, with the port that the system chose.
@@ -139,7 +137,7 @@ impl Acms {
             }
             self.reactor.send(&mut self.core);
             if self.core.is_stopped() || self.stopping.is_overdue(self.reactor.now()) {
-                log::info!("stopped: {}", self.core.counters());
+                log::info!("stopped: {}; {}", self.core.counters(), self.reactor.calls());
                 return Ok(());
             }
         }

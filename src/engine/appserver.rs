@@ -15,7 +15,7 @@ use super::pool::{Application, Done, Stage, Task};
 use super::{Running, Stopping, boot_number, check_name, listen_at, resolve, resolve_address, seed};
 use crate::id::{ServerId, UserId};
 use crate::limits;
-use crate::net::{Reactor, raise_descriptor_limit};
+use crate::net::{Reactor, Tuning, raise_descriptor_limit};
 use crate::role::appserver::{self as core, ClusterState, CutOff, Event, Inbox, Outcome, QueryRef, Verdict};
 use crate::role::client::QueryFailure;
 use crate::time::Time;
@@ -65,7 +65,7 @@ pub struct AppServerBuilder {
     membership: Option<Membership>,
     config: core::Config,
     capacity: usize,
-    rest: std::time::Duration,
+    tuning: Tuning,
 }
 
 impl AppServerBuilder {
@@ -138,10 +138,9 @@ impl AppServerBuilder {
         self
     }
 
-    /// Under load, lets at least `rest` pass from one turn of the loop to the next, so that each finds more to do: less
-    /// CPU a message, more latency. None by default; see [`Reactor::set_rest`](crate::net::Reactor::set_rest).
-    pub fn rest(mut self, rest: std::time::Duration) -> AppServerBuilder {
-        self.rest = rest;
+    /// Trades latency for CPU; see [`Tuning`].
+    pub fn tuning(mut self, tuning: Tuning) -> AppServerBuilder {
+        self.tuning = tuning;
         self
     }
 
@@ -175,8 +174,7 @@ impl AppServerBuilder {
                 capacity: u32::try_from(self.capacity.min(config.connections_max)).unwrap_or(u32::MAX),
             });
         }
-        let mut reactor = Reactor::new()?;
-        reactor.set_rest(self.rest.into());
+        let reactor = Reactor::new(self.tuning)?;
         let (commands, queue) = unbounded();
         let handle = ServerHandle { commands, told_to_stop: Arc::default(), wake: reactor.wake() };
         let application = Application { authenticator: self.authenticator, handler: self.handler };
@@ -250,7 +248,7 @@ impl AppServer {
             threads: 0,
             membership: None,
             capacity: usize::MAX,
-            rest: std::time::Duration::ZERO,
+            tuning: Tuning::default(),
             config: core::Config {
                 server: ServerId(0),
                 incarnation: 0,
@@ -305,7 +303,7 @@ impl AppServer {
                 break;
             }
         }
-        log::info!("stopped: {}", self.core.counters());
+        log::info!("stopped: {}; {}", self.core.counters(), self.reactor.calls());
         match self.refused {
             Some((code, text)) if !self.was_registered => Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,

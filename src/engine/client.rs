@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use super::{Pending, Running, resolve, resolve_address, seed};
 use crate::id::{IdError, UserId};
 use crate::limits;
-use crate::net::{Reactor, Wake};
+use crate::net::{Reactor, Tuning, Wake};
 use crate::role::client::{self as core, QueryFailure, SendError, SendFailure, State};
 use crate::time::{Span, Time};
 use crate::wire::{Answer, Bounce, CloseCode, Flags, Login, Welcome, parse_object};
@@ -208,7 +208,7 @@ impl ClientBuilder {
             seed: seed()?,
         };
         let user = config.user.clone();
-        let reactor = Reactor::new()?;
+        let reactor = Reactor::new(Tuning::default())?;
         let wake = reactor.wake();
         let (commands, queue) = unbounded();
         let (sender, events) = bounded(limits::ENGINE_EVENTS_MAX);

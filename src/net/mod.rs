@@ -5,8 +5,10 @@ mod clock;
 mod reactor;
 mod rlimit;
 mod socket;
+mod tuning;
 
 pub use clock::Clock;
-pub use reactor::{Reactor, Wake, Woken};
+pub use reactor::{Calls, Reactor, Wake, Woken};
 pub use rlimit::raise_descriptor_limit;
 pub use socket::listen;
+pub use tuning::{Acks, Tuning};

@@ -1,6 +1,7 @@
 //! The loop: wait, read, decide, write, settle.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
@@ -16,6 +17,7 @@ use signal_hook_mio::v1_0::Signals;
 use super::chunks::Chunks;
 use super::clock::Clock;
 use super::socket::{Outcome, Socket};
+use super::tuning::Tuning;
 use crate::id::ConnId;
 use crate::limits::{ACCEPTS_PER_TURN, CHUNK_BYTES, WRITE_SLICES_MAX};
 use crate::link::End;
@@ -62,6 +64,23 @@ pub struct Woken {
     pub signalled: bool,
 }
 
+/// System calls that a reactor has made; what a message costs is mostly these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// For readiness, those that found none included.
+    pub waits: u64,
+    /// For data, those that found none included.
+    pub reads: u64,
+    /// For room, those that found none included.
+    pub writes: u64,
+}
+
+impl fmt::Display for Calls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} waits, {} reads, {} writes", self.waits, self.reads, self.writes)
+    }
+}
+
 /// One thread's sockets, and the loop over them.
 pub struct Reactor {
     poll: Poll,
@@ -76,8 +95,8 @@ pub struct Reactor {
     accept_after: Option<Time>,
     /// The last attempt failed, which is logged once.
     accept_failing: bool,
-    /// The least time from one turn's beginning to the next under load; zero for none. See [`Reactor::set_rest`].
-    rest: Span,
+    tuning: Tuning,
+    calls: Calls,
     /// When this turn began, and the one before.
     turns_began: [Time; 2],
     /// By the index of their [`ConnId`].
@@ -96,7 +115,7 @@ pub struct Reactor {
 
 impl Reactor {
     /// A reactor without sockets.
-    pub fn new() -> io::Result<Reactor> {
+    pub fn new(tuning: Tuning) -> io::Result<Reactor> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         Ok(Reactor {
@@ -109,7 +128,8 @@ impl Reactor {
             accept_pending: false,
             accept_after: None,
             accept_failing: false,
-            rest: Span::default(),
+            tuning,
+            calls: Calls::default(),
             turns_began: [Time::ZERO; 2],
             sockets: Vec::new(),
             ready: VecDeque::new(),
@@ -120,15 +140,6 @@ impl Reactor {
             ends: Vec::new(),
             dirty: Vec::new(),
         })
-    }
-
-    /// Lets turns begin at least `rest` apart under load, so that each finds more to do: fewer wake-ups and calls a
-    /// message, and up to `rest` more latency at each server on its way. Zero, for none, at first.
-    ///
-    /// Under load means that the last two turns began less than twice `rest` apart: what comes after a quieter time is
-    /// handled at once. A turn that takes longer than `rest` is followed by the next without any.
-    pub fn set_rest(&mut self, rest: Span) {
-        self.rest = rest;
     }
 
     /// Takes connections from `listener`.
@@ -156,6 +167,11 @@ impl Reactor {
     /// What other threads wake this reactor with.
     pub fn wake(&self) -> Arc<Wake> {
         Arc::clone(&self.wake)
+    }
+
+    /// System calls for connections so far.
+    pub fn calls(&self) -> Calls {
+        self.calls
     }
 
     /// The time now, on this reactor's clock.
@@ -202,6 +218,7 @@ impl Reactor {
     fn wait<C: Core>(&mut self, core: &mut C, deadline: Option<Time>) -> io::Result<Woken> {
         self.pause();
         let timeout = self.timeout([core.deadline(), deadline, self.accept_after].into_iter().flatten().min());
+        self.calls.waits += 1;
         if let Err(error) = self.poll.poll(&mut self.events, timeout)
             && error.kind() != ErrorKind::Interrupted
         {
@@ -231,13 +248,13 @@ impl Reactor {
     /// Rests before the wait, where the load is such that there will be something to do behind it.
     #[expect(clippy::disallowed_methods, reason = "resting is what was asked for")]
     fn pause(&self) {
-        if self.rest == Span::default() {
+        let rest = self.tuning.rest;
+        if rest == Span::default() {
             return;
         }
         let [last, before] = self.turns_began;
-        let next = last + self.rest;
-        let now = self.now();
-        if now < next && last < before + self.rest + self.rest {
+        let (now, next) = (self.now(), last + rest);
+        if now < next && last < before + rest + rest {
             std::thread::sleep(next.since(now).to_duration());
         }
     }
@@ -320,7 +337,7 @@ impl Reactor {
         if self.sockets.len() <= index {
             self.sockets.resize_with(index + 1, || None);
         }
-        self.sockets[index] = Some(Socket::new(stream, conn.generation, connecting));
+        self.sockets[index] = Some(Socket::new(stream, conn.generation, connecting, self.tuning.acks));
     }
 
     /// Reads what is ready, as far as one chunk goes, and brings it to the core.
@@ -357,6 +374,7 @@ impl Reactor {
             return 0;
         }
         let end = CHUNK_BYTES.min(filled + READ_BYTES_MAX);
+        self.calls.reads += 1;
         match socket.read(&mut chunk[filled..end]) {
             Outcome::Progress(bytes) => {
                 if filled + bytes < end && !socket.hung_up {
@@ -407,6 +425,7 @@ impl Reactor {
                 return;
             }
             let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+            self.calls.writes += 1;
             match socket.write(slices) {
                 Outcome::Progress(bytes) => {
                     socket.writable = bytes == offered;

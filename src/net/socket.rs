@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
+use super::tuning::Acks;
 use crate::limits::HEARTBEAT_TIMEOUT;
 use crate::link::End;
 
@@ -40,10 +41,15 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, generation: u32, connecting: bool) -> Socket {
+    pub(super) fn new(stream: TcpStream, generation: u32, connecting: bool, acks: Acks) -> Socket {
         let raw = SockRef::from(&stream);
+        let delayed = match acks {
+            Acks::Prompt => Ok(()),
+            Acks::Delayed => raw.set_tcp_quickack(false),
+        };
         // Without these the connection still works, only slower to send or to notice that the other side is gone.
-        for set in [raw.set_tcp_nodelay(true), raw.set_tcp_user_timeout(Some(HEARTBEAT_TIMEOUT.to_duration()))] {
+        let user_timeout = raw.set_tcp_user_timeout(Some(HEARTBEAT_TIMEOUT.to_duration()));
+        for set in [raw.set_tcp_nodelay(true), user_timeout, delayed] {
             if let Err(error) = set {
                 log::debug!("socket option: {error}");
             }
