@@ -34,13 +34,40 @@ pub(crate) struct Written {
     copy: Range<usize>,
 }
 
+/// What is read into, used again once nobody holds a part of it.
+#[derive(Default)]
+pub(crate) struct Chunks {
+    lent: Vec<Bytes>,
+    /// Where each lies that was ever read into.
+    pub(crate) at: Vec<Range<*const u8>>,
+}
+
+impl Chunks {
+    pub(crate) fn take(&mut self) -> BytesMut {
+        if let Some(free) = self.lent.iter().position(Bytes::is_unique) {
+            return self.lent.swap_remove(free).try_into_mut().expect("nobody else holds it");
+        }
+        let mut chunk = BytesMut::zeroed(CHUNK_BYTES + 1);
+        drop(chunk.split_off(CHUNK_BYTES));
+        self.at.push(chunk.as_ptr_range());
+        chunk
+    }
+
+    pub(crate) fn give_back(&mut self, chunk: Bytes) {
+        self.lent.push(chunk);
+    }
+
+    /// Leaves all of them to those who hold a part.
+    pub(crate) fn clear(&mut self) {
+        self.lent.clear();
+    }
+}
+
 /// A core with the reactor's part around it.
 pub(crate) struct Node<C> {
     pub(crate) core: C,
     pub(crate) now: Time,
-    lent: Vec<Bytes>,
-    /// Where each chunk lies that was ever read into.
-    pub(crate) chunks: Vec<Range<*const u8>>,
+    pub(crate) chunks: Chunks,
     reads: Vec<(ConnId, Range<usize>)>,
     dirty: Vec<ConnId>,
     /// What the last turn wrote; what went to one connection is in a row.
@@ -57,8 +84,7 @@ impl<C: Core> Node<C> {
         Node {
             core,
             now: START,
-            lent: Vec::new(),
-            chunks: Vec::new(),
+            chunks: Chunks::default(),
             reads: Vec::new(),
             dirty: Vec::new(),
             written: Vec::new(),
@@ -68,25 +94,10 @@ impl<C: Core> Node<C> {
         }
     }
 
-    fn chunk(&mut self) -> BytesMut {
-        if let Some(free) = self.lent.iter().position(Bytes::is_unique) {
-            return self.lent.swap_remove(free).try_into_mut().expect("nobody else holds it");
-        }
-        let mut chunk = BytesMut::zeroed(CHUNK_BYTES + 1);
-        drop(chunk.split_off(CHUNK_BYTES));
-        self.chunks.push(chunk.as_ptr_range());
-        chunk
-    }
-
-    /// Frees the chunks that nobody else holds a part of.
-    pub(crate) fn free_chunks(&mut self) {
-        self.lent.clear();
-    }
-
     /// One turn: reads `parts` side by side into one chunk, runs the core, and writes everything once.
     pub(crate) fn turn<'a>(&mut self, parts: impl IntoIterator<Item = (ConnId, &'a [u8])>) {
         let mut tally = self.allocations;
-        let mut chunk = self.chunk();
+        let mut chunk = self.chunks.take();
         let mut end = 0;
         for (conn, part) in parts {
             chunk[end..end + part.len()].copy_from_slice(part);
@@ -104,7 +115,7 @@ impl<C: Core> Node<C> {
         dirty.drain(..).for_each(|conn| self.flush(conn, &mut tally));
         self.dirty = dirty;
         self.settle(&mut tally);
-        self.lent.push(chunk);
+        self.chunks.give_back(chunk);
         self.allocations = tally;
     }
 
@@ -155,7 +166,7 @@ impl<C: Core> Node<C> {
     /// Bytes that the last turn wrote from elsewhere than where they were read.
     pub(crate) fn copied_bytes(&self) -> usize {
         let is_in_place = |slice: &Written| {
-            self.chunks.iter().any(|chunk| chunk.start <= slice.at.start && slice.at.end <= chunk.end)
+            self.chunks.at.iter().any(|chunk| chunk.start <= slice.at.start && slice.at.end <= chunk.end)
         };
         self.written.iter().filter(|slice| !is_in_place(slice)).map(|slice| slice.copy.len()).sum()
     }

@@ -87,11 +87,11 @@ fn what_the_acms_writes_lies_in_the_chunk_that_it_read() {
         cluster.acms.turn([(cluster.down[0], &read[..])]);
         let written = &cluster.acms.written;
         let [slice] = &written[..] else { panic!("{} slices for neighbours", written.len()) };
-        let chunk = &cluster.acms.chunks[0];
+        let chunk = &cluster.acms.chunks.at[0];
         assert_eq!((slice.at.start, slice.at.end), (chunk.start, chunk.start.wrapping_add(read.len())));
         assert!(cluster.acms.written_to(cluster.down[1]) == read);
     }
-    assert_eq!(cluster.acms.chunks.len(), 1, "one chunk is used again and again");
+    assert_eq!(cluster.acms.chunks.at.len(), 1, "one chunk is used again and again");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn held_for_a_stalled_receiver(frame: &[u8], parts: usize) -> (usize, i64) {
             cluster.as02.turn([(alice, part)]);
         }
     }
-    cluster.as02.free_chunks();
+    cluster.as02.chunks.clear();
     let held = live_bytes() - before;
     (queued(&mut cluster), held)
 }
