@@ -435,7 +435,7 @@ impl ValueEnum for Acks {
 }
 
 fn parse_cluster(text: &str) -> Result<String, IdError> {
-    check_id(text.as_bytes()).map(str::to_owned)
+    check_id(text.as_bytes()).map(|()| text.to_owned())
 }
 
 /// A host and a port as an operator writes them: `as01.example:6000`, `127.0.0.1:6000`, `[::1]:6000`. Not resolved.
