@@ -21,7 +21,7 @@ pub struct Inbound<'a> {
     /// The frame that [`Inbound::next`] completed from `carry`, until its successor is asked for.
     completed: Rope,
     /// Header and ids of `completed`.
-    envelope: [u8; ENVELOPE_BYTES_MAX],
+    envelope: Option<[u8; ENVELOPE_BYTES_MAX]>,
 }
 
 /// A whole frame: its envelope to decide by, its bytes to pass on.
@@ -42,7 +42,7 @@ impl<'a> Inbound<'a> {
     /// Takes `range` of `chunk` apart, behind what `carry` kept of earlier reads.
     pub fn new(carry: Rope, chunk: &'a Bytes, range: Range<usize>) -> Inbound<'a> {
         let continued = !carry.is_empty();
-        Inbound { chunk, rest: range, carry, continued, completed: Rope::default(), envelope: [0; ENVELOPE_BYTES_MAX] }
+        Inbound { chunk, rest: range, carry, continued, completed: Rope::default(), envelope: None }
     }
 
     /// Recognises the first bytes of a connection, and takes them off where they are a whole preface.
@@ -60,16 +60,20 @@ impl<'a> Inbound<'a> {
     /// The next whole frame; none where the read is used up.
     ///
     /// `max_frame` bounds the length field. After an error the connection can't be read any further.
+    #[inline]
     pub fn next(&mut self, max_frame: usize) -> Result<Option<Frame<'_>>, Malformed> {
         if !self.carry.is_empty() {
             return self.next_carried(max_frame);
         }
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
         let rest = &self.chunk[self.rest.clone()];
         match Header::wire_bytes(rest, max_frame)? {
             Some(wire_bytes) if wire_bytes <= rest.len() => {
+                let envelope = envelope_of(&rest[..wire_bytes])?;
                 let range = self.rest.start..self.rest.start + wire_bytes;
                 self.rest.start = range.end;
-                let envelope = envelope_of(&self.chunk[range.clone()])?;
                 Ok(Some(Frame { envelope, bytes: FrameBytes::Slice { chunk: self.chunk, range } }))
             }
             Some(_) | None => {
@@ -94,7 +98,7 @@ impl<'a> Inbound<'a> {
         self.continued = false;
         let first = self.completed.first();
         let kept = first.len().min(ENVELOPE_BYTES_MAX);
-        let envelope = &mut self.envelope[..kept];
+        let envelope = &mut self.envelope.insert([0; ENVELOPE_BYTES_MAX])[..kept];
         envelope.copy_from_slice(&first[..kept]);
         let envelope = envelope_of(envelope)?;
         Ok(Some(Frame { envelope, bytes: FrameBytes::Pieces(&mut self.completed) }))
@@ -119,6 +123,7 @@ impl<'a> Inbound<'a> {
 }
 
 /// The envelope of a frame of which at least that much is in `bytes`.
+#[inline(always)]
 fn envelope_of(bytes: &[u8]) -> Result<Envelope<'_>, Malformed> {
     Ok(Envelope::parse(bytes)?.expect("the length covers the ids"))
 }
@@ -141,6 +146,7 @@ impl Frame<'_> {
     }
 
     /// Puts the frame at the end of `rope`, byte for byte as it came. A frame goes to one place only.
+    #[inline]
     pub fn move_to(&mut self, rope: &mut Rope) {
         match &mut self.bytes {
             FrameBytes::Slice { chunk, range } => rope.push_slice(chunk, range.clone()),

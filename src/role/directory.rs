@@ -89,11 +89,11 @@ impl Directory {
     }
 
     /// The user's binding, whether or not its tenure still stands.
-    pub fn binding(&self, user: &[u8]) -> Option<Binding> {
+    pub fn binding(&self, user: &[u8]) -> Option<&Binding> {
         let hash = self.hasher.hash_one(user);
         let entries = &self.entries;
         let place = self.index.find(hash, |place| entries[*place as usize].user.as_bytes() == user)?;
-        Some(entries[*place as usize].binding)
+        Some(&entries[*place as usize].binding)
     }
 
     /// Binds the user, in place of any earlier binding.
@@ -171,7 +171,7 @@ mod tests {
         directory.bind(user("bob"), binding(1, 2));
         assert!(!directory.unbind(b"bob", Tenure(1), 1));
         assert!(!directory.unbind(b"bob", Tenure(2), 2));
-        assert_eq!(directory.binding(b"bob"), Some(binding(1, 2)));
+        assert_eq!(directory.binding(b"bob"), Some(&binding(1, 2)));
         assert!(directory.unbind(b"bob", Tenure(1), 2));
         assert_eq!((directory.binding(b"bob"), directory.len()), (None, 0));
     }
@@ -190,7 +190,7 @@ mod tests {
         }
         assert_eq!(directory.len(), 500);
         assert!(rounds >= 15, "a sweep looked at more than it was told to");
-        assert_eq!(directory.binding(b"user1"), Some(binding(1, 1)));
+        assert_eq!(directory.binding(b"user1"), Some(&binding(1, 1)));
         assert_eq!(directory.binding(b"user2"), None);
     }
 }

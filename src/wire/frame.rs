@@ -231,6 +231,7 @@ impl Header {
     /// How many bytes the frame that starts with `bytes` has on the wire; none until its length is there.
     ///
     /// `max_frame` bounds the length as soon as its four bytes are there.
+    #[inline(always)]
     pub fn wire_bytes(bytes: &[u8], max_frame: usize) -> Result<Option<usize>, Malformed> {
         let Some(field) = bytes.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = u32::from_be_bytes(*field);
@@ -247,6 +248,7 @@ impl Header {
     }
 
     /// Parses the fixed part. The length must have passed [`Header::wire_bytes`].
+    #[inline(always)]
     fn parse(fixed: &[u8; HEADER_BYTES]) -> Result<Header, Malformed> {
         let length = BigEndian::read_u32(&fixed[0..4]);
         let [kind, flags, to_len, from_len] = [fixed[4], fixed[5], fixed[6], fixed[7]];
@@ -281,6 +283,7 @@ impl<'a> Envelope<'a> {
     /// Parses header and ids of the frame that starts with `bytes`; none until all of them are there.
     ///
     /// The length must have passed [`Header::wire_bytes`].
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Result<Option<Envelope<'a>>, Malformed> {
         let Some((fixed, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
         let header = Header::parse(fixed)?;

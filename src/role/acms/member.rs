@@ -66,7 +66,7 @@ impl Acms {
     }
 
     /// The user's binding and server, where that registration of the server still stands.
-    pub(super) fn standing(&self, user: &[u8]) -> Option<(Binding, &Server)> {
+    pub(super) fn standing(&self, user: &[u8]) -> Option<(&Binding, &Server)> {
         let binding = self.directory.binding(user)?;
         let server = self.servers.get(binding.place as usize).filter(|server| server.tenure == binding.tenure)?;
         Some((binding, server))
@@ -96,7 +96,7 @@ impl Acms {
     fn claim(&mut self, now: Time, place: u32, user: UserId, session: u64, policy: u32) -> Result<(), Fault> {
         let policy = Relogin::from_wire(policy)
             .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "info_type of a CLAIM is a relogin policy"))?;
-        let older = self.standing(user.as_bytes()).map(|(binding, _)| binding);
+        let older = self.standing(user.as_bytes()).map(|(binding, _)| *binding);
         let is_other = |older: &Binding| older.place != place || older.session != session;
         let answer = match older.filter(is_other) {
             Some(_) if policy == Relogin::KeepOld => CloseCode::ALREADY_ONLINE.to_wire(),
@@ -126,7 +126,7 @@ impl Acms {
 
     /// Takes the user's standing binding out of its server's digest: it is about to be removed or replaced.
     fn forget(&mut self, user: &[u8]) {
-        if let Some((binding, _)) = self.standing(user) {
+        if let Some((&binding, _)) = self.standing(user) {
             let server = &mut self.servers[binding.place as usize];
             server.digest.remove(server.incarnation, user, binding.session);
         }
@@ -135,7 +135,7 @@ impl Acms {
     fn unbind(&mut self, place: u32, user: &[u8], session: u64) {
         let tenure = self.servers[place as usize].tenure;
         let exact = |binding: &Binding| binding.tenure == tenure && binding.session == session;
-        if self.directory.binding(user).is_some_and(|binding| exact(&binding)) {
+        if self.directory.binding(user).is_some_and(exact) {
             self.forget(user);
             self.directory.unbind(user, tenure, session);
         }
@@ -165,7 +165,7 @@ impl Acms {
     /// Both sides of a split may have let the user in: the newest login stays, wherever it is.
     fn bind_if_newest(&mut self, now: Time, place: u32, user: UserId, session: u64, since: i64) {
         let id = self.servers[place as usize].id;
-        let rival = self.standing(user.as_bytes()).map(|(binding, server)| (binding, server.id));
+        let rival = self.standing(user.as_bytes()).map(|(binding, server)| (*binding, server.id));
         match rival {
             Some((binding, _)) if binding.place == place => {
                 if binding.session < session {
@@ -194,7 +194,7 @@ impl Acms {
 
     fn kick(&mut self, now: Time, user: &[u8], code: u32) {
         let code = CloseCode::from_wire(code).unwrap_or(CloseCode::KICKED);
-        if let Some(binding) = self.standing(user).map(|(binding, _)| binding) {
+        if let Some(binding) = self.standing(user).map(|(binding, _)| *binding) {
             self.send_kick(now, binding, user, code);
         }
     }
