@@ -338,19 +338,19 @@ impl<P> Links<P> {
         }
     }
 
-    /// Passes a frame on to `conn`.
-    pub fn forward(&mut self, now: Time, conn: ConnId, frame: &mut Frame<'_>) -> Result<(), Full> {
+    /// Passes a frame on to `conn`; returns the link, since its queue may have become congested.
+    pub fn forward(&mut self, now: Time, conn: ConnId, frame: &mut Frame<'_>) -> Result<&Link<P>, Full> {
         self.enqueue(now, conn, |queue| queue.forward(frame))
     }
 
     /// Sends a message of this process's own.
     pub fn send(&mut self, now: Time, conn: ConnId, frame: &Outgoing<'_>) -> Result<(), Full> {
-        self.enqueue(now, conn, |queue| queue.send(frame))
+        self.enqueue(now, conn, |queue| queue.send(frame)).map(drop)
     }
 
     /// Sends a control frame, for which there is a reserve beyond the queue's bound.
     pub fn send_control(&mut self, now: Time, conn: ConnId, frame: &Outgoing<'_>) -> Result<(), Full> {
-        self.enqueue(now, conn, |queue| queue.send_control(frame))
+        self.enqueue(now, conn, |queue| queue.send_control(frame)).map(drop)
     }
 
     /// Sends bytes that are not a frame: a preface.
@@ -359,7 +359,7 @@ impl<P> Links<P> {
             queue.send_bytes(bytes);
             Ok(())
         });
-        debug_assert_eq!(sent, Ok(()));
+        debug_assert!(sent.is_ok());
     }
 
     fn enqueue(
@@ -367,14 +367,9 @@ impl<P> Links<P> {
         now: Time,
         conn: ConnId,
         put: impl FnOnce(&mut SendQueue) -> Result<(), Full>,
-    ) -> Result<(), Full> {
-        let Some(link) = self.slab.get_mut(conn.index as usize).filter(|link| link.generation == conn.generation)
-        else {
-            return Err(Full);
-        };
-        if !link.is_live() {
-            return Err(Full);
-        }
+    ) -> Result<&Link<P>, Full> {
+        let link = self.slab.get_mut(conn.index as usize).filter(|link| link.generation == conn.generation);
+        let link = link.filter(|link| link.is_live()).ok_or(Full)?;
         let was_empty = link.queue.is_empty();
         put(&mut link.queue)?;
         if was_empty {
@@ -384,7 +379,7 @@ impl<P> Links<P> {
             link.dirty = true;
             self.dirty.push(conn);
         }
-        Ok(())
+        Ok(link)
     }
 
     /// Closes with a code: queues CLOSE, listens no more, and ends when the other side has, or after a linger.

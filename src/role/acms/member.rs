@@ -56,7 +56,7 @@ impl Acms {
             self.standing(to).map(|(_, server)| server)
         };
         let forwarded = match receiver.map(|server| server.conn) {
-            Some(conn) => self.links.forward(now, conn, frame).map_err(|_| Bounce::Busy),
+            Some(conn) => self.links.forward(now, conn, frame).map(drop).map_err(|_| Bounce::Busy),
             None => Err(self.absence(now)),
         };
         match forwarded {

@@ -219,7 +219,7 @@ impl AppServer {
             None => self.uplink_conn()?,
         };
         let droppable = flags.has(Flags::DROPPABLE);
-        if droppable && self.links.get(conn).is_some_and(|link| link.queue().is_congested()) {
+        if droppable && self.is_congested(conn) {
             self.counters.count_drop(Drop::Droppable);
             return Ok(id);
         }
@@ -266,6 +266,10 @@ impl AppServer {
         if self.links.send_control(now, message.conn, &bounce).is_err() {
             self.counters.count_drop(Drop::BounceFull);
         }
+    }
+
+    fn is_congested(&self, conn: ConnId) -> bool {
+        self.links.get(conn).is_some_and(|link| link.queue().is_congested())
     }
 
     /// Stops reading from a client that does not read: what it asks for would only add to what waits for it.

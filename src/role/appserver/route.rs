@@ -95,17 +95,18 @@ impl AppServer {
 
     /// To a user of this server.
     pub(super) fn deliver(&mut self, now: Time, receiver: ConnId, frame: &mut Frame<'_>) -> Result<(), Bounce> {
-        let link = self.links.get(receiver).ok_or(Bounce::Offline)?;
         if frame.wire_bytes() > limits::LENGTH_BYTES + self.config.max_frame {
             return Err(Bounce::TooBig);
         }
-        if link.queue().is_congested() && frame.envelope.header.flags.has(Flags::DROPPABLE) {
+        if frame.envelope.header.flags.has(Flags::DROPPABLE) && self.is_congested(receiver) {
             self.counters.count_drop(Drop::Droppable);
             return Ok(());
         }
-        self.links.forward(now, receiver, frame).map_err(|_| Bounce::Busy)?;
+        let link = self.links.forward(now, receiver, frame).map_err(|_| Bounce::Busy)?;
         self.counters.forwarded += 1;
-        self.pause_if_congested(receiver);
+        if link.queue().is_congested() {
+            self.links.pause(receiver);
+        }
         Ok(())
     }
 
@@ -121,14 +122,13 @@ impl AppServer {
     /// To a user of another server; a sender that fills the uplink is not read from until there is room again.
     fn route_up(&mut self, now: Time, sender: ConnId, frame: &mut Frame<'_>) -> Result<(), Bounce> {
         let conn = self.uplink_conn()?;
-        let congested = |server: &AppServer| server.links.get(conn).is_some_and(|link| link.queue().is_congested());
-        if congested(self) && frame.envelope.header.flags.has(Flags::DROPPABLE) {
+        if frame.envelope.header.flags.has(Flags::DROPPABLE) && self.is_congested(conn) {
             self.counters.count_drop(Drop::Droppable);
             return Ok(());
         }
-        self.links.forward(now, conn, frame).map_err(|_| Bounce::Busy)?;
+        let link = self.links.forward(now, conn, frame).map_err(|_| Bounce::Busy)?;
         self.counters.forwarded += 1;
-        if congested(self) {
+        if link.queue().is_congested() {
             self.wait_for_uplink(sender, conn);
         }
         Ok(())
