@@ -298,6 +298,7 @@ impl<P> Links<P> {
     }
 
     /// Begins to take a read apart; none where the link has stopped listening.
+    #[inline]
     pub fn begin<'a>(&mut self, now: Time, conn: ConnId, chunk: &'a Bytes, range: Range<usize>) -> Option<Inbound<'a>> {
         let link = self.get_mut(conn).filter(|link| link.is_live())?;
         link.heard = now;
@@ -306,10 +307,14 @@ impl<P> Links<P> {
     }
 
     /// Ends what [`Links::begin`] began: keeps the start of a frame whose end has not come.
+    #[inline]
     pub fn finish(&mut self, now: Time, conn: ConnId, inbound: Inbound<'_>) {
         let began_now = !inbound.is_continued();
         let carry = inbound.into_carry();
-        let Some(link) = self.get_mut(conn).filter(|link| link.is_live() && !carry.is_empty()) else { return };
+        if carry.is_empty() {
+            return;
+        }
+        let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) else { return };
         if began_now {
             link.partial_since = now;
         }
@@ -362,6 +367,7 @@ impl<P> Links<P> {
         debug_assert!(sent.is_ok());
     }
 
+    #[inline(always)]
     fn enqueue(
         &mut self,
         now: Time,

@@ -19,7 +19,7 @@ pub struct Inbound<'a> {
     /// Whether `carry` began at an earlier read.
     continued: bool,
     /// The frame that [`Inbound::next`] completed from `carry`, until its successor is asked for.
-    completed: Rope,
+    completed: Option<Rope>,
     /// Header and ids of `completed`.
     envelope: Option<[u8; ENVELOPE_BYTES_MAX]>,
 }
@@ -40,9 +40,10 @@ enum FrameBytes<'a> {
 
 impl<'a> Inbound<'a> {
     /// Takes `range` of `chunk` apart, behind what `carry` kept of earlier reads.
+    #[inline]
     pub fn new(carry: Rope, chunk: &'a Bytes, range: Range<usize>) -> Inbound<'a> {
         let continued = !carry.is_empty();
-        Inbound { chunk, rest: range, carry, continued, completed: Rope::default(), envelope: None }
+        Inbound { chunk, rest: range, carry, continued, completed: None, envelope: None }
     }
 
     /// Recognises the first bytes of a connection, and takes them off where they are a whole preface.
@@ -60,7 +61,6 @@ impl<'a> Inbound<'a> {
     /// The next whole frame; none where the read is used up.
     ///
     /// `max_frame` bounds the length field. After an error the connection can't be read any further.
-    #[inline]
     pub fn next(&mut self, max_frame: usize) -> Result<Option<Frame<'_>>, Malformed> {
         if !self.carry.is_empty() {
             return self.next_carried(max_frame);
@@ -94,14 +94,14 @@ impl<'a> Inbound<'a> {
             }
             self.carry_over(wanted - self.carry.len());
         }
-        self.completed = std::mem::take(&mut self.carry);
+        let completed = self.completed.insert(std::mem::take(&mut self.carry));
         self.continued = false;
-        let first = self.completed.first();
+        let first = completed.first();
         let kept = first.len().min(ENVELOPE_BYTES_MAX);
         let envelope = &mut self.envelope.insert([0; ENVELOPE_BYTES_MAX])[..kept];
         envelope.copy_from_slice(&first[..kept]);
         let envelope = envelope_of(envelope)?;
-        Ok(Some(Frame { envelope, bytes: FrameBytes::Pieces(&mut self.completed) }))
+        Ok(Some(Frame { envelope, bytes: FrameBytes::Pieces(completed) }))
     }
 
     /// Moves up to `bytes` of the read to the carry.
@@ -117,6 +117,7 @@ impl<'a> Inbound<'a> {
     }
 
     /// What is left: the start of a frame.
+    #[inline]
     pub fn into_carry(self) -> Rope {
         self.carry
     }
