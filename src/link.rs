@@ -12,7 +12,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use slab::Slab;
 
-use crate::buf::{Bounds, Frame, Full, Inbound, Rope, SendQueue};
+use crate::buf::{Bounds, Frame, Full, Inbound, Rope, SendQueue, SpareRopes};
 use crate::id::ConnId;
 use crate::limits;
 use crate::time::{Span, Time, Wheel};
@@ -190,6 +190,7 @@ impl<P> Link<P> {
 pub struct Links<P> {
     slab: Slab<Link<P>>,
     generation: u32,
+    spare_ropes: SpareRopes,
     wheel: Wheel<ConnId>,
     dials: Vec<ConnId>,
     dirty: Vec<ConnId>,
@@ -203,6 +204,7 @@ impl<P> Default for Links<P> {
         Links {
             slab: Slab::new(),
             generation: 0,
+            spare_ropes: SpareRopes::default(),
             wheel: Wheel::default(),
             dials: Vec::new(),
             dirty: Vec::new(),
@@ -377,6 +379,7 @@ impl<P> Links<P> {
         let link = self.slab.get_mut(conn.index as usize).filter(|link| link.generation == conn.generation);
         let link = link.filter(|link| link.is_live()).ok_or(Full)?;
         let was_empty = link.queue.is_empty();
+        link.queue.take_rope(&mut self.spare_ropes);
         put(&mut link.queue)?;
         if was_empty {
             link.sent = now;
@@ -518,9 +521,10 @@ impl<P> Links<P> {
 
     /// `bytes` were written to `conn`. True where that ended a congestion: the role must hear of it.
     pub fn wrote(&mut self, now: Time, conn: ConnId, bytes: usize) -> bool {
-        let Some(link) = self.get_mut(conn) else { return false };
+        let link = self.slab.get_mut(conn.index as usize).filter(|link| link.generation == conn.generation);
+        let Some(link) = link else { return false };
         link.sent = now;
-        let relieved = link.queue.consume(bytes);
+        let relieved = link.queue.consume(bytes, &mut self.spare_ropes);
         let is_empty = link.queue.is_empty();
         if link.stage == Stage::Closing && is_empty {
             if link.hung_up {

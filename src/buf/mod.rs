@@ -9,4 +9,4 @@ mod rope;
 
 pub use inbound::{Frame, Inbound};
 pub use queue::{Bounds, Full, SendQueue};
-pub use rope::Rope;
+pub use rope::{Rope, SpareRopes};

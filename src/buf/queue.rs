@@ -1,7 +1,7 @@
 use std::io::IoSlice;
 
 use super::inbound::Frame;
-use super::rope::Rope;
+use super::rope::{Rope, SpareRopes};
 use crate::limits::CONTROL_RESERVE_BYTES;
 use crate::wire::Outgoing;
 
@@ -16,7 +16,8 @@ pub struct Bounds {
 
 /// What waits to be written to one connection: whole frames, and what is left of the first.
 pub struct SendQueue {
-    rope: Rope,
+    /// None while nothing has been queued since it was last empty.
+    rope: Option<Box<Rope>>,
     bounds: Bounds,
     congested: bool,
 }
@@ -29,17 +30,17 @@ pub struct Full;
 impl SendQueue {
     /// An empty queue.
     pub fn new(bounds: Bounds) -> SendQueue {
-        SendQueue { rope: Rope::default(), bounds, congested: false }
+        SendQueue { rope: None, bounds, congested: false }
     }
 
     /// Bytes that wait.
     pub fn len(&self) -> usize {
-        self.rope.len()
+        self.rope.as_ref().map_or(0, |rope| rope.len())
     }
 
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.rope.is_empty()
+        self.len() == 0
     }
 
     /// Whether the queue passed its soft bound and has not fallen to half of it since.
@@ -52,12 +53,19 @@ impl SendQueue {
         self.is_empty() || self.len() + bytes <= self.bounds.hard
     }
 
+    /// Takes a rope to fill, where it has none.
+    pub fn take_rope(&mut self, spare: &mut SpareRopes) {
+        if self.rope.is_none() {
+            self.rope = Some(spare.take());
+        }
+    }
+
     /// Queues a frame that came from elsewhere, without copying or re-encoding it.
     pub fn forward(&mut self, frame: &mut Frame<'_>) -> Result<(), Full> {
         if !self.fits(frame.wire_bytes()) {
             return Err(Full);
         }
-        frame.move_to(&mut self.rope);
+        frame.move_to(self.rope.get_or_insert_default());
         self.note_growth();
         Ok(())
     }
@@ -82,39 +90,46 @@ impl SendQueue {
 
     /// Queues bytes that are not a frame: a preface.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
-        self.rope.push_copy(bytes);
+        self.rope.get_or_insert_default().push_copy(bytes);
     }
 
     fn encode(&mut self, frame: &Outgoing<'_>) {
-        self.rope.push_with(frame.wire_bytes(), |block| frame.encode(block));
+        self.rope.get_or_insert_default().push_with(frame.wire_bytes(), |block| frame.encode(block));
         self.note_growth();
     }
 
     fn note_growth(&mut self) {
-        self.congested |= self.rope.len() >= self.bounds.soft;
+        self.congested |= self.len() >= self.bounds.soft;
     }
 
     /// Fills `slices` with what is to be written next; returns how many.
     pub fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        self.rope.fill(slices)
+        self.rope.as_ref().map_or(0, |rope| rope.fill(slices))
     }
 
-    /// Takes off what was written. True where that ended the congestion.
-    pub fn consume(&mut self, bytes: usize) -> bool {
-        self.rope.consume(bytes);
-        let relieved = self.congested && self.rope.len() <= self.bounds.soft / 2;
+    /// Takes off what was written; an empty rope goes to `spare`. True where that ended the congestion.
+    pub fn consume(&mut self, bytes: usize, spare: &mut SpareRopes) -> bool {
+        if let Some(rope) = &mut self.rope {
+            rope.consume(bytes);
+        }
+        if let Some(empty) = self.rope.take_if(|rope| rope.is_empty()) {
+            spare.give_back(empty);
+        }
+        let relieved = self.congested && self.len() <= self.bounds.soft / 2;
         self.congested &= !relieved;
         relieved
     }
 
     /// Makes what waits stand on its own, so that a receiver that takes nothing holds no chunk.
     pub fn compact(&mut self) {
-        self.rope.compact();
+        if let Some(rope) = &mut self.rope {
+            rope.compact();
+        }
     }
 
     /// Forgets what waits.
     pub fn clear(&mut self) {
-        self.rope = Rope::default();
+        self.rope = None;
     }
 }
 
@@ -129,19 +144,20 @@ mod tests {
 
     #[test]
     fn the_bounds_hold() {
+        let spare = &mut SpareRopes::default();
         let mut queue = SendQueue::new(Bounds { soft: 40, hard: 60 });
         let wide = [0; 100];
         let oversized = Outgoing { body: &wide, ..ping() };
         queue.send(&oversized).expect("an empty queue takes any frame");
         assert_eq!(queue.send(&ping()), Err(Full));
-        queue.consume(120);
+        queue.consume(120, spare);
         for _ in 0..3 {
             queue.send(&ping()).expect("fits");
         }
         assert_eq!((queue.send(&ping()), queue.len(), queue.is_congested()), (Err(Full), 60, true));
         queue.send_control(&ping()).expect("control has a reserve");
-        assert!(!queue.consume(59));
-        assert!(queue.consume(1), "half of the soft bound ends the congestion");
+        assert!(!queue.consume(59, spare));
+        assert!(queue.consume(1, spare), "half of the soft bound ends the congestion");
         assert!(!queue.is_congested());
         while queue.send_control(&ping()).is_ok() {}
         assert!(queue.len() <= 60 + CONTROL_RESERVE_BYTES);

@@ -6,8 +6,9 @@ use bytes::{Bytes, BytesMut};
 
 use crate::limits::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, ENVELOPE_BYTES_MAX, PIN_BYTES_MIN};
 
-/// Segments that an empty rope keeps room for; a rope that grew beyond gives its memory back when it is empty.
-const SPARE_SEGMENTS: usize = 8;
+/// Ropes that are kept for queues to come, and segments that one of them has room for, at most: 3 MiB together.
+const SPARE_ROPES_MAX: usize = 256;
+const SPARE_SEGMENTS_MAX: usize = 256;
 
 /// A row of bytes in several pieces: an incomplete frame, or what waits for a slow receiver.
 #[derive(Default)]
@@ -15,6 +16,27 @@ pub struct Rope {
     segments: VecDeque<Segment>,
     /// The sum of the segments' lengths.
     bytes: usize,
+}
+
+/// Empty ropes with room for segments: a queue takes one when it begins to fill and gives it back when it is empty. So
+/// an idle connection has none, and a busy one allocates none.
+#[derive(Default)]
+#[expect(clippy::vec_box, reason = "a queue holds one in a word, and a word is what is handed to and fro")]
+pub struct SpareRopes(Vec<Box<Rope>>);
+
+impl SpareRopes {
+    /// One of them, or a new one.
+    pub fn take(&mut self) -> Box<Rope> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    /// Keeps an empty rope, unless it is large or there are many.
+    pub fn give_back(&mut self, rope: Box<Rope>) {
+        debug_assert!(rope.is_empty());
+        if self.0.len() < SPARE_ROPES_MAX && rope.segments.capacity() <= SPARE_SEGMENTS_MAX {
+            self.0.push(rope);
+        }
+    }
 }
 
 /// One piece; never empty.
@@ -133,9 +155,6 @@ impl Rope {
             }
             bytes -= len;
             self.segments.pop_front();
-        }
-        if self.segments.is_empty() && self.segments.capacity() > SPARE_SEGMENTS {
-            self.segments = VecDeque::new();
         }
     }
 
