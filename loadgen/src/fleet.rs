@@ -1,7 +1,7 @@
 //! The front: workers, the phases of a run, and what servers use meanwhile.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,10 @@ const WORKER_SPARE: u32 = 64;
 const SETTLE: Duration = Duration::from_millis(300);
 /// The same for NATS, whose leaf nodes learn of subscriptions when they learn of them.
 const SETTLE_NATS: Duration = Duration::from_secs(2);
+/// Users of one server that the system finds ports for without trouble: less than half of its usual 28,000.
+const PORTS_EASY: u32 = 12_000;
+/// Past that, users that dial from one loopback address.
+const USERS_PER_SOURCE: u32 = 4_000;
 /// How long system calls are counted, where that is wanted.
 const TRACE: Duration = Duration::from_secs(2);
 /// A worker that tells nothing for so long has failed: it ticks ten times a second.
@@ -181,6 +185,8 @@ fn usages(target: &Target<'_>) -> io::Result<Vec<Usage>> {
 fn jobs(target: &Target<'_>, load: &Load, busy_poll: bool) -> Vec<Job> {
     let pairs = load.users / 2;
     let workers = load.users.div_ceil(load.users_per_worker.saturating_sub(WORKER_SPARE).max(2));
+    let spread = load.users / target.addrs.len() as u32 > PORTS_EASY
+        && target.addrs.iter().all(|addr| addr.is_ipv4() && addr.ip().is_loopback());
     let share = |worker: u32| pairs * worker / workers * 2;
     let job = |worker: u32| Job {
         dialect: target.dialect,
@@ -195,8 +201,7 @@ fn jobs(target: &Target<'_>, load: &Load, busy_poll: bool) -> Vec<Job> {
         },
         body_bytes: load.body_bytes,
         dials_max: load.dials_max.div_ceil(workers),
-        source: (workers > 1 && target.addrs.iter().all(|addr| addr.ip().is_loopback()))
-            .then(|| IpAddr::V4(Ipv4Addr::new(127, 0, 1 + (worker >> 8) as u8, worker as u8))),
+        users_per_source: spread.then_some(USERS_PER_SOURCE),
         busy_poll,
         seed: load.seed,
     };

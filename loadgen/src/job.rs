@@ -1,6 +1,6 @@
 //! What the front tells a worker to do, and what it hears of it: lines of JSON over the worker's pipes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -31,8 +31,9 @@ pub(crate) struct Job {
     pub(crate) body_bytes: (u32, u32),
     /// Connections that may be on their way into a server at once.
     pub(crate) dials_max: u32,
-    /// The address to dial from, so that ports do not run out; none to leave that to the system.
-    pub(crate) source: Option<IpAddr>,
+    /// Users that dial from one loopback address before the next is used, so that ports do not run out; none to leave
+    /// the address to the system.
+    pub(crate) users_per_source: Option<u32>,
     /// Never sleep: for a processor of its own.
     pub(crate) busy_poll: bool,
     pub(crate) seed: u64,

@@ -68,6 +68,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Held until it has ended: where its input ends it would end at once.
+        let _stdin = self.child.stdin.take();
         let pid = Pid::from_raw(self.child.id() as i32);
         if let Some(pid) = pid
             && let Err(error) = kill_process(pid, Signal::TERM)

@@ -343,9 +343,9 @@ impl Swarm<'_> {
     fn connect(&mut self, user: u32, server: SocketAddr) -> io::Result<Conn> {
         let socket = Socket::new(Domain::for_address(server), Type::STREAM.nonblocking(), None)?;
         socket.set_tcp_nodelay(true)?;
-        if let Some(source) = self.job.source {
-            socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddr::new(source, 0).into())?;
+        if let Some(users) = self.job.users_per_source {
+            let [_, high, middle, low] = ((self.job.first_user + user) / users + 2).to_be_bytes();
+            socket.bind(&SocketAddr::from(([127, high, middle, low], 0)).into())?;
         }
         match socket.connect(&server.into()) {
             Ok(()) => {}
