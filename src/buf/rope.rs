@@ -102,9 +102,7 @@ impl Rope {
 
     /// Appends what `write` appends to the buffer it is given, `len` bytes exactly.
     pub fn push_with(&mut self, len: usize, write: impl FnOnce(&mut BytesMut)) {
-        let fits =
-            matches!(self.segments.back(), Some(Segment::Block { block, .. }) if block.capacity() - block.len() >= len);
-        if !fits {
+        if self.tail_room() < len {
             self.add_block(len);
         }
         let block = self.tail_block(len);
@@ -158,7 +156,8 @@ impl Rope {
         }
     }
 
-    /// Copies small slices of chunks into memory of the rope's own, so that what stays in it pins no chunk for long.
+    /// Copies small slices of chunks into memory of the rope's own, so that what stays in it pins no chunk for long, and
+    /// gathers blocks that are mostly empty. A block that has room takes up what follows it, and stays where it is.
     pub fn compact(&mut self) {
         let is_small = |segment: &Segment| match segment {
             Segment::Slice { range, .. } => range.len() < PIN_BYTES_MIN,
@@ -167,17 +166,29 @@ impl Rope {
         // The last block has room for what comes next.
         let has_tail = matches!(self.segments.back(), Some(Segment::Block { .. }));
         let settled = self.segments.len() - usize::from(has_tail);
-        if !self.segments.iter().take(settled).any(is_small) {
-            return;
-        }
-        self.bytes = 0;
-        for segment in std::mem::take(&mut self.segments) {
-            if is_small(&segment) {
-                self.push_copy(segment.as_bytes());
+        let Some(first) = self.segments.iter().take(settled).position(is_small) else { return };
+        let rest = self.segments.split_off(first);
+        self.bytes -= rest.iter().map(|segment| segment.as_bytes().len()).sum::<usize>();
+        for segment in rest {
+            let bytes = segment.as_bytes();
+            let copied = match &segment {
+                Segment::Slice { .. } => is_small(&segment),
+                Segment::Block { block, start } => self.tail_room() >= bytes.len() || start * 2 > block.capacity(),
+            };
+            if copied {
+                self.push_copy(bytes);
             } else {
-                self.bytes += segment.as_bytes().len();
+                self.bytes += bytes.len();
                 self.segments.push_back(segment);
             }
+        }
+    }
+
+    /// Bytes that the last segment has room for.
+    fn tail_room(&self) -> usize {
+        match self.segments.back() {
+            Some(Segment::Block { block, .. }) => block.capacity() - block.len(),
+            Some(Segment::Slice { .. }) | None => 0,
         }
     }
 
@@ -205,7 +216,7 @@ impl Rope {
 
     /// The last segment, as a block with room for a byte at least; a new one is sized for `wanted` bytes.
     fn tail_block(&mut self, wanted: usize) -> &mut BytesMut {
-        if !matches!(self.segments.back(), Some(Segment::Block { block, .. }) if block.capacity() > block.len()) {
+        if self.tail_room() == 0 {
             let capacity = wanted.max(self.bytes).next_power_of_two().clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX);
             self.add_block(capacity);
         }

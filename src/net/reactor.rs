@@ -428,9 +428,14 @@ impl Reactor {
             self.calls.writes += 1;
             match socket.write(slices) {
                 Outcome::Progress(bytes) => {
-                    socket.writable = bytes == offered;
+                    let all = bytes == offered;
+                    socket.writable = all;
                     if core.links().wrote(now, conn, bytes) {
                         core.relieved(now, conn);
+                    }
+                    // What the relief has queued has made it dirty again.
+                    if all && filled < WRITE_SLICES_MAX {
+                        return;
                     }
                 }
                 Outcome::Blocked => socket.writable = false,
