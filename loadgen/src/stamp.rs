@@ -3,7 +3,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 4 | the stream's number, big endian as all |
-//! | 4 | bytes of the body |
+//! | 4 | a check of the three others and of the body's length: what the filling alone would not tell |
 //! | 8 | the message's number in its stream, from 0 |
 //! | 8 | when it was sent, or was to be sent, in nanoseconds since the worker's start |
 //! | the rest | a part of the pool, at a place that stream and number give |
@@ -19,6 +19,16 @@ pub(crate) struct Stamp {
     pub(crate) stream: u32,
     pub(crate) number: u64,
     pub(crate) sent_ns: u64,
+}
+
+impl Stamp {
+    /// Of all changes one in some thousand millions leaves it as it is.
+    fn check(self, body_bytes: usize) -> u32 {
+        let place = u64::from(self.stream) << 32 | body_bytes as u64;
+        let number = self.number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (place ^ number.rotate_left(29) ^ self.sent_ns.rotate_left(7)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        (mixed ^ mixed >> 32) as u32
+    }
 }
 
 /// Random bytes that bodies are filled from.
@@ -43,7 +53,7 @@ impl Pool {
     pub(crate) fn write(&self, stamp: Stamp, body_bytes: usize, body: &mut Vec<u8>) {
         body.clear();
         body.extend_from_slice(&stamp.stream.to_be_bytes());
-        body.extend_from_slice(&(body_bytes as u32).to_be_bytes());
+        body.extend_from_slice(&stamp.check(body_bytes).to_be_bytes());
         body.extend_from_slice(&stamp.number.to_be_bytes());
         body.extend_from_slice(&stamp.sent_ns.to_be_bytes());
         body.extend_from_slice(self.filling(stamp, body_bytes - STAMP_BYTES));
@@ -52,7 +62,7 @@ impl Pool {
     /// The stamp of a body; none where it is not, byte for byte, what was written.
     pub(crate) fn read(&self, body: &[u8]) -> Option<Stamp> {
         let (stream, rest) = body.split_first_chunk()?;
-        let (body_bytes, rest) = rest.split_first_chunk()?;
+        let (check, rest) = rest.split_first_chunk()?;
         let (number, rest) = rest.split_first_chunk()?;
         let (sent_ns, filling) = rest.split_first_chunk()?;
         let stamp = Stamp {
@@ -61,7 +71,7 @@ impl Pool {
             sent_ns: u64::from_be_bytes(*sent_ns),
         };
         let fits = filling.len() <= self.bytes.len() - PLACES;
-        let is_whole = u32::from_be_bytes(*body_bytes) as usize == body.len();
+        let is_whole = u32::from_be_bytes(*check) == stamp.check(body.len());
         (fits && is_whole && filling == self.filling(stamp, filling.len())).then_some(stamp)
     }
 }
@@ -77,10 +87,10 @@ mod tests {
         let mut body = Vec::new();
         pool.write(stamp, 200, &mut body);
         assert_eq!((body.len(), pool.read(&body)), (200, Some(stamp)));
-        for place in (0..200).filter(|place| !(16..24).contains(place)) {
-            body[place] ^= 0x10;
-            assert_ne!(pool.read(&body), Some(stamp), "byte {place}");
-            body[place] ^= 0x10;
+        for bit in 0..8 * 200 {
+            body[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(pool.read(&body), None, "bit {bit}");
+            body[bit / 8] ^= 1 << (bit % 8);
         }
         assert_eq!(pool.read(&body[..199]), None);
         assert_eq!(pool.read(&[0; 23]), None);
