@@ -4,10 +4,15 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// How long a server may take to stop when it is told to.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// A server under load, or a part of one. Dropping it ends it.
 pub(crate) struct Server {
@@ -76,16 +81,34 @@ impl Drop for Server {
         {
             log::debug!("{}: {error}", self.name);
         }
-        if let Err(error) = self.child.wait() {
+        // Whoever listens to its input ends at once when that is closed, and without a word to its peers.
+        let stdin = self.child.stdin.take();
+        if let Some(pid) = pid
+            && !ends_within(pid, GRACE)
+        {
+            log::warn!("{} does not stop", self.name);
+        }
+        drop(stdin);
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
             log::warn!("{}: {error}", self.name);
         }
     }
+}
+
+/// Whether a child ends in that time; it is still to be waited for.
+fn ends_within(child: Pid, time: Duration) -> bool {
+    let Ok(process) = pidfd_open(child, PidfdFlags::empty()) else { return true };
+    let timeout = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+    poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)).is_ok_and(|ended| ended > 0)
 }
 
 /// Runs on processor `cpu` whatever is started in `run`, and then goes back.
 pub(crate) fn pinned<T>(cpu: Option<usize>, run: impl FnOnce() -> T) -> io::Result<T> {
     let Some(cpu) = cpu else { return Ok(run()) };
     let before = sched_getaffinity(None)?;
+    if cpu >= CpuSet::MAX_CPU || !before.is_set(cpu) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no processor {cpu} to run on")));
+    }
     let mut only = CpuSet::new();
     only.set(cpu);
     sched_setaffinity(None, &only)?;
@@ -98,7 +121,12 @@ pub(crate) fn pinned<T>(cpu: Option<usize>, run: impl FnOnce() -> T) -> io::Resu
 fn cpu_seconds(pid: u32) -> io::Result<f64> {
     let mut nanos = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let text = match fs::read_to_string(task?.path().join("schedstat")) {
+            Ok(text) => text,
+            // The thread has ended since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         nanos += text.split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
     }
     Ok(nanos as f64 / 1e9)

@@ -31,13 +31,16 @@ impl Trace {
         Ok(Trace { strace, summary, began: now() })
     }
 
-    /// Ends the counting: calls by name for each message, at `messages_per_second`.
+    /// Ends the counting: calls by name for each message, at `messages_per_second`; none where there are no messages.
     pub(crate) fn finish(mut self, messages_per_second: f64) -> io::Result<Vec<(String, f64)>> {
         if let Some(pid) = Pid::from_raw(self.strace.id() as i32) {
             kill_process(pid, Signal::INT)?;
         }
         let messages = messages_per_second * self.began.elapsed().as_secs_f64();
         self.strace.wait()?;
+        if messages == 0.0 {
+            return Ok(Vec::new());
+        }
         let text = fs::read_to_string(self.summary.path())?;
         let mut calls: Vec<(String, f64)> =
             counts(&text).into_iter().map(|(name, count)| (name, count as f64 / messages)).collect();
