@@ -2,20 +2,25 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, ParseIntError};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
+use trunkline::UserId;
 use trunkline::net::{Tuning, raise_descriptor_limit};
 
 use crate::cluster::Kind;
-use crate::fleet::{Load, Pins};
+use crate::fleet::{Load, PATIENCE, Pins};
 use crate::job::Pace;
 use crate::scenario::Scenario;
 use crate::stamp::STAMP_BYTES;
 
+/// The most users: as many as names of seven digits have room for.
+const CLIENTS_MAX: u32 = 9_999_998;
+/// Descriptors of a worker that are no connections.
+const WORKER_SPARE: u32 = 64;
 /// The longest body: 1 MiB less the header and two names.
 const BODY_BYTES_MAX: u32 = 1_048_000;
 
@@ -94,10 +99,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:6000,127.0.0.1:6001", conflicts_with = "local")]
     servers: Vec<String>,
     /// Start an ACMS and that many application servers, as processes on this machine, and measure them too
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
-    pub(crate) local: u16,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) local: Option<u16>,
     /// Users, an even number
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=9_999_998))]
+    #[arg(long, default_value_t = 100, value_parser = parse_clients)]
     clients: u32,
     /// Who writes to whom
     #[arg(long, value_enum, default_value = "pairs")]
@@ -121,7 +126,7 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t = 256, value_parser = RangedU64ValueParser::<u32>::new().range(1..=65_536))]
     dials: u32,
     /// What users' names begin with, for two runs on one cluster at once
-    #[arg(long, default_value = "u")]
+    #[arg(long, default_value = "u", value_parser = parse_prefix)]
     prefix: String,
     /// What random choices come from
     #[arg(long, default_value_t = 1)]
@@ -147,6 +152,12 @@ pub(crate) struct RunArgs {
     /// Write a page with latency and throughput to look at
     #[arg(long)]
     pub(crate) report: Option<PathBuf>,
+    /// How long a login, a logout and the last messages may take
+    #[arg(long, hide = true, default_value_t = PATIENCE.into())]
+    patience: humantime::Duration,
+    /// Users of one process, if its descriptors allow so many
+    #[arg(long, hide = true, default_value_t = u32::MAX)]
+    users_per_process: u32,
 }
 
 /// A comparison.
@@ -193,6 +204,17 @@ impl CompareArgs {
     }
 }
 
+fn parse_clients(text: &str) -> Result<u32, String> {
+    let users: u32 = text.parse().map_err(|error: ParseIntError| error.to_string())?;
+    let fits = (2..=CLIENTS_MAX).contains(&users) && users.is_multiple_of(2);
+    fits.then_some(users).ok_or_else(|| format!("not an even number within 2..{CLIENTS_MAX}"))
+}
+
+fn parse_prefix(text: &str) -> Result<String, String> {
+    let fits = UserId::parse(format!("{text}{:07}", CLIENTS_MAX).as_bytes()).is_ok();
+    fits.then(|| text.to_owned()).ok_or_else(|| "no user's name can begin with it".to_owned())
+}
+
 fn parse_size(text: &str) -> Result<(u32, u32), String> {
     let (least, most) = text.split_once("..").unwrap_or((text, text));
     let number = |text: &str| text.parse::<u32>().map_err(|error| format!("{text:?}: {error}"));
@@ -208,9 +230,10 @@ fn parse_pins(text: &str) -> Result<(usize, usize), String> {
 }
 
 impl RunArgs {
-    pub(crate) fn load(&self) -> io::Result<Load> {
-        Ok(Load {
-            users: self.clients / 2 * 2,
+    pub(crate) fn load(&self) -> Load {
+        let descriptors = u32::try_from(raise_descriptor_limit()).unwrap_or(u32::MAX);
+        Load {
+            users: self.clients,
             scenario: self.scenario,
             pace: self.rate.map_or(Pace::Window(self.window), |rate| Pace::Rate(rate.get().into())),
             body_bytes: self.size,
@@ -219,17 +242,20 @@ impl RunArgs {
             seed: self.seed,
             warm_up: self.warm_up,
             duration: self.duration,
-            users_per_worker: u32::try_from(raise_descriptor_limit()).unwrap_or(u32::MAX),
+            users_per_worker: descriptors.saturating_sub(WORKER_SPARE).min(self.users_per_process),
+            patience: self.patience.into(),
             trace: self.syscalls,
-        })
+        }
     }
 
-    pub(crate) fn pins(&self) -> io::Result<Pins> {
-        Ok(self.pin.map_or(Pins::default(), |(servers, load)| Pins { servers: Some(servers), load: Some(load) }))
+    pub(crate) fn pins(&self) -> Pins {
+        self.pin.map_or(Pins::default(), |(servers, load)| Pins { servers: Some(servers), load: Some(load) })
     }
 
-    pub(crate) fn cluster(&self) -> Kind {
-        Kind::Trunkline { servers: self.local, tuning: tuning(self.rest, self.acks), program: None }
+    /// The servers to start; none where others are to be loaded.
+    pub(crate) fn cluster(&self) -> Option<Kind> {
+        let tuning = tuning(self.rest, self.acks);
+        self.local.map(|servers| Kind::Trunkline { servers, tuning, program: None })
     }
 
     pub(crate) fn addrs(&self) -> io::Result<Vec<SocketAddr>> {

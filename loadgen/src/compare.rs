@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table};
 
 use crate::args::CompareArgs;
 use crate::cluster::Kind;
-use crate::fleet::{self, Load, Outcome, Pins, Target};
+use crate::fleet::{self, Load, Outcome, PATIENCE, Pins, Target};
 use crate::job::Pace;
 use crate::live::Live;
 use crate::scenario::Scenario;
@@ -114,6 +114,7 @@ fn measure(args: &CompareArgs, kind: &Kind, work: Work, live: Live) -> io::Resul
         warm_up: if work == Work::Idle { Duration::ZERO } else { Duration::from_secs(1) },
         duration: if work == Work::Idle { Duration::from_millis(100) } else { args.duration },
         users_per_worker: u32::MAX,
+        patience: PATIENCE,
         trace: false,
     };
     let cluster = kind.start(pins.servers)?;

@@ -63,9 +63,9 @@ impl Dialect {
     }
 
     /// What a user says last; false where its protocol has no word for that.
-    pub(crate) fn log_out(self, out: &mut BytesMut) -> bool {
+    pub(crate) fn log_out(self, name: &str, out: &mut BytesMut) -> bool {
         if self == Dialect::Trunkline {
-            Outgoing::of(Kind::Logout).encode(out);
+            Outgoing { from: name.as_bytes(), ..Outgoing::of(Kind::Logout) }.encode(out);
         }
         self == Dialect::Trunkline
     }

@@ -16,8 +16,8 @@ use crate::scenario::Scenario;
 use crate::syscalls;
 use crate::yardstick;
 
-/// Descriptors of a worker that are no connections.
-const WORKER_SPARE: u32 = 64;
+/// How long the last messages may take to arrive, and how long a login or a logout may take, unless told otherwise.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Time for subscriptions and presence to settle between the last login and the first message.
 const SETTLE: Duration = Duration::from_millis(300);
 /// The same for NATS, whose leaf nodes learn of subscriptions when they learn of them.
@@ -28,6 +28,8 @@ const PORTS_EASY: u32 = 12_000;
 const USERS_PER_SOURCE: u32 = 4_000;
 /// How long system calls are counted, where that is wanted.
 const TRACE: Duration = Duration::from_secs(2);
+/// The least time between two moments of the timeline: ticks are not that even.
+const MOMENT_SECONDS: f64 = 0.08;
 /// A worker that tells nothing for so long has failed: it ticks ten times a second.
 const WORKER_SILENCE: Duration = Duration::from_secs(60);
 
@@ -45,6 +47,8 @@ pub(crate) struct Load {
     pub(crate) duration: Duration,
     /// Connections that one worker may have.
     pub(crate) users_per_worker: u32,
+    /// How long the last messages may take to arrive, and how long a login or a logout may take.
+    pub(crate) patience: Duration,
     /// Count the servers' system calls behind the measurement, with strace.
     pub(crate) trace: bool,
 }
@@ -94,11 +98,12 @@ pub(crate) struct ServerOutcome {
     pub(crate) anonymous_bytes: u64,
 }
 
-/// Messages that arrived, and users that were in, at a time.
+/// Messages that arrived, users that logged in, and users that were in, at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Moment {
     pub(crate) seconds: f64,
     pub(crate) per_second: f64,
+    pub(crate) logins_per_second: f64,
     pub(crate) online: u32,
 }
 
@@ -183,27 +188,36 @@ fn usages(target: &Target<'_>) -> io::Result<Vec<Usage>> {
 
 /// The jobs of a run: users split evenly where one worker can't have them all.
 fn jobs(target: &Target<'_>, load: &Load, busy_poll: bool) -> Vec<Job> {
+    let loopback = target.addrs.iter().all(|addr| addr.is_ipv4() && addr.ip().is_loopback());
+    let spread = loopback && load.users / target.addrs.len() as u32 > PORTS_EASY;
+    let pairs_each = (load.users_per_worker / 2).max(1);
     let pairs = load.users / 2;
-    let workers = load.users.div_ceil(load.users_per_worker.saturating_sub(WORKER_SPARE).max(2));
-    let spread = load.users / target.addrs.len() as u32 > PORTS_EASY
-        && target.addrs.iter().all(|addr| addr.is_ipv4() && addr.ip().is_loopback());
-    let share = |worker: u32| pairs * worker / workers * 2;
-    let job = |worker: u32| Job {
-        dialect: target.dialect,
-        servers: target.addrs.to_vec(),
-        prefix: load.prefix.clone(),
-        first_user: share(worker),
-        users: share(worker + 1) - share(worker),
-        scenario: load.scenario,
-        pace: match load.pace {
-            Pace::Window(window) => Pace::Window(window),
-            Pace::Rate(rate) => Pace::Rate(rate / f64::from(workers)),
-        },
-        body_bytes: load.body_bytes,
-        dials_max: load.dials_max.div_ceil(workers),
-        users_per_source: spread.then_some(USERS_PER_SOURCE),
-        busy_poll,
-        seed: load.seed,
+    let workers = pairs.div_ceil(pairs_each);
+    let share = |worker: u32| (u64::from(pairs) * u64::from(worker) / u64::from(workers)) as u32 * 2;
+    let job = |worker: u32| {
+        let (first_user, users) = (share(worker), share(worker + 1) - share(worker));
+        let (pace, begins_after_ns) = match load.pace {
+            Pace::Window(window) => (Pace::Window(window), 0),
+            Pace::Rate(rate) => {
+                (Pace::Rate(rate * f64::from(users) / f64::from(load.users)), (f64::from(worker) * 1e9 / rate) as u64)
+            }
+        };
+        Job {
+            dialect: target.dialect,
+            servers: target.addrs.to_vec(),
+            prefix: load.prefix.clone(),
+            first_user,
+            users,
+            scenario: load.scenario,
+            pace,
+            begins_after_ns,
+            patience_ns: load.patience.as_nanos() as u64,
+            body_bytes: load.body_bytes,
+            dials_max: load.dials_max.div_ceil(workers),
+            users_per_source: spread.then_some(USERS_PER_SOURCE),
+            busy_poll,
+            seed: load.seed,
+        }
     };
     (0..workers).map(job).collect()
 }
@@ -267,7 +281,12 @@ impl Fleet {
                 // What went wrong stands in the reports.
                 self.command(Command::Stop)?;
                 let report = self.reports()?;
-                return Err(io::Error::other(format!("logging in: {}", report.violations.join("; "))));
+                let first = report.violations.first().map_or("", String::as_str);
+                let others = match report.violation_count.saturating_sub(1) {
+                    0 => String::new(),
+                    count => format!(", and {count} more like that"),
+                };
+                return Err(io::Error::other(format!("logging in: {first}{others}")));
             }
         }
     }
@@ -286,14 +305,19 @@ impl Fleet {
     /// Watches throughput over time.
     fn measure(&mut self, span: Duration) -> io::Result<Vec<Moment>> {
         let began = now();
-        let mut last = (0.0, self.tick().arrived);
+        let mut last = (0.0, self.tick());
         let mut timeline = Vec::new();
         self.watch(span, "measuring", |tick| {
             let seconds = began.elapsed().as_secs_f64();
-            if seconds >= last.0 + 0.1 {
-                let per_second = (tick.arrived - last.1) as f64 / (seconds - last.0);
-                timeline.push(Moment { seconds, per_second, online: tick.online });
-                last = (seconds, tick.arrived);
+            if seconds >= last.0 + MOMENT_SECONDS {
+                let each_second = |count: u64| count as f64 / (seconds - last.0);
+                timeline.push(Moment {
+                    seconds,
+                    per_second: each_second(tick.arrived - last.1.arrived),
+                    logins_per_second: each_second(tick.logins - last.1.logins),
+                    online: tick.online,
+                });
+                last = (seconds, tick);
             }
         })?;
         Ok(timeline)
@@ -307,8 +331,7 @@ impl Fleet {
         let (before, calls_before) = (self.tick().arrived, now());
         self.watch(TRACE, "counting system calls", |_| {})?;
         let messages = (self.tick().arrived - before) as f64;
-        let seconds = calls_before.elapsed().as_secs_f64();
-        trace.finish(messages / seconds)
+        trace.finish(messages / calls_before.elapsed().as_secs_f64())
     }
 
     fn reports(&mut self) -> io::Result<Report> {
@@ -328,8 +351,9 @@ impl Fleet {
 
 impl Worker {
     fn say(&mut self, what: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.stdin, what)?;
-        self.stdin.write_all(b"\n")
+        let mut line = serde_json::to_vec(what)?;
+        line.push(b'\n');
+        self.stdin.write_all(&line)
     }
 }
 

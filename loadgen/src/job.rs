@@ -27,6 +27,10 @@ pub(crate) struct Job {
     pub(crate) users: u32,
     pub(crate) scenario: Scenario,
     pub(crate) pace: Pace,
+    /// When the first message at a rate is due after the start, so that workers take turns; nanoseconds.
+    pub(crate) begins_after_ns: u64,
+    /// How long the last messages may take to arrive, and how long a login or a logout may take; nanoseconds.
+    pub(crate) patience_ns: u64,
     /// Bytes of a body, least and most; drawn so that each doubling is as likely as the next.
     pub(crate) body_bytes: (u32, u32),
     /// Connections that may be on their way into a server at once.

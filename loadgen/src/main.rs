@@ -21,14 +21,16 @@ mod syscalls;
 mod worker;
 mod yardstick;
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use args::{Args, Part, RunArgs};
-use fleet::{Outcome, Target};
+use dialect::Dialect;
+use fleet::Target;
 use live::Live;
 
 fn main() -> ExitCode {
@@ -57,35 +59,29 @@ fn main() -> ExitCode {
 
 /// Loads a cluster once; false where anything was wrong with what arrived.
 fn run(args: &RunArgs) -> io::Result<bool> {
-    let (load, pins) = (args.load()?, args.pins()?);
-    let live = Live::new("");
-    let outcome = if args.local > 0 {
-        let cluster = args.cluster().start(pins.servers)?;
-        fleet::run(
-            &Target { dialect: cluster.dialect, addrs: &cluster.addrs, servers: &cluster.servers },
-            &load,
-            pins,
-            live,
-        )?
+    let (load, pins, live) = (args.load(), args.pins(), Live::new(""));
+    // A path that can't be written is told before the run, not behind it.
+    let (histogram, page) = (created(args.histogram.as_deref())?, created(args.report.as_deref())?);
+    let outcome = if let Some(kind) = args.cluster() {
+        let cluster = kind.start(pins.servers)?;
+        let target = Target { dialect: cluster.dialect, addrs: &cluster.addrs, servers: &cluster.servers };
+        fleet::run(&target, &load, pins, live)?
     } else {
         let addrs = args.addrs()?;
-        fleet::run(&Target { dialect: dialect::Dialect::Trunkline, addrs: &addrs, servers: &[] }, &load, pins, live)?
+        fleet::run(&Target { dialect: Dialect::Trunkline, addrs: &addrs, servers: &[] }, &load, pins, live)?
     };
-    tell(args, &outcome)?;
+    let text = if args.json { report::json(&outcome) } else { report::table(&outcome) };
+    io::stdout().write_all(text.as_bytes())?;
+    if let Some(mut file) = histogram {
+        file.write_all(report::histogram(&outcome.report.latency.0).as_bytes())?;
+    }
+    if let Some(mut file) = page {
+        file.write_all(page::page(args, &outcome)?.as_bytes())?;
+    }
     Ok(outcome.report.violation_count == 0)
 }
 
-fn tell(args: &RunArgs, outcome: &Outcome) -> io::Result<()> {
-    if args.json {
-        println!("{}", report::json(outcome));
-    } else {
-        print!("{}", report::table(outcome));
-    }
-    if let Some(path) = &args.histogram {
-        report::write_histogram(path, &outcome.report.latency.0)?;
-    }
-    if let Some(path) = &args.report {
-        fs::write(path, page::page(args, outcome)?)?;
-    }
-    Ok(())
+fn created(path: Option<&Path>) -> io::Result<Option<File>> {
+    let told = |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    path.map(|path| File::create(path).map_err(|error| told(path, error))).transpose()
 }

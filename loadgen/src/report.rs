@@ -1,9 +1,7 @@
 //! What a run came to, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
-use std::io;
-use std::path::Path;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -18,6 +16,16 @@ const STEPS_PER_HALVING: u32 = 5;
 
 /// The table at the end of a run.
 pub(crate) fn table(outcome: &Outcome) -> String {
+    let rows = rows(outcome);
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    rows.iter().fold(String::new(), |mut text, (name, value)| {
+        writeln!(text, "{name:<width$}  {value}").expect("memory takes what is written");
+        text
+    })
+}
+
+/// The rows of the table; a row without a name belongs to the one above.
+pub(crate) fn rows(outcome: &Outcome) -> Vec<(String, String)> {
     let report = &outcome.report;
     let mut rows: Vec<(String, String)> = Vec::new();
     let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
@@ -60,11 +68,7 @@ pub(crate) fn table(outcome: &Outcome) -> String {
     }
     row("violations", report.violation_count.to_string());
     report.violations.iter().for_each(|violation| row("", violation.clone()));
-    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    rows.iter().fold(String::new(), |mut text, (name, value)| {
-        writeln!(text, "{name:<width$}  {value}").expect("memory takes what is written");
-        text
-    })
+    rows
 }
 
 fn plural(count: usize, ending: &str) -> &str {
@@ -79,7 +83,7 @@ fn megabytes(bytes: u64) -> String {
 #[derive(Serialize)]
 struct Json<'a> {
     messages_per_second: f64,
-    latency_us: Vec<(&'a str, f64)>,
+    latency_us: BTreeMap<&'a str, f64>,
     cpu_us_per_message: Option<f64>,
     bytes_per_connection: Option<f64>,
     #[serde(flatten)]
@@ -90,16 +94,16 @@ struct Json<'a> {
 pub(crate) fn json(outcome: &Outcome) -> String {
     let json = Json {
         messages_per_second: outcome.per_second(),
-        latency_us: QUANTILES.map(|(name, quantile)| (name, outcome.report.latency.micros(quantile))).to_vec(),
+        latency_us: QUANTILES.map(|(name, quantile)| (name, outcome.report.latency.micros(quantile))).into(),
         cpu_us_per_message: outcome.cpu_us_per_message(),
         bytes_per_connection: outcome.bytes_per_user(),
         outcome,
     };
-    serde_json::to_string_pretty(&json).expect("numbers and plain text")
+    serde_json::to_string_pretty(&json).expect("numbers and plain text") + "\n"
 }
 
-/// Writes latencies as the percentile table that HdrHistogram's plotters read; values in microseconds.
-pub(crate) fn write_histogram(path: &Path, latency: &Histogram<u64>) -> io::Result<()> {
+/// Latencies as the percentile table that HdrHistogram's plotters read; values in microseconds.
+pub(crate) fn histogram(latency: &Histogram<u64>) -> String {
     let mut text = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
     let mut line = |micros: f64, quantile: f64, count: u64| {
         let inverse = if quantile < 1.0 { format!("{:.2}", 1.0 / (1.0 - quantile)) } else { String::new() };
@@ -116,5 +120,5 @@ pub(crate) fn write_histogram(path: &Path, latency: &Histogram<u64>) -> io::Resu
     writeln!(text, "#[Mean    = {mean:>12.3}, StdDeviation   = {deviation:>12.3}]")
         .expect("memory takes what is written");
     writeln!(text, "#[Max     = {max:>12.3}, Total count    = {total:>12}]").expect("memory takes what is written");
-    fs::write(path, text)
+    text
 }

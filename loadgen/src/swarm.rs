@@ -16,7 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use socket2::{Domain, Socket, Type};
-use trunkline::wire::CloseCode;
+use trunkline::wire::{Bounce, CloseCode};
 
 use crate::dialect::{Message, Said};
 use crate::job::{Command, Job, News, Pace, Report, Tick, Timings};
@@ -31,8 +31,8 @@ const READ_BYTES: usize = 256 << 10;
 /// A flooding user's connection is offered more while less than this waits to be written.
 const FLOOD_BYTES: usize = 64 << 10;
 const TICK_NS: u64 = 100_000_000;
-/// How long the last messages may take to arrive, and how long a login may take.
-const PATIENCE_NS: u64 = 30_000_000_000;
+/// A message that is due waits while so much waits to be written before it on its connection.
+const OUT_BYTES_MAX: usize = 1 << 20;
 /// Violations that are reported in words.
 const VIOLATIONS_TOLD: usize = 10;
 
@@ -58,8 +58,10 @@ enum Stage {
         since_ns: u64,
     },
     In,
-    /// Said goodbye.
-    Leaving,
+    /// Said goodbye, and waits to hear it.
+    Leaving {
+        since_ns: u64,
+    },
 }
 
 struct User {
@@ -79,9 +81,14 @@ struct Stream {
     receiver: u32,
     kind: RouteKind,
     sent: u64,
-    /// The number of the next message to arrive; with [`RouteKind::Sure`] how many have.
+    /// The number of the next message to arrive: at most `sent`.
     expected: u64,
+    /// One more than the greatest number that bounced.
+    bounced: u64,
+    /// Messages from number `tenure` on that have neither arrived nor bounced.
     under_way: u32,
+    /// The number of the first message since the receiver's last login.
+    tenure: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,8 +102,10 @@ enum Phase {
     Done,
 }
 
-/// Messages at a rate: the next, when it is due, and how far apart they are.
+/// Messages at a rate: on which streams by turns, the next, when the first is due, and how far apart they are.
 struct Schedule {
+    /// Not empty.
+    streams: Vec<u32>,
     next: u64,
     begins_ns: u64,
     step_ns: f64,
@@ -151,7 +160,7 @@ impl<'a> Swarm<'a> {
             users[route.sender as usize].writes.push(streams.len() as u32);
             users[route.receiver as usize].reads.push(streams.len() as u32);
             let (sender, receiver, kind) = (route.sender, route.receiver, route.kind);
-            streams.push(Stream { sender, receiver, kind, sent: 0, expected: 0, under_way: 0 });
+            streams.push(Stream { sender, receiver, kind, sent: 0, expected: 0, bounced: 0, under_way: 0, tenure: 0 });
         }
         let poll = Poll::new()?;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
@@ -210,8 +219,8 @@ impl<'a> Swarm<'a> {
         while self.phase != Phase::Done {
             let now_ns = self.now_ns();
             self.obey(now_ns)?;
-            self.dial(now_ns);
             self.leave(now_ns);
+            self.dial(now_ns);
             self.write_on_schedule(now_ns);
             self.flush();
             self.settle(now_ns);
@@ -234,7 +243,7 @@ impl<'a> Swarm<'a> {
                 Command::Hold => self.count_no_more(now_ns)?,
                 Command::Stop => {
                     self.count_no_more(now_ns)?;
-                    self.phase = Phase::Draining { until_ns: now_ns + PATIENCE_NS };
+                    self.phase = Phase::Draining { until_ns: now_ns + self.job.patience_ns };
                 }
             }
         }
@@ -248,7 +257,12 @@ impl<'a> Swarm<'a> {
         match self.job.pace {
             Pace::Window(_) => (0..self.streams.len()).for_each(|stream| self.fill_window(now_ns, stream)),
             Pace::Rate(rate) => {
-                self.schedule = Some(Schedule { next: 0, begins_ns: now_ns, step_ns: 1e9 / rate });
+                let kinds = self.streams.iter().map(|stream| stream.kind).zip(0..);
+                let streams: Vec<u32> =
+                    kinds.filter(|(kind, _)| *kind != RouteKind::Flood).map(|(_, stream)| stream).collect();
+                let begins_ns = now_ns + self.job.begins_after_ns;
+                self.schedule =
+                    (!streams.is_empty()).then(|| Schedule { streams, next: 0, begins_ns, step_ns: 1e9 / rate });
                 self.flood();
             }
         }
@@ -268,7 +282,7 @@ impl<'a> Swarm<'a> {
         if now_ns >= self.next_tick_ns {
             self.next_tick_ns = now_ns + TICK_NS;
             (self.tell)(News::Tick(self.tick));
-            self.look_for_late_logins(now_ns);
+            self.look_for_late(now_ns);
         }
         match self.phase {
             Phase::LoggingIn if self.tick.online == self.job.users => {
@@ -277,11 +291,13 @@ impl<'a> Swarm<'a> {
                 (self.tell)(News::Tick(self.tick));
             }
             Phase::Draining { until_ns } => {
-                let lost = || self.streams.iter().filter(|stream| stream.kind == RouteKind::Sure);
-                let lost: u64 = lost().map(|stream| stream.sent - stream.expected).sum();
-                if lost == 0 || now_ns >= until_ns {
+                let owed = || self.streams.iter().filter(|stream| stream.kind == RouteKind::Sure && stream.owed() > 0);
+                // What was under way to a connection that is no more does not arrive.
+                let may_arrive = |stream: &Stream| self.users[stream.receiver as usize].conn.is_some();
+                if now_ns >= until_ns || !owed().any(may_arrive) {
+                    let lost: u64 = owed().map(Stream::owed).sum();
                     if lost > 0 {
-                        self.violation(format!("{lost} messages lost"));
+                        self.violation(format!("{lost} message{} lost", if lost == 1 { "" } else { "s" }));
                     }
                     self.phase = Phase::Done;
                 }
@@ -290,12 +306,17 @@ impl<'a> Swarm<'a> {
         }
     }
 
-    fn look_for_late_logins(&mut self, now_ns: u64) {
+    /// Looks for logins and logouts that take too long.
+    fn look_for_late(&mut self, now_ns: u64) {
         for place in 0..self.users.len() {
-            if let Stage::Entering { since_ns } = self.users[place].stage
-                && now_ns >= since_ns + PATIENCE_NS
-            {
-                self.ended(place as u32, "is not in after 30 s");
+            let (since_ns, what) = match self.users[place].stage {
+                Stage::Entering { since_ns } => (since_ns, "in"),
+                Stage::Leaving { since_ns } => (since_ns, "out"),
+                Stage::Out | Stage::In => continue,
+            };
+            if now_ns >= since_ns + self.job.patience_ns {
+                let seconds = self.job.patience_ns as f64 / 1e9;
+                self.ended(place as u32, &format!("is not {what} after {seconds} s"));
             }
         }
     }
@@ -324,7 +345,7 @@ impl Swarm<'_> {
             && let Some(user) = self.to_dial.pop_front()
         {
             let number = self.job.first_user + user;
-            let server = self.job.servers[number as usize % self.job.servers.len()];
+            let server = self.server(user);
             match self.connect(user, server) {
                 Ok(conn) => {
                     self.entering += 1;
@@ -338,6 +359,10 @@ impl Swarm<'_> {
                 }
             }
         }
+    }
+
+    fn server(&self, user: u32) -> SocketAddr {
+        self.job.servers[(self.job.first_user + user) as usize % self.job.servers.len()]
     }
 
     fn connect(&mut self, user: u32, server: SocketAddr) -> io::Result<Conn> {
@@ -380,7 +405,8 @@ impl Swarm<'_> {
         }
         // What was under way to the earlier connection is settled: it arrived, bounced or is lost.
         for stream in self.users[user as usize].reads.clone() {
-            self.streams[stream as usize].under_way = 0;
+            let state = &mut self.streams[stream as usize];
+            (state.under_way, state.tenure) = (0, state.sent);
             self.fill_window(now_ns, stream as usize);
         }
     }
@@ -398,15 +424,18 @@ impl Swarm<'_> {
             }
             self.tick.online -= 1;
             let said = state.generation.is_multiple_of(2)
-                && state.conn.as_mut().is_some_and(|conn| self.job.dialect.log_out(&mut conn.out));
+                && state.conn.as_mut().is_some_and(|conn| self.job.dialect.log_out(&state.name, &mut conn.out));
             if said {
-                state.stage = Stage::Leaving;
+                state.stage = Stage::Leaving { since_ns: now_ns };
                 self.list_dirty(user);
             } else {
-                self.hang_up(user);
-                self.to_dial.push_back(user);
+                self.return_later(user);
             }
         }
+    }
+
+    fn is_leaving(&self, user: u32) -> bool {
+        matches!(self.users[user as usize].stage, Stage::Leaving { .. })
     }
 
     fn hang_up(&mut self, user: u32) {
@@ -415,23 +444,34 @@ impl Swarm<'_> {
         state.conn = None;
     }
 
-    /// The connection is no more, whoever ended it.
+    /// Hangs up, and dials again when it is the user's turn.
+    fn return_later(&mut self, user: u32) {
+        self.hang_up(user);
+        self.to_dial.push_back(user);
+    }
+
+    /// The server ended the connection, or it broke.
     fn ended(&mut self, user: u32, how: &str) {
         let state = &self.users[user as usize];
-        match (state.stage, state.conduct) {
-            (Stage::Leaving, _) => self.to_dial.push_back(user),
-            (Stage::In, Conduct::Deaf) => {
-                self.tick.online -= 1;
-                self.report.closed_slow += 1;
-            }
-            (stage, Conduct::Steady | Conduct::Restless { .. } | Conduct::Deaf) => {
-                self.tick.online -= u32::from(stage == Stage::In);
-                self.entering -= u32::from(matches!(stage, Stage::Entering { .. }));
-                let what = format!("{} {how}", state.name);
-                self.violation(what);
-            }
+        let stage = state.stage;
+        if stage == Stage::In && state.conduct == Conduct::Deaf {
+            return self.closed_slow(user);
         }
+        self.tick.online -= u32::from(stage == Stage::In);
+        self.entering -= u32::from(matches!(stage, Stage::Entering { .. }));
+        let what = match stage {
+            Stage::Entering { .. } => format!("{} at {}: {how}", state.name, self.server(user)),
+            Stage::Out | Stage::In | Stage::Leaving { .. } => format!("{} {how}", state.name),
+        };
+        self.violation(what);
         self.hang_up(user);
+    }
+
+    /// A user that reads nothing was closed, as it should be; it comes again.
+    fn closed_slow(&mut self, user: u32) {
+        self.tick.online -= 1;
+        self.report.closed_slow += 1;
+        self.return_later(user);
     }
 }
 
@@ -464,19 +504,21 @@ impl Swarm<'_> {
     }
 
     fn write_on_schedule(&mut self, now_ns: u64) {
-        while self.is_writing() && !self.streams.is_empty() {
+        while self.is_writing() {
             let Some(schedule) = &mut self.schedule else { return };
             let due_ns = schedule.begins_ns + (schedule.next as f64 * schedule.step_ns) as u64;
             if due_ns > now_ns {
                 return;
             }
-            let stream = schedule.next as usize % self.streams.len();
+            let stream = schedule.streams[(schedule.next % schedule.streams.len() as u64) as usize] as usize;
+            let sender = &self.users[self.streams[stream].sender as usize];
+            if sender.conn.as_ref().is_some_and(|conn| conn.out.len() >= OUT_BYTES_MAX) {
+                return;
+            }
             schedule.next += 1;
-            if self.streams[stream].kind != RouteKind::Flood {
-                self.send(due_ns, stream);
-                if self.is_counting() {
-                    self.report.lateness.0.saturating_record(self.now_ns() - due_ns);
-                }
+            self.send(due_ns, stream);
+            if self.is_counting() {
+                self.report.lateness.0.saturating_record(self.now_ns() - due_ns);
             }
         }
     }
@@ -516,6 +558,9 @@ impl Swarm<'_> {
         if stream.receiver != user || to != receiver.as_bytes() || from.is_some_and(|from| from != sender.as_bytes()) {
             return self.violation(format!("{receiver} got a message that is another's"));
         }
+        if stamp.number >= stream.sent {
+            return self.violation(format!("{receiver} got message {} of {sender}, not sent so far", stamp.number));
+        }
         let expected = stream.expected;
         let in_order = match stream.kind {
             RouteKind::Sure => stamp.number == expected,
@@ -527,7 +572,7 @@ impl Swarm<'_> {
             return self.violation(what);
         }
         stream.expected = stamp.number + 1;
-        stream.under_way = stream.under_way.saturating_sub(1);
+        stream.settle(stamp.number);
         self.tick.arrived += 1;
         if self.is_counting() {
             self.report.messages += 1;
@@ -536,19 +581,36 @@ impl Swarm<'_> {
         self.fill_window(now_ns, stamp.stream as usize);
     }
 
-    fn bounced(&mut self, now_ns: u64, id: u64, what: impl FnOnce() -> String) {
+    fn bounced(&mut self, now_ns: u64, user: u32, id: u64, cause: Bounce) {
         self.tick.bounced += 1;
         self.report.bounced += 1;
+        let sender = &self.users[user as usize].name;
         let place = (id >> 32) as usize;
-        match self.streams.get_mut(place) {
-            Some(stream) if stream.kind != RouteKind::Sure => {
-                stream.under_way = stream.under_way.saturating_sub(1);
-                // A receiver that is away is not asked again until it is back: see `logged_in`.
-                if self.users[stream.receiver as usize].stage == Stage::In {
-                    self.fill_window(now_ns, place);
-                }
+        let Some(stream) = self.streams.get_mut(place).filter(|stream| stream.sender == user) else {
+            return self.violation(format!("{sender}: message {id:#x}, which it did not send, bounced: {cause}"));
+        };
+        // The id has the number's lower half.
+        let behind = u64::from((stream.sent as u32).wrapping_sub(id as u32));
+        let Some(number) = stream.sent.checked_sub(behind).filter(|number| *number < stream.sent) else {
+            return self.violation(format!("{sender}: message {id:#x}, not sent so far, bounced: {cause}"));
+        };
+        stream.bounced = stream.bounced.max(number + 1);
+        stream.settle(number);
+        let (kind, receiver) = (stream.kind, stream.receiver);
+        let receiver_stage = self.users[receiver as usize].stage;
+        match kind {
+            RouteKind::Sure => self.violation(format!("{sender}: message {number} bounced: {cause}")),
+            // Its connection does not tell: what was written before stands in the way of the end.
+            RouteKind::Flood
+                if cause == Bounce::Offline && receiver_stage == Stage::In && number >= self.streams[place].tenure =>
+            {
+                return self.closed_slow(receiver);
             }
-            Some(_) | None => self.violation(what()),
+            RouteKind::Unsure | RouteKind::Flood => {}
+        }
+        // A receiver that is away is not asked again until it is back: see `logged_in`.
+        if receiver_stage == Stage::In {
+            self.fill_window(now_ns, place);
         }
     }
 
@@ -557,18 +619,16 @@ impl Swarm<'_> {
         match said {
             Said::Message { to, from, body } => self.arrived(now_ns, user, to, from, body),
             Said::LoggedIn => self.logged_in(now_ns, user),
-            Said::Bounced { id, cause } => {
-                let name = name(self);
-                self.bounced(now_ns, id, || format!("{name}: message {id:#x} bounced: {cause}"));
-            }
+            Said::Bounced { id, cause } => self.bounced(now_ns, user, id, cause),
             Said::Ping { id } => {
                 if let Some(conn) = &mut self.users[user as usize].conn {
                     self.job.dialect.pong(id, &mut conn.out);
                     self.list_dirty(user);
                 }
             }
-            Said::Close { code, .. }
-                if code == CloseCode::LOGGED_OUT.to_wire() && self.users[user as usize].stage == Stage::Leaving => {}
+            Said::Close { code, .. } if code == CloseCode::LOGGED_OUT.to_wire() && self.is_leaving(user) => {
+                self.return_later(user);
+            }
             Said::Close { code, text } => self.ended(user, &format!("was closed: {code} {text}")),
             Said::Nothing => {}
             Said::Unexpected(what) => self.violation(format!("{} heard {what}", name(self))),
@@ -688,7 +748,8 @@ impl Swarm<'_> {
             carry.extend_from_slice(&buffer[..bytes]);
         }
         let mut rest = if fresh { &buffer[..bytes] } else { &carry[..] };
-        loop {
+        // A server that has closed the connection says nothing more.
+        while self.users[user as usize].conn.is_some() {
             let is_in = self.users[user as usize].stage == Stage::In;
             match self.job.dialect.hear(is_in, rest) {
                 Ok(Some((taken, said))) => {
@@ -729,6 +790,20 @@ impl Swarm<'_> {
         }
         if self.dirty.is_empty() {
             self.dirty = dirty;
+        }
+    }
+}
+
+impl Stream {
+    /// Messages that have neither arrived nor bounced: those behind the last that did.
+    fn owed(&self) -> u64 {
+        self.sent - self.expected.max(self.bounced)
+    }
+
+    /// Message `number` is no longer under way.
+    fn settle(&mut self, number: u64) {
+        if number >= self.tenure {
+            self.under_way = self.under_way.saturating_sub(1);
         }
     }
 }
