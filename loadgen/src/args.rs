@@ -258,6 +258,25 @@ impl RunArgs {
         self.local.map(|servers| Kind::Trunkline { servers, tuning, program: None })
     }
 
+    /// The scenario, as the command line has it.
+    pub(crate) fn scenario_name(&self) -> String {
+        self.scenario.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// What sets this run apart from others, for people.
+    pub(crate) fn essentials(&self) -> String {
+        let pace = self
+            .rate
+            .map_or(format!("{} under way on each route", self.window), |rate| format!("{rate} messages a second"));
+        let size = match self.size {
+            (least, most) if least == most => format!("{least} bytes"),
+            (least, most) => format!("{least} to {most} bytes"),
+        };
+        let servers = self.local.map_or(self.servers.join(", "), |count| format!("{count} local servers"));
+        let duration = humantime::format_duration(self.duration);
+        format!("{} users, {pace}, {size}, {servers}, {duration}", self.clients)
+    }
+
     pub(crate) fn addrs(&self) -> io::Result<Vec<SocketAddr>> {
         self.servers.iter().map(|name| resolve(name)).collect()
     }

@@ -304,20 +304,24 @@ impl Fleet {
 
     /// Watches throughput over time.
     fn measure(&mut self, span: Duration) -> io::Result<Vec<Moment>> {
+        // Ticks that were told meanwhile are of the time before.
+        self.watch(Duration::ZERO, "measuring", |_| {})?;
         let began = now();
-        let mut last = (0.0, self.tick());
+        // What arrived before the first tick did so in a time that is not known.
+        let mut last: Option<(f64, Tick)> = None;
         let mut timeline = Vec::new();
         self.watch(span, "measuring", |tick| {
             let seconds = began.elapsed().as_secs_f64();
-            if seconds >= last.0 + MOMENT_SECONDS {
-                let each_second = |count: u64| count as f64 / (seconds - last.0);
+            let (since, before) = *last.get_or_insert((seconds, tick));
+            if seconds >= since + MOMENT_SECONDS {
+                let each_second = |count: u64| count as f64 / (seconds - since);
                 timeline.push(Moment {
                     seconds,
-                    per_second: each_second(tick.arrived - last.1.arrived),
-                    logins_per_second: each_second(tick.logins - last.1.logins),
+                    per_second: each_second(tick.arrived - before.arrived),
+                    logins_per_second: each_second(tick.logins - before.logins),
                     online: tick.online,
                 });
-                last = (seconds, tick);
+                last = Some((seconds, tick));
             }
         })?;
         Ok(timeline)

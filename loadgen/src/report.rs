@@ -11,6 +11,8 @@ use crate::fleet::Outcome;
 /// The quantiles that are told, with their names.
 pub(crate) const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+/// The row behind which only violations come.
+pub(crate) const VIOLATIONS: &str = "violations";
 /// Steps of an exported histogram for each halving of the distance to 100 %.
 const STEPS_PER_HALVING: u32 = 5;
 
@@ -66,7 +68,7 @@ pub(crate) fn rows(outcome: &Outcome) -> Vec<(String, String)> {
     if report.closed_slow > 0 {
         row("closed for not reading", report.closed_slow.to_string());
     }
-    row("violations", report.violation_count.to_string());
+    row(VIOLATIONS, report.violation_count.to_string());
     report.violations.iter().for_each(|violation| row("", violation.clone()));
     rows
 }
