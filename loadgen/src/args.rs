@@ -32,7 +32,7 @@ const BODY_BYTES_MAX: u32 = 1_048_000;
 /// One process has as many users as descriptors; more are split over several. There, as everywhere, users write to users
 /// of their own process.
 #[derive(Parser)]
-#[command(name = "trunkline-loadgen", version, args_conflicts_with_subcommands = true)]
+#[command(name = "trunkline-loadgen", version, args_conflicts_with_subcommands = true, args_override_self = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) part: Option<Part>,
