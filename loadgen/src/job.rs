@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::dialect::Dialect;
 use crate::scenario::Scenario;
 
+/// Violations that are reported in words.
+pub(crate) const VIOLATIONS_TOLD: usize = 10;
 /// The longest latency that is told apart, in nanoseconds: a minute.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
@@ -157,6 +159,7 @@ impl Report {
         self.closed_slow += other.closed_slow;
         self.violation_count += other.violation_count;
         self.violations.extend(other.violations);
+        self.violations.truncate(VIOLATIONS_TOLD);
         self.latency.0.add(&other.latency.0).expect("both have the same bounds");
         self.lateness.0.add(&other.lateness.0).expect("both have the same bounds");
         self.cpu_seconds += other.cpu_seconds;

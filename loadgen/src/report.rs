@@ -34,7 +34,7 @@ pub(crate) fn rows(outcome: &Outcome) -> Vec<(String, String)> {
     row("users", format!("{} in {} process{}", outcome.users, outcome.workers, plural(outcome.workers, "es")));
     row("logins a second", format!("{:.0} at the start", f64::from(outcome.users) / report.login_seconds.max(1e-9)));
     if report.logins > 0 {
-        row("", format!("{:.0} under load", report.logins as f64 / report.seconds.max(1e-9)));
+        row("", format!("{:.1} under load", report.logins as f64 / report.seconds.max(1e-9)));
     }
     row("messages", format!("{} in {:.1} s", report.messages, report.seconds));
     row("messages a second", format!("{:.0}", outcome.per_second()));

@@ -19,7 +19,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Waker};
 use rustix::time::{TimerfdClockId, TimerfdFlags};
 
-use crate::job::{Command, Job, News, Pace, Report, Tick, Timings};
+use crate::job::{Command, Job, News, Pace, Report, Tick, Timings, VIOLATIONS_TOLD};
 use crate::process::own_cpu_seconds;
 use crate::scenario::{Conduct, RouteKind};
 use crate::stamp::Pool;
@@ -28,8 +28,6 @@ use sockets::{TIMER, WAKER};
 const EVENTS_PER_TURN: usize = 1024;
 const READ_BYTES: usize = 256 << 10;
 const TICK_NS: u64 = 100_000_000;
-/// Violations that are reported in words.
-const VIOLATIONS_TOLD: usize = 10;
 
 /// A user's connection.
 struct Conn {
