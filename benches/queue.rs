@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use trunkline::buf::{Bounds, Frame, Inbound, Rope, SendQueue};
+use trunkline::buf::{Bounds, Frame, Inbound, Rope, SendQueue, SpareRopes};
 use trunkline::limits::{CLIENT_QUEUE_BYTES_MAX, CLIENT_QUEUE_SOFT_BYTES, MAX_FRAME, WRITE_SLICES_MAX};
 use trunkline::wire::{Kind, Outgoing};
 
@@ -70,7 +70,7 @@ fn turn(chunks: &mut Chunks, read: &[u8], mut forward: impl FnMut(usize, &mut Fr
 }
 
 /// The receiver takes up to `bytes`, copied to `sink` as a kernel would.
-fn take(queue: &mut SendQueue, mut bytes: usize, sink: &mut Vec<u8>) {
+fn take(queue: &mut SendQueue, spare: &mut SpareRopes, mut bytes: usize, sink: &mut Vec<u8>) {
     while bytes > 0 && !queue.is_empty() {
         let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
         let filled = queue.fill(&mut slices);
@@ -78,7 +78,7 @@ fn take(queue: &mut SendQueue, mut bytes: usize, sink: &mut Vec<u8>) {
         for slice in &slices[..filled] {
             sink.extend_from_slice(&slice[..slice.len().min(bytes - sink.len())]);
         }
-        queue.consume(sink.len());
+        queue.consume(sink.len(), spare);
         bytes -= sink.len();
     }
 }
@@ -88,16 +88,19 @@ struct Receiver {
     chunks: Chunks,
     read: Vec<u8>,
     queue: SendQueue,
+    spare: SpareRopes,
     sink: Vec<u8>,
 }
 
 impl Receiver {
     fn new(read: Vec<u8>) -> Receiver {
-        Receiver { chunks: Chunks::default(), read, queue: SendQueue::new(BOUNDS), sink: Vec::new() }
+        let (queue, spare) = (SendQueue::new(BOUNDS), SpareRopes::default());
+        Receiver { chunks: Chunks::default(), read, queue, spare, sink: Vec::new() }
     }
 
     fn turn(&mut self, waiting: Waiting) {
-        let Receiver { chunks, read, queue, .. } = self;
+        let Receiver { chunks, read, queue, spare, .. } = self;
+        queue.take_rope(spare);
         turn(chunks, read, |place, frame| {
             if place % 2 == 0 {
                 queue.forward(frame).expect("it has room");
@@ -109,7 +112,7 @@ impl Receiver {
     }
 
     fn take(&mut self, bytes: usize) {
-        take(&mut self.queue, bytes, &mut self.sink);
+        take(&mut self.queue, &mut self.spare, bytes, &mut self.sink);
     }
 }
 
@@ -190,13 +193,20 @@ fn fan(criterion: &mut Criterion) {
     for (name, blocked_of_ten) in [("none blocked", 0), ("1 of 10 blocked", 1)] {
         let mut chunks = Chunks::default();
         let mut queues: Vec<SendQueue> = (0..RECEIVERS).map(|_| SendQueue::new(BOUNDS)).collect();
-        let mut sink = Vec::new();
+        let (mut spare, mut sink) = (SpareRopes::default(), Vec::new());
         group.bench_function(name, |bench| {
             bench.iter(|| {
                 for _ in 0..FAN_TURNS {
-                    turn(&mut chunks, &read, |at, frame| queues[at].forward(frame).expect("it has room"));
+                    turn(&mut chunks, &read, |at, frame| {
+                        queues[at].take_rope(&mut spare);
+                        queues[at].forward(frame).expect("it has room");
+                    });
                     for (at, queue) in queues.iter_mut().enumerate() {
-                        if at % 10 < blocked_of_ten { queue.compact() } else { take(queue, usize::MAX, &mut sink) }
+                        if at % 10 < blocked_of_ten {
+                            queue.compact()
+                        } else {
+                            take(queue, &mut spare, usize::MAX, &mut sink)
+                        }
                     }
                 }
                 queues.iter_mut().for_each(SendQueue::clear);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use trunkline::UserId;
+use trunkline::limits::HEADER_BYTES;
 use trunkline::net::{Tuning, raise_descriptor_limit};
 
 use crate::cluster::Kind;
@@ -23,6 +24,9 @@ const CLIENTS_MAX: u32 = 9_999_998;
 const WORKER_SPARE: u32 = 64;
 /// The longest body: 1 MiB less the header and two names.
 const BODY_BYTES_MAX: u32 = 1_048_000;
+
+/// A user's name as the floor's frames have it: a letter and seven digits.
+pub(crate) const NAME_BYTES: usize = 8;
 
 /// Loads a Trunkline cluster with many users, and checks every message
 ///
@@ -83,6 +87,17 @@ fn tuning(rest: Duration, acks: Acks) -> Tuning {
     Tuning { rest: rest.into(), acks }
 }
 
+/// What to start.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum System {
+    /// An ACMS and application servers
+    Trunkline,
+    /// Bare forwarders: a hub and two edges
+    Floor,
+    /// NATS: a hub and two leaf nodes
+    Nats,
+}
+
 /// When the local servers' kernel acknowledges what was read.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Acks {
@@ -101,6 +116,9 @@ pub(crate) struct RunArgs {
     /// Start an ACMS and that many application servers, as processes on this machine, and measure them too
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) local: Option<u16>,
+    /// What to start: for one size of bodies, and with two servers, also what Trunkline is compared with
+    #[arg(long, value_enum, default_value = "trunkline", requires = "local")]
+    system: System,
     /// Users, an even number
     #[arg(long, default_value_t = 100, value_parser = parse_clients)]
     clients: u32,
@@ -184,6 +202,9 @@ pub(crate) struct CompareArgs {
     /// Processors of the servers and of the load
     #[arg(long, default_value = "0,1", value_parser = parse_pins)]
     pub(crate) pin: (usize, usize),
+    /// What is measured
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "one,sixteen,rate,idle")]
+    pub(crate) work: Vec<Work>,
     /// Leave NATS out even where it is installed
     #[arg(long)]
     pub(crate) without_nats: bool,
@@ -202,6 +223,19 @@ impl CompareArgs {
     pub(crate) fn tuning(&self) -> Tuning {
         tuning(self.rest, self.acks)
     }
+}
+
+/// What is measured of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Work {
+    /// One message under way from each sender
+    One,
+    /// Sixteen
+    Sixteen,
+    /// Messages at the rate
+    Rate,
+    /// The memory of those who write nothing
+    Idle,
 }
 
 fn parse_clients(text: &str) -> Result<u32, String> {
@@ -255,7 +289,11 @@ impl RunArgs {
     /// The servers to start; none where others are to be loaded.
     pub(crate) fn cluster(&self) -> Option<Kind> {
         let tuning = tuning(self.rest, self.acks);
-        self.local.map(|servers| Kind::Trunkline { servers, tuning, program: None })
+        self.local.map(|servers| match self.system {
+            System::Trunkline => Kind::Trunkline { servers, tuning, program: None },
+            System::Floor => Kind::Floor { frame_bytes: HEADER_BYTES + 2 * NAME_BYTES + self.size.1 as usize },
+            System::Nats => Kind::Nats,
+        })
     }
 
     /// The scenario, as the command line has it.

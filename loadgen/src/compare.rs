@@ -6,24 +6,14 @@ use std::time::Duration;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 
-use crate::args::CompareArgs;
+use crate::args::{CompareArgs, NAME_BYTES, Work};
 use crate::cluster::Kind;
 use crate::fleet::{self, Load, Outcome, PATIENCE, Pins, Target};
 use crate::job::Pace;
 use crate::live::Live;
 use crate::scenario::Scenario;
 
-/// A user's name: a letter and seven digits.
-const NAME_BYTES: usize = 8;
 const FLOOR: usize = 0;
-
-/// What is measured.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Work {
-    Window(u32),
-    Rate,
-    Idle,
-}
 
 /// One figure of one kind of work.
 struct Figure {
@@ -33,15 +23,13 @@ struct Figure {
     of: fn(&Outcome) -> Option<f64>,
 }
 
-const WORKS: [Work; 4] = [Work::Window(1), Work::Window(16), Work::Rate, Work::Idle];
-
 const FIGURES: [Figure; 10] = [
-    Figure { name: "1 under way: CPU", unit: "us/message", work: Work::Window(1), of: Outcome::cpu_us_per_message },
-    Figure { name: "1 under way: CPU", unit: "yardsticks", work: Work::Window(1), of: yardsticks },
-    Figure { name: "1 under way", unit: "messages/s", work: Work::Window(1), of: per_second },
-    Figure { name: "16 under way: CPU", unit: "us/message", work: Work::Window(16), of: Outcome::cpu_us_per_message },
-    Figure { name: "16 under way: CPU", unit: "yardsticks", work: Work::Window(16), of: yardsticks },
-    Figure { name: "16 under way", unit: "messages/s", work: Work::Window(16), of: per_second },
+    Figure { name: "1 under way: CPU", unit: "us/message", work: Work::One, of: Outcome::cpu_us_per_message },
+    Figure { name: "1 under way: CPU", unit: "yardsticks", work: Work::One, of: yardsticks },
+    Figure { name: "1 under way", unit: "messages/s", work: Work::One, of: per_second },
+    Figure { name: "16 under way: CPU", unit: "us/message", work: Work::Sixteen, of: Outcome::cpu_us_per_message },
+    Figure { name: "16 under way: CPU", unit: "yardsticks", work: Work::Sixteen, of: yardsticks },
+    Figure { name: "16 under way", unit: "messages/s", work: Work::Sixteen, of: per_second },
     Figure { name: "at the rate: p50", unit: "us", work: Work::Rate, of: |outcome| latency(outcome, 0.5) },
     Figure { name: "at the rate: p99", unit: "us", work: Work::Rate, of: |outcome| latency(outcome, 0.99) },
     Figure { name: "at the rate: CPU", unit: "us/message", work: Work::Rate, of: Outcome::cpu_us_per_message },
@@ -76,7 +64,7 @@ pub(crate) fn run(args: &CompareArgs) -> io::Result<bool> {
     let mut figures = vec![vec![Vec::new(); kinds.len()]; FIGURES.len()];
     let mut clean = true;
     for round in 0..args.rounds {
-        for work in WORKS {
+        for &work in &args.work {
             for (place, (name, kind)) in kinds.iter().enumerate() {
                 let live = Live::new(format!("round {} of {}, {name}: ", round + 1, args.rounds));
                 let outcome = measure(args, kind, work, live)?;
@@ -103,9 +91,9 @@ fn measure(args: &CompareArgs, kind: &Kind, work: Work, live: Live) -> io::Resul
         users: if work == Work::Idle { args.idle_clients } else { args.clients } / 2 * 2,
         scenario: if work == Work::Idle { Scenario::Idle } else { Scenario::Pairs },
         pace: match work {
-            Work::Window(window) => Pace::Window(window),
+            Work::One | Work::Idle => Pace::Window(1),
+            Work::Sixteen => Pace::Window(16),
             Work::Rate => Pace::Rate(args.rate.get().into()),
-            Work::Idle => Pace::Window(1),
         },
         body_bytes: (args.size, args.size),
         dials_max: 256,
@@ -136,7 +124,7 @@ fn table(names: &[&str], figures: &[Vec<Vec<f64>>]) -> Table {
     }
     let columns = header.len();
     table.set_header(header);
-    for (figure, kinds) in FIGURES.iter().zip(figures) {
+    for (figure, kinds) in FIGURES.iter().zip(figures).filter(|(_, kinds)| !kinds[FLOOR].is_empty()) {
         let mut row = vec![figure.name.to_owned(), figure.unit.to_owned()];
         for (place, values) in kinds.iter().enumerate() {
             row.push(spread(values));

@@ -108,7 +108,11 @@ impl Forwarder {
     }
 
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
-        self.poll.poll(events, None)?;
+        match self.poll.poll(events, None) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
         for event in &*events {
             if event.token() == LISTENER {
                 self.accept()?;

@@ -86,6 +86,8 @@ pub struct Reactor {
     poll: Poll,
     events: Events,
     clock: Clock,
+    /// The time as of the last wait's end.
+    now: Time,
     wake: Arc<Wake>,
     signals: Option<Signals>,
     listener: Option<TcpListener>,
@@ -97,8 +99,8 @@ pub struct Reactor {
     accept_failing: bool,
     tuning: Tuning,
     calls: Calls,
-    /// When this turn began, and the one before.
-    turns_began: [Time; 2],
+    /// The time as of the wait's end before that.
+    before: Time,
     /// By the index of their [`ConnId`].
     sockets: Vec<Option<Socket>>,
     /// Sockets with data, in the order they are read.
@@ -118,10 +120,12 @@ impl Reactor {
     pub fn new(tuning: Tuning) -> io::Result<Reactor> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
+        let clock = Clock::start();
         Ok(Reactor {
             poll,
             events: Events::with_capacity(EVENTS_PER_TURN),
-            clock: Clock::start(),
+            clock,
+            now: clock.now(),
             wake: Arc::new(Wake { waker, called: AtomicBool::new(false) }),
             signals: None,
             listener: None,
@@ -130,7 +134,7 @@ impl Reactor {
             accept_failing: false,
             tuning,
             calls: Calls::default(),
-            turns_began: [Time::ZERO; 2],
+            before: Time::ZERO,
             sockets: Vec::new(),
             ready: VecDeque::new(),
             unblocked: Vec::new(),
@@ -174,24 +178,24 @@ impl Reactor {
         self.calls
     }
 
-    /// The time now, on this reactor's clock.
+    /// The time on this reactor's clock, as of this turn's beginning: one time a turn, whatever is done in it.
     pub fn now(&self) -> Time {
-        self.clock.now()
+        self.now
     }
 
     /// The first half of a turn: waits until something happens or `deadline`, and brings it to the core.
     ///
     /// The application's part follows, then [`Reactor::send`].
     pub fn receive<C: Core>(&mut self, core: &mut C, deadline: Option<Time>) -> io::Result<Woken> {
-        let woken = self.wait(core, deadline)?;
+        let due = core.deadline();
+        let woken = self.wait(core, due.into_iter().chain(deadline).min())?;
         self.accept(core);
         self.read(core);
-        let now = self.now();
         for (conn, end) in std::mem::take(&mut self.broken) {
-            core.ended(now, conn, end);
+            core.ended(self.now, conn, end);
         }
-        if core.deadline().is_some_and(|deadline| deadline <= now) {
-            core.expire(now);
+        if due.is_some_and(|due| due <= self.now) {
+            core.expire(self.now);
         }
         Ok(woken)
     }
@@ -217,7 +221,7 @@ impl Reactor {
 
     fn wait<C: Core>(&mut self, core: &mut C, deadline: Option<Time>) -> io::Result<Woken> {
         self.pause();
-        let timeout = self.timeout([core.deadline(), deadline, self.accept_after].into_iter().flatten().min());
+        let timeout = self.timeout([deadline, self.accept_after].into_iter().flatten().min());
         self.calls.waits += 1;
         if let Err(error) = self.poll.poll(&mut self.events, timeout)
             && error.kind() != ErrorKind::Interrupted
@@ -226,8 +230,7 @@ impl Reactor {
         }
         let mut woken = Woken::default();
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        let now = self.now();
-        self.turns_began = [now, self.turns_began[0]];
+        self.before = std::mem::replace(&mut self.now, self.clock.now());
         for event in &events {
             match event.token() {
                 WAKER => {
@@ -238,7 +241,7 @@ impl Reactor {
                 SIGNALS => {
                     woken.signalled |= self.signals.as_mut().is_some_and(|signals| signals.pending().count() > 0)
                 }
-                Token(token) => self.note(core, now, ConnId::from_token(token as u64), event),
+                Token(token) => self.note(core, self.now, ConnId::from_token(token as u64), event),
             }
         }
         self.events = events;
@@ -252,9 +255,8 @@ impl Reactor {
         if rest == Span::default() {
             return;
         }
-        let [last, before] = self.turns_began;
-        let (now, next) = (self.now(), last + rest);
-        if now < next && last < before + rest + rest {
+        let (now, next) = (self.clock.now(), self.now + rest);
+        if now < next && self.now < self.before + rest + rest {
             std::thread::sleep(next.since(now).to_duration());
         }
     }
@@ -265,7 +267,7 @@ impl Reactor {
         if at_once {
             return Some(std::time::Duration::ZERO);
         }
-        deadline.map(|deadline| deadline.since(self.now()).to_duration())
+        deadline.map(|deadline| deadline.since(self.clock.now()).to_duration())
     }
 
     /// Remembers what a socket is ready for.
@@ -288,7 +290,7 @@ impl Reactor {
     }
 
     fn accept<C: Core>(&mut self, core: &mut C) {
-        if !self.accept_pending || self.accept_after.is_some_and(|after| self.now() < after) {
+        if !self.accept_pending || self.accept_after.is_some_and(|after| self.now < after) {
             return;
         }
         self.accept_after = None;
@@ -299,7 +301,7 @@ impl Reactor {
                     if std::mem::take(&mut self.accept_failing) {
                         log::info!("connections are accepted again");
                     }
-                    let conn = core.accepted(self.clock.now(), addr);
+                    let conn = core.accepted(self.now, addr);
                     self.add(conn, stream, false);
                 }
                 Err(error) => match error.kind() {
@@ -312,7 +314,7 @@ impl Reactor {
                         if !std::mem::replace(&mut self.accept_failing, true) {
                             log::warn!("accept: {error}; trying again every {} ms", ACCEPT_RETRY.as_millis());
                         }
-                        self.accept_after = Some(self.now() + ACCEPT_RETRY);
+                        self.accept_after = Some(self.now + ACCEPT_RETRY);
                         return;
                     }
                 },
@@ -355,12 +357,11 @@ impl Reactor {
             filled += self.read_one(core, conn, &mut chunk, filled);
         }
         let chunk = chunk.freeze();
-        let now = self.now();
         for (conn, range) in self.reads.drain(..) {
-            core.received(now, conn, &chunk, range);
+            core.received(self.now, conn, &chunk, range);
         }
         for (conn, end) in self.ends.drain(..) {
-            core.ended(now, conn, end);
+            core.ended(self.now, conn, end);
         }
         self.chunks.give_back(chunk);
     }
@@ -399,7 +400,7 @@ impl Reactor {
 
     /// Writes to each connection that has something new or has room again, until the kernel takes no more.
     fn flush<C: Core>(&mut self, core: &mut C) {
-        let now = self.now();
+        let now = self.now;
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.append(&mut self.unblocked);
         loop {
