@@ -22,6 +22,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_millis(300);
 /// The same for NATS, whose leaf nodes learn of subscriptions when they learn of them.
 const SETTLE_NATS: Duration = Duration::from_secs(2);
+/// The same where memory is what is looked at: allocators give back what the logins took after a second or so.
+const SETTLE_IDLE: Duration = Duration::from_secs(4);
 /// Users of one server that the system finds ports for without trouble: less than half of its usual 28,000.
 const PORTS_EASY: u32 = 12_000;
 /// Past that, users that dial from one loopback address.
@@ -144,7 +146,11 @@ pub(crate) fn run(target: &Target<'_>, load: &Load, pins: Pins, live: Live) -> i
     let before = usages(target)?;
     let mut fleet = Fleet::start(target, load, pins, live)?;
     fleet.await_logins()?;
-    let settle = if target.dialect == Dialect::Nats { SETTLE_NATS } else { SETTLE };
+    let settle = match (load.scenario, target.dialect) {
+        (Scenario::Idle, _) => SETTLE_IDLE,
+        (_, Dialect::Nats) => SETTLE_NATS,
+        (_, Dialect::Trunkline | Dialect::Floor) => SETTLE,
+    };
     fleet.watch(settle, "settling", |_| {})?;
     let loaded = usages(target)?;
     fleet.command(Command::Start)?;

@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use trunkline::Acms;
 use trunkline::config::{self, AcmsArgs, AcmsSettings};
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let settings = config::load::<AcmsArgs>();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();

@@ -7,6 +7,10 @@ use std::process::ExitCode;
 use trunkline::config::{self, AppServerArgs, AppServerSettings, LoginCheck};
 use trunkline::{AppServer, Authenticator, LoginRequest, Membership, Refusal, UserId};
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let settings = config::load::<AppServerArgs>();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
