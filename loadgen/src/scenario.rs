@@ -26,7 +26,8 @@ pub(crate) enum Scenario {
     Storm,
     /// Half of the users in pairs; the others are written to, and log in and out all the time
     Churn,
-    /// One user in 20 reads nothing, one in 20 floods it; the others in pairs, and none of them may notice
+    /// One user in 20 reads nothing, one in 20 floods it; the others in pairs, whose messages may bounce where a flood
+    /// fills the way
     Slow,
 }
 
@@ -54,7 +55,8 @@ pub(crate) struct Route {
 pub(crate) enum RouteKind {
     /// Each message arrives.
     Sure,
-    /// A message may bounce, or be lost with the receiver's connection; what arrives is in order, once.
+    /// A message may bounce, or be lost: with the receiver's connection, or with its bounce where a flood fills the way
+    /// back too. What arrives is in order, once.
     Unsure,
     /// As many messages as the connection takes; most of them bounce.
     Flood,
@@ -110,5 +112,5 @@ fn good_or_bad(first: u32, conducts: &mut [Conduct]) -> Route {
         conducts[first as usize + 1] = Conduct::Deaf;
         return Route { sender: first, receiver: first + 1, kind: RouteKind::Flood };
     }
-    Route { sender: first, receiver: first + 1, kind: RouteKind::Sure }
+    Route { sender: first, receiver: first + 1, kind: RouteKind::Unsure }
 }
