@@ -33,6 +33,8 @@ pub use engine::{
     Running, ServerHandle, Stopped, Undelivered,
 };
 pub use id::{ServerId, UserId};
+#[cfg(feature = "net")]
+pub use net::{Acks, Tuning};
 pub use role::Gone;
 pub use role::appserver::{ClusterState, CutOff};
 pub use role::client::{QueryFailure, SendError, SendFailure, State};

@@ -112,11 +112,17 @@ pub const ASK_TIMEOUT: Span = Span::from_secs(10);
 pub const ACK_TIMEOUT: Span = Span::from_secs(5);
 /// A client engine gives an acknowledged message up after this time.
 pub const ACKED_DEADLINE: Span = Span::from_secs(30);
+/// The most that a reactor rests between turns: more would be felt by people, and could cost a link its keep-alive.
+pub const REST_MAX: Span = Span::from_millis(10);
 /// A handler that holds the loop for longer is named in the log.
 pub const HANDLER_WATCHDOG: Span = Span::from_millis(50);
 /// How long a server that stops waits for its connections to take their CLOSE.
 pub const SHUTDOWN_GRACE: Span = Span::from_secs(3);
 
+/// Empty ropes that are kept for queues to come, and segments that one of them has room for, at most: 3 MiB together.
+pub const SPARE_ROPES_MAX: usize = 64;
+/// Segments that such a rope has room for: as many as a chunk of small frames gives a receiver, and to spare.
+pub const SPARE_SEGMENTS_MAX: usize = 1024;
 /// Slices handed to one `writev`. Linux takes 1,024 (IOV_MAX); past 64 the copy outweighs the call.
 pub const WRITE_SLICES_MAX: usize = 64;
 /// Connections accepted in one turn, so that a storm of them does not hold up the frames of the others.

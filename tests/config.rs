@@ -5,14 +5,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use trunkline::CutOff;
 use trunkline::config::{
     AcmsArgs, AcmsSettings, AppServerArgs, AppServerSettings, Arguments, ChatArgs, ChatSettings, ConfigError, HostPort,
     HostPortError, LoginCheck, Resolved, ServerAssignedPolicy, resolve_from,
 };
 use trunkline::id::ServerId;
 use trunkline::limits;
+use trunkline::time::Span;
 use trunkline::wire::link::Relogin;
+use trunkline::{Acks, CutOff, Tuning};
 
 /// A directory of one test, removed with it.
 struct Dir(PathBuf);
@@ -264,6 +265,8 @@ fn a_value_that_its_option_refuses_is_named() {
         ("value-frame-low", "max_frame = 4095", "4095 is not in 4096..=1048576"),
         ("value-frame-high", "max_frame = 1048577", "1048577 is not in 4096..=1048576"),
         ("value-heartbeat", "heartbeat_ms = 0", "0 is not in 20..=3600000"),
+        ("value-rest", "rest_us = 10001", "10001 is not in 0..=10000"),
+        ("value-acks", "acks = \"never\"", "expected one of prompt, delayed"),
         ("value-connections", "max_connections = 0", "0 is not in 1..=1048576"),
         ("value-listen", "listen = \"localhost\"", "invalid socket address syntax"),
         ("value-acms", "acms = \"::1\"", "an IPv6 address stands in brackets: [::1]:6000"),
@@ -355,6 +358,15 @@ fn a_heartbeat_may_be_lost_once() {
     assert_eq!(text, "heartbeat_timeout_ms = 199 must be at least twice heartbeat_ms = 100");
     let server = settings::<AppServerArgs>(&["--heartbeat-ms", "100", "--heartbeat-timeout-ms", "200"]);
     assert_eq!((server.heartbeat.as_micros(), server.heartbeat_timeout.as_micros()), (100_000, 200_000));
+}
+
+#[test]
+fn a_server_is_tuned_for_latency_unless_told_otherwise() {
+    assert_eq!(settings::<AppServerArgs>(&[]).tuning, Tuning::default());
+    let wanted = Tuning { rest: Span::from_millis(10), acks: Acks::Delayed };
+    let args = ["--rest-us", "10000", "--acks", "delayed"];
+    assert_eq!(settings::<AppServerArgs>(&args).tuning, wanted);
+    assert_eq!(settings::<AcmsArgs>(&args).tuning, wanted);
 }
 
 #[test]

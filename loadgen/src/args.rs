@@ -60,6 +60,8 @@ pub(crate) enum Part {
         tuned: Tuned,
     },
     #[command(hide = true)]
+    Nats { config: PathBuf },
+    #[command(hide = true)]
     FloorHub { frame_bytes: usize },
     #[command(hide = true)]
     FloorEdge { frame_bytes: usize, hub: SocketAddr, number: u32 },
@@ -208,7 +210,7 @@ pub(crate) struct CompareArgs {
     /// Leave NATS out even where it is installed
     #[arg(long)]
     pub(crate) without_nats: bool,
-    /// Another build of this program, whose Trunkline is measured beside this one's
+    /// Another build of this program, of the same version, whose Trunkline is measured beside this one's
     #[arg(long)]
     pub(crate) baseline: Option<PathBuf>,
     /// Trunkline's servers rest; see `--rest` of a run
@@ -287,13 +289,26 @@ impl RunArgs {
     }
 
     /// The servers to start; none where others are to be loaded.
-    pub(crate) fn cluster(&self) -> Option<Kind> {
-        let tuning = tuning(self.rest, self.acks);
-        self.local.map(|servers| match self.system {
-            System::Trunkline => Kind::Trunkline { servers, tuning, program: None },
-            System::Floor => Kind::Floor { frame_bytes: HEADER_BYTES + 2 * NAME_BYTES + self.size.1 as usize },
+    pub(crate) fn cluster(&self) -> io::Result<Option<Kind>> {
+        let Some(servers) = self.local else { return Ok(None) };
+        let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        Ok(Some(match self.system {
+            System::Trunkline => {
+                let (tuning, program) = (tuning(self.rest, self.acks), std::env::current_exe()?);
+                Kind::Trunkline { servers, tuning, program }
+            }
+            System::Floor | System::Nats if servers != 2 => return refused("--system floor and nats have two servers"),
+            System::Floor if self.size.0 != self.size.1 || self.prefix.len() != 1 => {
+                return refused("the floor's frames have one size: one --size, and a --prefix of one byte");
+            }
+            System::Floor => Kind::Floor { frame_bytes: HEADER_BYTES + 2 * NAME_BYTES + self.size.0 as usize },
             System::Nats => Kind::Nats,
-        })
+        }))
+    }
+
+    /// What is under load, as the command line has it.
+    pub(crate) fn system_name(&self) -> String {
+        self.system.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
     /// The scenario, as the command line has it.

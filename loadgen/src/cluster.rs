@@ -18,7 +18,7 @@ use crate::process::{Server, end_with_parent, part, say_ready};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// An ACMS and that many application servers: those of this program, or of another build of it.
-    Trunkline { servers: u16, tuning: Tuning, program: Option<PathBuf> },
+    Trunkline { servers: u16, tuning: Tuning, program: PathBuf },
     /// Bare forwarders for frames of that size: a hub and two edges.
     Floor { frame_bytes: usize },
     /// A NATS server as hub, and two as its leaf nodes.
@@ -40,12 +40,7 @@ impl Kind {
     /// Starts the servers, on processor `cpu`, and waits until they know each other.
     pub(crate) fn start(&self, cpu: Option<usize>) -> io::Result<Cluster> {
         match self {
-            Kind::Trunkline { servers, tuning, program: None } => {
-                start_trunkline(&std::env::current_exe()?, *servers, *tuning, cpu)
-            }
-            Kind::Trunkline { servers, tuning, program: Some(program) } => {
-                start_trunkline(program, *servers, *tuning, cpu)
-            }
+            Kind::Trunkline { servers, tuning, program } => start_trunkline(program, *servers, *tuning, cpu),
             Kind::Floor { frame_bytes } => start_floor(*frame_bytes, cpu),
             Kind::Nats => start_nats(cpu),
         }
@@ -89,8 +84,8 @@ fn start_nats(cpu: Option<usize>) -> io::Result<Cluster> {
     let start = |name: &str, addr: SocketAddr, config: String| -> io::Result<Server> {
         let file = files.path().join(name);
         std::fs::write(&file, format!("listen: \"{addr}\"\n{config}"))?;
-        let mut command = Command::new("nats-server");
-        command.arg("-c").arg(file).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut command = part("nats")?;
+        command.arg(file).stdout(Stdio::null()).stderr(Stdio::null());
         let server = Server::start_silent(name, &mut command, cpu)?;
         await_listener(name, addr)?;
         Ok(server)

@@ -11,6 +11,7 @@ use crate::cluster::Kind;
 use crate::fleet::{self, Load, Outcome, PATIENCE, Pins, Target};
 use crate::job::Pace;
 use crate::live::Live;
+use crate::process::is_installed;
 use crate::scenario::Scenario;
 
 const FLOOR: usize = 0;
@@ -23,7 +24,7 @@ struct Figure {
     of: fn(&Outcome) -> Option<f64>,
 }
 
-const FIGURES: [Figure; 10] = [
+const FIGURES: [Figure; 12] = [
     Figure { name: "1 under way: CPU", unit: "us/message", work: Work::One, of: Outcome::cpu_us_per_message },
     Figure { name: "1 under way: CPU", unit: "yardsticks", work: Work::One, of: yardsticks },
     Figure { name: "1 under way", unit: "messages/s", work: Work::One, of: per_second },
@@ -32,6 +33,8 @@ const FIGURES: [Figure; 10] = [
     Figure { name: "16 under way", unit: "messages/s", work: Work::Sixteen, of: per_second },
     Figure { name: "at the rate: p50", unit: "us", work: Work::Rate, of: |outcome| latency(outcome, 0.5) },
     Figure { name: "at the rate: p99", unit: "us", work: Work::Rate, of: |outcome| latency(outcome, 0.99) },
+    Figure { name: "at the rate: sent late, p99", unit: "us", work: Work::Rate, of: lateness },
+    Figure { name: "at the rate", unit: "messages/s", work: Work::Rate, of: per_second },
     Figure { name: "at the rate: CPU", unit: "us/message", work: Work::Rate, of: Outcome::cpu_us_per_message },
     Figure { name: "idle connection", unit: "bytes", work: Work::Idle, of: Outcome::bytes_per_user },
 ];
@@ -48,14 +51,18 @@ fn latency(outcome: &Outcome, quantile: f64) -> Option<f64> {
     Some(outcome.report.latency.micros(quantile))
 }
 
+fn lateness(outcome: &Outcome) -> Option<f64> {
+    Some(outcome.report.lateness.micros(0.99))
+}
+
 /// Measures each in rounds, and prints the medians and their ratios to the floor; false where a message went wrong.
 pub(crate) fn run(args: &CompareArgs) -> io::Result<bool> {
     let frame_bytes = trunkline::limits::HEADER_BYTES + 2 * NAME_BYTES + args.size as usize;
     let tuning = args.tuning();
     let trunkline = |program| Kind::Trunkline { servers: 2, tuning, program };
-    let mut kinds = vec![("floor", Kind::Floor { frame_bytes }), ("trunkline", trunkline(None))];
+    let mut kinds = vec![("floor", Kind::Floor { frame_bytes }), ("trunkline", trunkline(std::env::current_exe()?))];
     if let Some(program) = &args.baseline {
-        kinds.push(("baseline", trunkline(Some(program.clone()))));
+        kinds.push(("baseline", trunkline(program.clone())));
     }
     if !args.without_nats && is_installed("nats-server") {
         kinds.push(("nats", Kind::Nats));
@@ -74,7 +81,7 @@ pub(crate) fn run(args: &CompareArgs) -> io::Result<bool> {
                 clean &= outcome.report.violation_count == 0;
                 for (figure, values) in FIGURES.iter().zip(&mut figures) {
                     if figure.work == work {
-                        values[place].extend((figure.of)(&outcome));
+                        values[place].push((figure.of)(&outcome).unwrap_or(f64::NAN));
                     }
                 }
             }
@@ -143,9 +150,9 @@ fn table(names: &[&str], figures: &[Vec<Vec<f64>>]) -> Table {
     table
 }
 
-/// The median, with the least and the most.
+/// The median, with the least and the most, of what was had.
 fn spread(values: &[f64]) -> String {
-    let mut sorted = values.to_vec();
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
     sorted.sort_by(f64::total_cmp);
     match &sorted[..] {
         [] => "-".to_owned(),
@@ -165,11 +172,6 @@ fn short(value: f64) -> String {
         value if value >= 10.0 => format!("{value:.1}"),
         value => format!("{value:.2}"),
     }
-}
-
-fn is_installed(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::dialect::Dialect;
 use crate::job::{Command, Job, News, Pace, Report, Tick};
 use crate::live::Live;
-use crate::process::{Server, Usage, part, pinned};
+use crate::process::{Server, Usage, is_installed, part, pinned};
 use crate::scenario::Scenario;
 use crate::syscalls;
 use crate::yardstick;
@@ -78,8 +78,8 @@ pub(crate) struct Outcome {
     #[serde(flatten)]
     pub(crate) report: Report,
     pub(crate) servers: Vec<ServerOutcome>,
-    /// Processor time of one send and receive of 128 bytes over loopback, in microseconds, before and after the
-    /// measurement.
+    /// Processor time of one send and receive of 128 bytes over loopback, in microseconds: before the first message and
+    /// after the last, on the servers' processor where they are pinned.
     pub(crate) yardstick_us: f64,
     /// The servers' system calls by name, for each message.
     pub(crate) syscalls_per_message: Vec<(String, f64)>,
@@ -143,6 +143,9 @@ struct Fleet {
 
 /// Loads `target` and tells what that came to.
 pub(crate) fn run(target: &Target<'_>, load: &Load, pins: Pins, live: Live) -> io::Result<Outcome> {
+    if load.trace && !is_installed("strace") {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "strace is not installed"));
+    }
     let before = usages(target)?;
     let mut fleet = Fleet::start(target, load, pins, live)?;
     fleet.await_logins()?;
@@ -153,9 +156,9 @@ pub(crate) fn run(target: &Target<'_>, load: &Load, pins: Pins, live: Live) -> i
     };
     fleet.watch(settle, "settling", |_| {})?;
     let loaded = usages(target)?;
+    let yardstick_before = pinned(pins.servers, yardstick::micros)??;
     fleet.command(Command::Start)?;
     fleet.watch(load.warm_up, "warming up", |_| {})?;
-    let yardstick_before = pinned(pins.servers, yardstick::micros)??;
     let at_measure = usages(target)?;
     fleet.command(Command::Measure)?;
     let timeline = fleet.measure(load.duration)?;
@@ -335,13 +338,12 @@ impl Fleet {
 
     /// Counts the servers' system calls for a while.
     fn trace(&mut self, target: &Target<'_>) -> io::Result<Vec<(String, f64)>> {
+        let before = self.tick().arrived;
         let trace = syscalls::Trace::start(target.servers)?;
-        // Attaching takes a while.
-        self.watch(TRACE / 4, "counting system calls", |_| {})?;
-        let (before, calls_before) = (self.tick().arrived, now());
         self.watch(TRACE, "counting system calls", |_| {})?;
-        let messages = (self.tick().arrived - before) as f64;
-        trace.finish(messages / calls_before.elapsed().as_secs_f64())
+        let calls = trace.finish()?;
+        let messages = (self.tick().arrived - before).max(1) as f64;
+        Ok(calls.into_iter().map(|(name, calls)| (name, calls as f64 / messages)).collect())
     }
 
     fn reports(&mut self) -> io::Result<Report> {

@@ -83,7 +83,9 @@ pub(crate) fn run(part: Part, frame_bytes: usize) -> io::Result<()> {
     let addr = listener.local_addr()?;
     let poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    let (conns, places, buffer) = (Vec::new(), Vec::new(), vec![0; READ_BYTES]);
+    // An incomplete frame leaves room to read more of it.
+    let buffer = vec![0; READ_BYTES.max(2 * frame_bytes)];
+    let (conns, places) = (Vec::new(), Vec::new());
     let mut forwarder = Forwarder { part, frame_bytes, poll, listener, conns, places, dirty: Vec::new(), buffer };
     if let Part::Edge { hub, number } = part {
         let mut stream = std::net::TcpStream::connect(hub)?;

@@ -105,7 +105,8 @@ pub(crate) struct Report {
     pub(crate) violation_count: u64,
     /// The first of them.
     pub(crate) violations: Vec<String>,
-    /// From sending, or the time planned for it, to arrival; nanoseconds.
+    /// From sending, or the time planned for it, to arrival, of messages for which that lay in the measured time, whenever
+    /// they arrived; nanoseconds.
     pub(crate) latency: Timings,
     /// How late messages at a rate were sent; nanoseconds. What is late here is the load's own lateness.
     pub(crate) lateness: Timings,

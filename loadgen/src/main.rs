@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Some(Part::Worker) => worker::run().map(|()| true),
         Some(Part::Acms(tuned)) => cluster::run_acms(tuned.tuning()).map(|()| true),
         Some(Part::Appserver { id, acms, tuned }) => cluster::run_appserver(id, acms, tuned.tuning()).map(|()| true),
+        Some(Part::Nats { config }) => process::become_nats(&config).map(|()| true),
         Some(Part::FloorHub { frame_bytes }) => floor::run(floor::Part::Hub, frame_bytes).map(|()| true),
         Some(Part::FloorEdge { frame_bytes, hub, number }) => {
             floor::run(floor::Part::Edge { hub, number }, frame_bytes).map(|()| true)
@@ -65,7 +66,7 @@ fn run(args: &RunArgs) -> io::Result<bool> {
     let (load, pins, live) = (args.load(), args.pins(), Live::new(""));
     // A path that can't be written is told before the run, not behind it.
     let (histogram, page) = (created(args.histogram.as_deref())?, created(args.report.as_deref())?);
-    let outcome = if let Some(kind) = args.cluster() {
+    let outcome = if let Some(kind) = args.cluster()? {
         let cluster = kind.start(pins.servers)?;
         let target = Target { dialect: cluster.dialect, addrs: &cluster.addrs, servers: &cluster.servers };
         fleet::run(&target, &load, pins, live)?

@@ -53,7 +53,7 @@ svg [fill='#0969DA'] { fill: var(--curve) }
 
 /// The page, as HTML.
 pub(crate) fn page(args: &RunArgs, outcome: &Outcome) -> io::Result<String> {
-    let title = escaped(&format!("Trunkline load: {}", args.scenario_name()));
+    let title = escaped(&format!("Load on {}: {}", args.system_name(), args.scenario_name()));
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\

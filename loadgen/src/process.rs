@@ -3,11 +3,13 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -73,8 +75,6 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Held until it has ended: where its input ends it would end at once.
-        let _stdin = self.child.stdin.take();
         let pid = Pid::from_raw(self.child.id() as i32);
         if let Some(pid) = pid
             && let Err(error) = kill_process(pid, Signal::TERM)
@@ -138,6 +138,12 @@ pub(crate) fn own_cpu_seconds() -> io::Result<f64> {
     Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
 }
 
+/// Whether a program is where programs are looked for.
+pub(crate) fn is_installed(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
+
 /// This program again, as another part of it.
 pub(crate) fn part(name: &str) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
@@ -151,6 +157,12 @@ pub(crate) fn say_ready(addr: SocketAddr) {
     if let Err(error) = writeln!(stdout, "ready {addr}").and_then(|()| stdout.flush()) {
         log::warn!("nobody hears that {addr} is ready: {error}");
     }
+}
+
+/// Becomes a NATS server that ends when whoever started it does: it does not look at its input itself.
+pub(crate) fn become_nats(config: &Path) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    Err(Command::new("nats-server").arg("-c").arg(config).exec())
 }
 
 /// Ends this process when whoever started it is gone: its end of the pipe is then closed.

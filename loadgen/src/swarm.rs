@@ -9,6 +9,7 @@ mod sockets;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
@@ -129,6 +130,8 @@ pub(crate) struct Swarm<'a> {
     next_tick_ns: u64,
     tick: Tick,
     cpu_at_measure: f64,
+    /// When a message was sent, or to be sent, whose latency counts.
+    counted_ns: Range<u64>,
     report: Report,
 }
 
@@ -180,6 +183,7 @@ impl<'a> Swarm<'a> {
             next_tick_ns: 0,
             tick: Tick::default(),
             cpu_at_measure: 0.0,
+            counted_ns: 0..0,
             report: Report {
                 messages: 0,
                 seconds: 0.0,
@@ -232,6 +236,7 @@ impl<'a> Swarm<'a> {
                 Command::Measure => {
                     self.phase = Phase::Counting { since_ns: now_ns };
                     self.cpu_at_measure = own_cpu_seconds()?;
+                    self.counted_ns = now_ns..u64::MAX;
                 }
                 Command::Hold => self.count_no_more(now_ns)?,
                 Command::Stop => {
@@ -265,6 +270,7 @@ impl<'a> Swarm<'a> {
         if let Phase::Counting { since_ns } = self.phase {
             self.report.seconds = (now_ns - since_ns) as f64 / 1e9;
             self.report.cpu_seconds = own_cpu_seconds()? - self.cpu_at_measure;
+            self.counted_ns.end = now_ns;
             self.phase = Phase::Held;
         }
         Ok(())

@@ -1,10 +1,9 @@
 //! The servers' system calls, counted by strace while they run.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
 use std::fs;
 use std::io;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
@@ -15,7 +14,6 @@ use crate::process::Server;
 pub(crate) struct Trace {
     strace: Child,
     summary: NamedTempFile,
-    began: Instant,
 }
 
 impl Trace {
@@ -28,29 +26,32 @@ impl Trace {
         });
         let spawned = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
         let strace = spawned.map_err(|error| io::Error::new(error.kind(), format!("strace: {error}")))?;
-        Ok(Trace { strace, summary, began: now() })
+        Ok(Trace { strace, summary })
     }
 
-    /// Ends the counting: calls by name for each message, at `messages_per_second`; none where there are no messages.
-    pub(crate) fn finish(mut self, messages_per_second: f64) -> io::Result<Vec<(String, f64)>> {
+    /// Ends the counting: calls by name, the most frequent first.
+    pub(crate) fn finish(mut self) -> io::Result<Vec<(String, u64)>> {
         if let Some(pid) = Pid::from_raw(self.strace.id() as i32) {
             kill_process(pid, Signal::INT)?;
         }
-        let messages = messages_per_second * self.began.elapsed().as_secs_f64();
         self.strace.wait()?;
-        if messages == 0.0 {
-            return Ok(Vec::new());
-        }
-        let text = fs::read_to_string(self.summary.path())?;
-        let mut calls: Vec<(String, f64)> =
-            counts(&text).into_iter().map(|(name, count)| (name, count as f64 / messages)).collect();
-        calls.sort_by(|one, other| other.1.total_cmp(&one.1));
+        let mut calls = counts(&fs::read_to_string(self.summary.path())?);
+        calls.sort_by_key(|(_, count)| Reverse(*count));
         Ok(calls)
     }
 }
 
+impl Drop for Trace {
+    fn drop(&mut self) {
+        // It has ended, unless something went wrong before it was asked for its counts.
+        if let Err(error) = self.strace.kill().and_then(|()| self.strace.wait()) {
+            log::warn!("strace: {error}");
+        }
+    }
+}
+
 /// The counts of a summary, whose lines are `% time, seconds, usecs/call, calls, [errors], syscall`.
-fn counts(summary: &str) -> BTreeMap<String, u64> {
+fn counts(summary: &str) -> Vec<(String, u64)> {
     let line = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let calls = fields.get(3)?.parse().ok()?;
@@ -58,11 +59,6 @@ fn counts(summary: &str) -> BTreeMap<String, u64> {
         Some(((*name).to_owned(), calls))
     };
     summary.lines().filter_map(line).collect()
-}
-
-#[expect(clippy::disallowed_methods, reason = "a count needs its time")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 #[cfg(test)]
@@ -75,7 +71,7 @@ mod tests {
                        38.20    0.000582           2       251         3 recvfrom\n\
                        ------ ----------- ----------- --------- --------- ----------------\n\
                        100.00    0.001524           1       751         3 total\n";
-        let counts: Vec<(String, u64)> = super::counts(summary).into_iter().collect();
-        assert_eq!(counts, [("recvfrom".to_owned(), 251), ("sendto".to_owned(), 500)]);
+        let counts = super::counts(summary);
+        assert_eq!(counts, [("sendto".to_owned(), 500), ("recvfrom".to_owned(), 251)]);
     }
 }

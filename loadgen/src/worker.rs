@@ -2,11 +2,14 @@
 
 use std::io::{self, BufRead, Write};
 
+use trunkline::net::raise_descriptor_limit;
+
 use crate::job::{Command, Job, News};
 use crate::swarm::Swarm;
 
 /// Does the job that stands in the first line of the standard input.
 pub(crate) fn run() -> io::Result<()> {
+    raise_descriptor_limit();
     let mut lines = io::BufReader::new(io::stdin()).lines();
     let first = lines.next().ok_or(io::ErrorKind::UnexpectedEof)??;
     let job: Job = serde_json::from_str(&first)?;

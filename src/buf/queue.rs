@@ -109,9 +109,11 @@ impl SendQueue {
 
     /// Takes off what was written; an empty rope goes to `spare`. True where that ended the congestion.
     pub fn consume(&mut self, bytes: usize, spare: &mut SpareRopes) -> bool {
-        if let Some(rope) = &mut self.rope {
-            rope.consume(bytes);
-        }
+        let Some(rope) = &mut self.rope else {
+            assert_eq!(bytes, 0, "an empty queue has nothing to take off");
+            return false;
+        };
+        rope.consume(bytes);
         if let Some(empty) = self.rope.take_if(|rope| rope.is_empty()) {
             spare.give_back(empty);
         }

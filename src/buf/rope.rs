@@ -4,11 +4,9 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::limits::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, ENVELOPE_BYTES_MAX, PIN_BYTES_MIN};
-
-/// Ropes that are kept for queues to come, and segments that one of them has room for, at most: 3 MiB together.
-const SPARE_ROPES_MAX: usize = 256;
-const SPARE_SEGMENTS_MAX: usize = 256;
+use crate::limits::{
+    BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, ENVELOPE_BYTES_MAX, PIN_BYTES_MIN, SPARE_ROPES_MAX, SPARE_SEGMENTS_MAX,
+};
 
 /// A row of bytes in several pieces: an incomplete frame, or what waits for a slow receiver.
 #[derive(Default)]

@@ -19,6 +19,7 @@ use clap::{Arg, ArgAction, Command, Parser, ValueEnum};
 use toml::{Spanned, Value};
 
 use crate::id::{IdError, check_id};
+use crate::limits;
 use crate::net::{Acks, Tuning};
 use crate::time::Span;
 
@@ -401,8 +402,8 @@ impl ClusterArgs {
     }
 }
 
-/// Microseconds that a rest may take: more would be felt by people.
-const REST_US: std::ops::RangeInclusive<u64> = 0..=10_000;
+/// Microseconds that a rest may take.
+const REST_US: std::ops::RangeInclusive<u64> = 0..=limits::REST_MAX.as_micros();
 
 /// What a server's reactor trades.
 #[derive(clap::Args)]

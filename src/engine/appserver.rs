@@ -138,7 +138,7 @@ impl AppServerBuilder {
         self
     }
 
-    /// Trades latency for CPU; see [`Tuning`].
+    /// Trades latency for CPU: `Tuning { rest: Duration::from_micros(200).into(), ..Tuning::default() }`.
     pub fn tuning(mut self, tuning: Tuning) -> AppServerBuilder {
         self.tuning = tuning;
         self
@@ -417,8 +417,11 @@ impl AppServer {
     /// Hands the application a task, and the core what comes of it. False where there was no room for it, which whoever
     /// caused it has then been told.
     fn give(&mut self, task: Task) -> bool {
+        let given = self.stage.give(&self.handle, task);
+        // What ran inline took its time.
+        self.reactor.catch_up();
         let now = self.reactor.now();
-        match self.stage.give(&self.handle, task) {
+        match given {
             Ok(done) => {
                 self.done(now, done);
                 true

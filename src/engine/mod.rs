@@ -140,7 +140,7 @@ fn listen_at(addr: SocketAddr) -> io::Result<TcpListener> {
 /// A cluster's name follows the rule of ids.
 fn check_name(name: &str) -> io::Result<()> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("cluster name {name:?}: {error}"));
-    check_id(name.as_bytes()).map(drop).map_err(invalid)
+    check_id(name.as_bytes()).map_err(invalid)
 }
 
 /// A seed that nobody can guess.

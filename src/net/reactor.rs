@@ -19,7 +19,7 @@ use super::clock::Clock;
 use super::socket::{Outcome, Socket};
 use super::tuning::Tuning;
 use crate::id::ConnId;
-use crate::limits::{ACCEPTS_PER_TURN, CHUNK_BYTES, WRITE_SLICES_MAX};
+use crate::limits::{ACCEPTS_PER_TURN, CHUNK_BYTES, REST_MAX, WRITE_SLICES_MAX};
 use crate::link::End;
 use crate::role::Core;
 use crate::time::{Span, Time};
@@ -88,6 +88,8 @@ pub struct Reactor {
     clock: Clock,
     /// The time as of the last wait's end.
     now: Time,
+    /// The same of the turn before: how fast turns follow each other.
+    before: Time,
     wake: Arc<Wake>,
     signals: Option<Signals>,
     listener: Option<TcpListener>,
@@ -99,8 +101,6 @@ pub struct Reactor {
     accept_failing: bool,
     tuning: Tuning,
     calls: Calls,
-    /// The time as of the wait's end before that.
-    before: Time,
     /// By the index of their [`ConnId`].
     sockets: Vec<Option<Socket>>,
     /// Sockets with data, in the order they are read.
@@ -118,6 +118,7 @@ pub struct Reactor {
 impl Reactor {
     /// A reactor without sockets.
     pub fn new(tuning: Tuning) -> io::Result<Reactor> {
+        let tuning = Tuning { rest: tuning.rest.min(REST_MAX), ..tuning };
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let clock = Clock::start();
@@ -126,6 +127,7 @@ impl Reactor {
             events: Events::with_capacity(EVENTS_PER_TURN),
             clock,
             now: clock.now(),
+            before: Time::ZERO,
             wake: Arc::new(Wake { waker, called: AtomicBool::new(false) }),
             signals: None,
             listener: None,
@@ -134,7 +136,6 @@ impl Reactor {
             accept_failing: false,
             tuning,
             calls: Calls::default(),
-            before: Time::ZERO,
             sockets: Vec::new(),
             ready: VecDeque::new(),
             unblocked: Vec::new(),
@@ -173,14 +174,19 @@ impl Reactor {
         Arc::clone(&self.wake)
     }
 
-    /// System calls for connections so far.
+    /// Waits, reads and writes so far.
     pub fn calls(&self) -> Calls {
         self.calls
     }
 
-    /// The time on this reactor's clock, as of this turn's beginning: one time a turn, whatever is done in it.
+    /// The time on this reactor's clock, as of this turn's beginning or the last [`Reactor::catch_up`].
     pub fn now(&self) -> Time {
         self.now
+    }
+
+    /// Reads the clock again, where an application has held the turn for long.
+    pub fn catch_up(&mut self) {
+        self.now = self.clock.now();
     }
 
     /// The first half of a turn: waits until something happens or `deadline`, and brings it to the core.
@@ -220,7 +226,9 @@ impl Reactor {
     }
 
     fn wait<C: Core>(&mut self, core: &mut C, deadline: Option<Time>) -> io::Result<Woken> {
-        self.pause();
+        if !self.has_work() && deadline.is_none_or(|deadline| deadline > self.now) {
+            self.pause();
+        }
         let timeout = self.timeout([deadline, self.accept_after].into_iter().flatten().min());
         self.calls.waits += 1;
         if let Err(error) = self.poll.poll(&mut self.events, timeout)
@@ -248,6 +256,11 @@ impl Reactor {
         Ok(woken)
     }
 
+    /// Whether there is something to do without the kernel telling of it.
+    fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.broken.is_empty() || (self.accept_pending && self.accept_after.is_none())
+    }
+
     /// Rests before the wait, where the load is such that there will be something to do behind it.
     #[expect(clippy::disallowed_methods, reason = "resting is what was asked for")]
     fn pause(&self) {
@@ -262,9 +275,7 @@ impl Reactor {
     }
 
     fn timeout(&self, deadline: Option<Time>) -> Option<std::time::Duration> {
-        let at_once =
-            !self.ready.is_empty() || !self.broken.is_empty() || (self.accept_pending && self.accept_after.is_none());
-        if at_once {
+        if self.has_work() {
             return Some(std::time::Duration::ZERO);
         }
         deadline.map(|deadline| deadline.since(self.clock.now()).to_duration())
@@ -277,6 +288,7 @@ impl Reactor {
             if let Some(error) = failed_dial(socket) {
                 return self.broken.push((conn, End::Failed(error)));
             }
+            socket.connected(self.tuning.acks);
             core.connected(now, conn);
         }
         if event.is_writable() && !std::mem::replace(&mut socket.writable, true) {

@@ -43,18 +43,31 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn new(stream: TcpStream, generation: u32, connecting: bool, acks: Acks) -> Socket {
         let raw = SockRef::from(&stream);
-        let delayed = match acks {
-            Acks::Prompt => Ok(()),
-            Acks::Delayed => raw.set_tcp_quickack(false),
-        };
         // Without these the connection still works, only slower to send or to notice that the other side is gone.
         let user_timeout = raw.set_tcp_user_timeout(Some(HEARTBEAT_TIMEOUT.to_duration()));
-        for set in [raw.set_tcp_nodelay(true), user_timeout, delayed] {
+        for set in [raw.set_tcp_nodelay(true), user_timeout] {
             if let Err(error) = set {
                 log::debug!("socket option: {error}");
             }
         }
-        Socket { stream, generation, connecting, readable: false, writable: !connecting, hung_up: false, listed: false }
+        let writable = !connecting;
+        let socket =
+            Socket { stream, generation, connecting, readable: false, writable, hung_up: false, listed: false };
+        if !connecting {
+            socket.connected(acks);
+        }
+        socket
+    }
+
+    /// Sets what a handshake would undo.
+    pub(super) fn connected(&self, acks: Acks) {
+        let set = match acks {
+            Acks::Prompt => Ok(()),
+            Acks::Delayed => SockRef::from(&self.stream).set_tcp_quickack(false),
+        };
+        if let Err(error) = set {
+            log::debug!("socket option: {error}");
+        }
     }
 
     pub(super) fn read(&mut self, into: &mut [u8]) -> Outcome {

@@ -135,7 +135,16 @@ fn a_line_to_nobody_makes_the_chat_fail() {
 
 #[test]
 fn a_message_of_any_size_arrives_byte_for_byte_in_both_directions() {
-    let cluster = Cluster::start();
+    any_size_arrives(&[]);
+}
+
+#[test]
+fn a_server_that_rests_and_acknowledges_late_loses_nothing() {
+    any_size_arrives(&["--rest-us", "1000", "--acks", "delayed"]);
+}
+
+fn any_size_arrives(server_args: &[&str]) {
+    let cluster = Cluster::start_with(&INFO, server_args);
     let [as0, as1] = cluster.clients();
     let (mut alice, mut bob) = (Raw::login(as0, "alice"), Raw::login(as1, "bob"));
     let largest: Vec<u8> = (0..MAX_FRAME - 16 - 3 - 5).map(|at| (at * 31 / 8) as u8).collect();

@@ -25,17 +25,17 @@ fn alternating_receivers_cost_no_allocation() {
     let mut cluster = Cluster::new();
     let alice = cluster.log_in(1, "alice");
     let receivers = [cluster.log_in(2, "bob"), cluster.log_in(2, "carol")];
-    let reads = [(alice, [small("bob", "alice"), small("carol", "alice")].concat().repeat(200))];
+    let reads = [(alice, [small("bob", "alice"), small("carol", "alice")].concat().repeat(400))];
     for turn in 0..54 {
         if turn == 4 {
             cluster.forget_counts();
         }
         cluster.relay(&reads);
         for receiver in receivers {
-            assert_eq!(cluster.as02.written_to(receiver).len(), 150 * 200);
+            assert_eq!(cluster.as02.written_to(receiver).len(), 150 * 400);
         }
     }
-    assert_eq!(cluster.allocations(), [0; 3], "50 turns of 400 frames");
+    assert_eq!(cluster.allocations(), [0; 3], "50 turns of 800 frames");
 }
 
 /// A read that ends inside a frame keeps that frame's start: memory for it, and a place in a row.

@@ -113,6 +113,8 @@ impl Swarm<'_> {
         self.tick.arrived += 1;
         if self.is_counting() {
             self.report.messages += 1;
+        }
+        if self.counted_ns.contains(&stamp.sent_ns) {
             self.report.latency.0.saturating_record(now_ns.saturating_sub(stamp.sent_ns).max(1));
         }
         self.fill_window(now_ns, stamp.stream as usize);

@@ -11,7 +11,7 @@ const USERS: usize = 6;
 #[track_caller]
 fn load(fault: Fault, args: &str, more: &[&str]) -> Ended {
     let addr = relay::start(USERS, fault);
-    let fixed = format!("--servers {addr} --clients {USERS} --duration 300ms --warm-up 50ms --patience 2s");
+    let fixed = format!("--servers {addr} --clients {USERS} --duration 300ms --warm-up 50ms --patience 5s");
     run(&format!("{fixed} {args}"), more)
 }
 

@@ -65,7 +65,7 @@ fn random_with_mixed_sizes() {
 
 #[test]
 fn many_to_one_at_a_rate() {
-    let outcome = writes("--clients 8 --scenario many-to-one --rate 500");
+    let outcome = writes("--clients 8 --scenario many-to-one --rate 500 --duration 2s");
     let per_second = number(&outcome["messages_per_second"]);
     assert!((300.0..700.0).contains(&per_second), "{outcome}");
 }
@@ -100,6 +100,31 @@ fn slow() {
         let outcome = writes(&format!("--clients 20 --scenario slow --size 5000 --duration 1s {pace}"));
         for server in outcome["servers"].as_array().expect("servers") {
             assert!(number(&server["peak_bytes"]) < 100e6, "{server}");
+        }
+    }
+}
+
+/// The floor loses nothing either, or what it is compared with would be worth nothing.
+#[test]
+fn the_floor() {
+    for load in ["--window 16", "--size 300000", "--rate 1000"] {
+        writes(&format!("--clients 8 --system floor {load}"));
+    }
+}
+
+#[test]
+fn a_comparison() {
+    let line = "compare --rounds 2 --duration 200ms --clients 8 --idle-clients 8 --rate 1000 --pin 0,0 --without-nats";
+    let ended = run(line, &[]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let rows: Vec<Vec<&str>> =
+        ended.stdout.lines().map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect();
+    assert_eq!(rows[0], ["figure", "unit", "floor", "trunkline", "trunkline / floor"], "{ended:?}");
+    for name in ["1 under way: CPU", "16 under way", "at the rate: p99", "idle connection"] {
+        let row = rows.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("{name}: {ended:?}"));
+        for cell in &row[2..] {
+            let median = cell.split(' ').next().and_then(|median| median.parse::<f64>().ok());
+            assert!(median.is_some_and(|median| median > 0.0 || name == "idle connection"), "{name}: {ended:?}");
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What is asked wrongly, or cannot be done, is told in words; nothing waits for ever.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::program::run;
 
@@ -37,13 +39,16 @@ fn other_arguments() {
     refuses("--local 2 --pin 0,99999", "there is no processor 99999");
     refuses("--local 2 --report /no/such/directory/page.html", "/no/such/directory/page.html: ");
     refuses("--servers nowhere", "nowhere: ");
+    refuses("--local 3 --system floor", "have two servers");
+    refuses("--local 2 --system floor --size 100..200", "one size");
 }
 
 #[test]
 fn a_server_that_does_not_exist() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let addr = listener.local_addr().expect("it is bound");
-    drop(listener);
+    // Bound, so that nobody else gets it, but not listening.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port is free");
+    let addr = socket.local_addr().ok().and_then(|addr| addr.as_socket()).expect("it is bound");
     refuses(&format!("--servers {addr}"), &format!("logging in: u0000000 at {addr}: Connection refused"));
 }
 
