@@ -119,10 +119,10 @@ pub const HANDLER_WATCHDOG: Span = Span::from_millis(50);
 /// How long a server that stops waits for its connections to take their CLOSE.
 pub const SHUTDOWN_GRACE: Span = Span::from_secs(3);
 
-/// Empty ropes that are kept for queues to come, and segments that one of them has room for, at most: 3 MiB together.
-pub const SPARE_ROPES_MAX: usize = 64;
-/// Segments that such a rope has room for: as many as a chunk of small frames gives a receiver, and to spare.
-pub const SPARE_SEGMENTS_MAX: usize = 1024;
+/// Empty ropes that are kept for queues to come: about as many as there are receivers in a turn, each of one small frame.
+pub const SPARE_ROPES_MAX: usize = 1024;
+/// Segments that all of these have room for together, at most: 3 MiB.
+pub const SPARE_SEGMENTS_MAX: usize = 64 << 10;
 /// Slices handed to one `writev`. Linux takes 1,024 (IOV_MAX); past 64 the copy outweighs the call.
 pub const WRITE_SLICES_MAX: usize = 64;
 /// Connections accepted in one turn, so that a storm of them does not hold up the frames of the others.

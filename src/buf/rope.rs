@@ -19,20 +19,28 @@ pub struct Rope {
 /// Empty ropes with room for segments: a queue takes one when it begins to fill and gives it back when it is empty. So
 /// an idle connection has none, and a busy one allocates none.
 #[derive(Default)]
-#[expect(clippy::vec_box, reason = "a queue holds one in a word, and a word is what is handed to and fro")]
-pub struct SpareRopes(Vec<Box<Rope>>);
+pub struct SpareRopes {
+    #[expect(clippy::vec_box, reason = "a queue holds one in a word, and a word is what is handed to and fro")]
+    ropes: Vec<Box<Rope>>,
+    /// What the ropes have room for together.
+    segments: usize,
+}
 
 impl SpareRopes {
     /// One of them, or a new one.
     pub fn take(&mut self) -> Box<Rope> {
-        self.0.pop().unwrap_or_default()
+        let rope = self.ropes.pop().unwrap_or_default();
+        self.segments -= rope.segments.capacity();
+        rope
     }
 
-    /// Keeps an empty rope, unless it is large or there are many.
+    /// Keeps an empty rope, unless there are many or they are large.
     pub fn give_back(&mut self, rope: Box<Rope>) {
         debug_assert!(rope.is_empty());
-        if self.0.len() < SPARE_ROPES_MAX && rope.segments.capacity() <= SPARE_SEGMENTS_MAX {
-            self.0.push(rope);
+        let segments = self.segments + rope.segments.capacity();
+        if self.ropes.len() < SPARE_ROPES_MAX && segments <= SPARE_SEGMENTS_MAX {
+            self.segments = segments;
+            self.ropes.push(rope);
         }
     }
 }
