@@ -34,7 +34,7 @@ pub use engine::{
 };
 pub use id::{ServerId, UserId};
 #[cfg(feature = "net")]
-pub use net::{Acks, Tuning};
+pub use net::Tuning;
 pub use role::Gone;
 pub use role::appserver::{ClusterState, CutOff};
 pub use role::client::{QueryFailure, SendError, SendFailure, State};

@@ -13,7 +13,7 @@ use trunkline::id::ServerId;
 use trunkline::limits;
 use trunkline::time::Span;
 use trunkline::wire::link::Relogin;
-use trunkline::{Acks, CutOff, Tuning};
+use trunkline::{CutOff, Tuning};
 
 /// A directory of one test, removed with it.
 struct Dir(PathBuf);
@@ -266,7 +266,6 @@ fn a_value_that_its_option_refuses_is_named() {
         ("value-frame-high", "max_frame = 1048577", "1048577 is not in 4096..=1048576"),
         ("value-heartbeat", "heartbeat_ms = 0", "0 is not in 20..=3600000"),
         ("value-rest", "rest_us = 10001", "10001 is not in 0..=10000"),
-        ("value-acks", "acks = \"never\"", "expected one of prompt, delayed"),
         ("value-connections", "max_connections = 0", "0 is not in 1..=1048576"),
         ("value-listen", "listen = \"localhost\"", "invalid socket address syntax"),
         ("value-acms", "acms = \"::1\"", "an IPv6 address stands in brackets: [::1]:6000"),
@@ -363,8 +362,8 @@ fn a_heartbeat_may_be_lost_once() {
 #[test]
 fn a_server_is_tuned_for_latency_unless_told_otherwise() {
     assert_eq!(settings::<AppServerArgs>(&[]).tuning, Tuning::default());
-    let wanted = Tuning { rest: Span::from_millis(10), acks: Acks::Delayed };
-    let args = ["--rest-us", "10000", "--acks", "delayed"];
+    let wanted = Tuning { rest: Span::from_millis(10) };
+    let args = ["--rest-us", "10000"];
     assert_eq!(settings::<AppServerArgs>(&args).tuning, wanted);
     assert_eq!(settings::<AcmsArgs>(&args).tuning, wanted);
 }

@@ -71,22 +71,16 @@ pub(crate) enum Part {
 #[derive(clap::Args)]
 pub(crate) struct Tuned {
     rest_us: u64,
-    #[arg(value_enum)]
-    acks: Acks,
 }
 
 impl Tuned {
     pub(crate) fn tuning(&self) -> Tuning {
-        tuning(Duration::from_micros(self.rest_us), self.acks)
+        tuning(Duration::from_micros(self.rest_us))
     }
 }
 
-fn tuning(rest: Duration, acks: Acks) -> Tuning {
-    let acks = match acks {
-        Acks::Prompt => trunkline::net::Acks::Prompt,
-        Acks::Delayed => trunkline::net::Acks::Delayed,
-    };
-    Tuning { rest: rest.into(), acks }
+fn tuning(rest: Duration) -> Tuning {
+    Tuning { rest: rest.into() }
 }
 
 /// What to start.
@@ -98,15 +92,6 @@ enum System {
     Floor,
     /// NATS: a hub and two leaf nodes
     Nats,
-}
-
-/// When the local servers' kernel acknowledges what was read.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Acks {
-    /// As the kernel sees fit, mostly with each read
-    Prompt,
-    /// With every second segment, with data, or after 40 ms
-    Delayed,
 }
 
 /// One run.
@@ -157,9 +142,6 @@ pub(crate) struct RunArgs {
     /// Local servers rest so that turns begin at least this far apart under load: less CPU, more latency
     #[arg(long, default_value = "0us", value_parser = humantime::parse_duration)]
     rest: Duration,
-    /// When the local servers' kernel acknowledges what was read
-    #[arg(long, value_enum, default_value = "prompt")]
-    acks: Acks,
     /// Count the local servers' system calls behind the measurement; needs strace
     #[arg(long, requires = "local")]
     syscalls: bool,
@@ -216,14 +198,11 @@ pub(crate) struct CompareArgs {
     /// Trunkline's servers rest; see `--rest` of a run
     #[arg(long, default_value = "0us", value_parser = humantime::parse_duration)]
     rest: Duration,
-    /// When their kernel acknowledges what was read
-    #[arg(long, value_enum, default_value = "prompt")]
-    acks: Acks,
 }
 
 impl CompareArgs {
     pub(crate) fn tuning(&self) -> Tuning {
-        tuning(self.rest, self.acks)
+        tuning(self.rest)
     }
 }
 
@@ -294,7 +273,7 @@ impl RunArgs {
         let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         Ok(Some(match self.system {
             System::Trunkline => {
-                let (tuning, program) = (tuning(self.rest, self.acks), std::env::current_exe()?);
+                let (tuning, program) = (tuning(self.rest), std::env::current_exe()?);
                 Kind::Trunkline { servers, tuning, program }
             }
             System::Floor | System::Nats if servers != 2 => return refused("--system floor and nats have two servers"),

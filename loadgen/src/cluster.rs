@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use trunkline::net::{Acks, Tuning};
+use trunkline::net::Tuning;
 use trunkline::role::appserver::ClusterState;
 use trunkline::{Acms, AppServer, Handler, Membership, ServerHandle, ServerId};
 
@@ -49,16 +49,12 @@ impl Kind {
 
 fn start_trunkline(program: &Path, count: u16, tuning: Tuning, cpu: Option<usize>) -> io::Result<Cluster> {
     let rest_us = tuning.rest.as_micros().to_string();
-    let acks = match tuning.acks {
-        Acks::Prompt => "prompt",
-        Acks::Delayed => "delayed",
-    };
-    let acms = Server::start("acms", Command::new(program).args(["acms", &rest_us, acks]), cpu)?;
+    let acms = Server::start("acms", Command::new(program).args(["acms", &rest_us]), cpu)?;
     let acms_addr = reached(&acms)?;
     let mut cluster = Cluster { dialect: Dialect::Trunkline, servers: vec![acms], addrs: Vec::new(), _files: None };
     for id in 0..count {
         let mut command = Command::new(program);
-        command.arg("appserver").arg(id.to_string()).arg(acms_addr.to_string()).args([&rest_us, acks]);
+        command.arg("appserver").arg(id.to_string()).arg(acms_addr.to_string()).arg(&rest_us);
         cluster.add(Server::start(&format!("as{id}"), &mut command, cpu)?)?;
     }
     Ok(cluster)

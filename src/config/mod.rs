@@ -13,14 +13,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::builder::{PossibleValue, RangedU64ValueParser};
+use clap::builder::RangedU64ValueParser;
 use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, ArgAction, Command, Parser, ValueEnum};
+use clap::{Arg, ArgAction, Command, Parser};
 use toml::{Spanned, Value};
 
 use crate::id::{IdError, check_id};
 use crate::limits;
-use crate::net::{Acks, Tuning};
+use crate::net::Tuning;
 use crate::time::Span;
 
 mod acms;
@@ -411,27 +411,11 @@ struct TuningArgs {
     /// Microseconds from one turn of the loop to the next under load, at least: less CPU, more latency; in 0..=10000
     #[arg(long, value_name = "US", default_value_t = 0, value_parser = RangedU64ValueParser::<u64>::new().range(REST_US))]
     rest_us: u64,
-    /// When the kernel acknowledges what was read
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Acks::Prompt)]
-    acks: Acks,
 }
 
 impl TuningArgs {
     fn tuning(&self) -> Tuning {
-        Tuning { rest: Span::from_micros(self.rest_us), acks: self.acks }
-    }
-}
-
-impl ValueEnum for Acks {
-    fn value_variants<'a>() -> &'a [Acks] {
-        &[Acks::Prompt, Acks::Delayed]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(match self {
-            Acks::Prompt => PossibleValue::new("prompt").help("As the kernel sees fit, mostly with each read"),
-            Acks::Delayed => PossibleValue::new("delayed").help("With every second segment, with data, or after 40 ms"),
-        })
+        Tuning { rest: Span::from_micros(self.rest_us) }
     }
 }
 

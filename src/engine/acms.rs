@@ -32,7 +32,7 @@ impl AcmsBuilder {
         self
     }
 
-    /// Trades latency for CPU: `Tuning { rest: Duration::from_micros(200).into(), ..Tuning::default() }`.
+    /// Trades latency for CPU: `Tuning { rest: Duration::from_micros(200).into() }`.
     pub fn tuning(mut self, tuning: Tuning) -> AcmsBuilder {
         self.tuning = tuning;
         self

@@ -138,7 +138,7 @@ impl AppServerBuilder {
         self
     }
 
-    /// Trades latency for CPU: `Tuning { rest: Duration::from_micros(200).into(), ..Tuning::default() }`.
+    /// Trades latency for CPU: `Tuning { rest: Duration::from_micros(200).into() }`.
     pub fn tuning(mut self, tuning: Tuning) -> AppServerBuilder {
         self.tuning = tuning;
         self

@@ -11,4 +11,4 @@ pub use clock::Clock;
 pub use reactor::{Calls, Reactor, Wake, Woken};
 pub use rlimit::raise_descriptor_limit;
 pub use socket::listen;
-pub use tuning::{Acks, Tuning};
+pub use tuning::Tuning;

@@ -118,7 +118,7 @@ pub struct Reactor {
 impl Reactor {
     /// A reactor without sockets.
     pub fn new(tuning: Tuning) -> io::Result<Reactor> {
-        let tuning = Tuning { rest: tuning.rest.min(REST_MAX), ..tuning };
+        let tuning = Tuning { rest: tuning.rest.min(REST_MAX) };
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let clock = Clock::start();
@@ -288,7 +288,6 @@ impl Reactor {
             if let Some(error) = failed_dial(socket) {
                 return self.broken.push((conn, End::Failed(error)));
             }
-            socket.connected(self.tuning.acks);
             core.connected(now, conn);
         }
         if event.is_writable() && !std::mem::replace(&mut socket.writable, true) {
@@ -351,7 +350,7 @@ impl Reactor {
         if self.sockets.len() <= index {
             self.sockets.resize_with(index + 1, || None);
         }
-        self.sockets[index] = Some(Socket::new(stream, conn.generation, connecting, self.tuning.acks));
+        self.sockets[index] = Some(Socket::new(stream, conn.generation, connecting));
     }
 
     /// Reads what is ready, as far as one chunk goes, and brings it to the core.

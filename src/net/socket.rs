@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
-use super::tuning::Acks;
 use crate::limits::HEARTBEAT_TIMEOUT;
 use crate::link::End;
 
@@ -41,7 +40,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, generation: u32, connecting: bool, acks: Acks) -> Socket {
+    pub(super) fn new(stream: TcpStream, generation: u32, connecting: bool) -> Socket {
         let raw = SockRef::from(&stream);
         // Without these the connection still works, only slower to send or to notice that the other side is gone.
         let user_timeout = raw.set_tcp_user_timeout(Some(HEARTBEAT_TIMEOUT.to_duration()));
@@ -50,24 +49,7 @@ impl Socket {
                 log::debug!("socket option: {error}");
             }
         }
-        let writable = !connecting;
-        let socket =
-            Socket { stream, generation, connecting, readable: false, writable, hung_up: false, listed: false };
-        if !connecting {
-            socket.connected(acks);
-        }
-        socket
-    }
-
-    /// Sets what a handshake would undo.
-    pub(super) fn connected(&self, acks: Acks) {
-        let set = match acks {
-            Acks::Prompt => Ok(()),
-            Acks::Delayed => SockRef::from(&self.stream).set_tcp_quickack(false),
-        };
-        if let Err(error) = set {
-            log::debug!("socket option: {error}");
-        }
+        Socket { stream, generation, connecting, readable: false, writable: !connecting, hung_up: false, listed: false }
     }
 
     pub(super) fn read(&mut self, into: &mut [u8]) -> Outcome {

@@ -10,19 +10,4 @@ pub struct Tuning {
     /// handled at once. A turn that takes longer than `rest`, or leaves something to do, is followed by the next without
     /// any.
     pub rest: Span,
-    /// When what clients and servers send is acknowledged by the kernel.
-    pub acks: Acks,
-}
-
-/// When TCP acknowledges what was read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Acks {
-    /// As the kernel sees fit: mostly with each read.
-    #[default]
-    Prompt,
-    /// From a connection's beginning as on one that is busy both ways (`TCP_QUICKACK` off): with every second segment,
-    /// with data the other way, or after 40 ms. Saves an acknowledgement for about every second message of those who
-    /// mostly send; a client that has not set TCP_NODELAY waits for them. A connection that lets 40 ms pass is back at
-    /// `Prompt`.
-    Delayed,
 }
