@@ -33,8 +33,8 @@ pub(crate) const NAME_BYTES: usize = 8;
 /// User n is on server n modulo their number. Each message is checked on arrival: order, loss, duplicates, corruption,
 /// misrouting. Any violation makes the exit code 1.
 ///
-/// One process has as many users as descriptors, and no more than one address of this machine has ports for; more are
-/// split over several. There, as everywhere, users write to users of their own process.
+/// One process has as many users as descriptors; more are split over several. There, as everywhere, users write to users
+/// of their own process.
 #[derive(Parser)]
 #[command(name = "trunkline-loadgen", version, args_conflicts_with_subcommands = true, args_override_self = true)]
 pub(crate) struct Args {

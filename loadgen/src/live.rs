@@ -6,13 +6,14 @@ use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget};
 
 use crate::job::Tick;
 
+/// The least time that the rate is worked out over.
 const RATE_SPAN: Duration = Duration::from_millis(500);
 
 /// The line; on a terminal only.
 pub(crate) struct Live {
     bar: ProgressBar,
     title: String,
-    /// When the rate was last worked out, with how many messages had arrived, and what it was.
+    /// When the rate was last worked out, and how many messages had arrived by then.
     last: (Instant, u64),
     per_second: u64,
 }

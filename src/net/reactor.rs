@@ -67,11 +67,11 @@ pub struct Woken {
 /// System calls that a reactor has made; what a message costs is mostly these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
-    /// For readiness, those that found none included.
+    /// For readiness, whether or not there was any.
     pub waits: u64,
-    /// For data, those that found none included.
+    /// Of sockets, whether or not there was data.
     pub reads: u64,
-    /// For room, those that found none included.
+    /// To sockets, whether or not there was room.
     pub writes: u64,
 }
 
