@@ -69,6 +69,9 @@ pub const POOL_TASKS_MAX: usize = 1024;
 pub const ASK_USERS_MAX: usize = 100;
 /// Connections that have not logged in, at most; more are closed FULL.
 pub const ANONYMOUS_MAX: usize = 16 << 10;
+/// Connections to the ACMS that have not proven to be a member's, at most; one more ends the oldest of them, so that
+/// strangers who say nothing keep no server out.
+pub const STRANGERS_MAX: usize = 1024;
 /// Unanswered lookups that an AS has at the ACMS, at most.
 pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
 
@@ -116,6 +119,13 @@ pub const ACKED_DEADLINE: Span = Span::from_secs(30);
 pub const REST_MAX: Span = Span::from_millis(10);
 /// A handler that holds the loop for longer is named in the log.
 pub const HANDLER_WATCHDOG: Span = Span::from_millis(50);
+/// Connections that an application server lets in a second, and at once; more are told when to come again. A quarter of
+/// what a core can log in, so that those who are in hardly feel a storm of those who come back.
+pub const ACCEPT_RATE: u32 = 10_000;
+/// Who comes too soon is sent away for at least this long: to dial again costs more than to wait.
+pub const RETURN_MIN: Span = Span::from_millis(250);
+/// Who comes too soon is sent away for at most about this long, however many come.
+pub const RETURN_MAX: Span = Span::from_secs(30);
 /// How long a server that stops waits for its connections to take their CLOSE.
 pub const SHUTDOWN_GRACE: Span = Span::from_secs(3);
 

@@ -392,9 +392,8 @@ impl<P> Links<P> {
     }
 
     /// Closes with a code: queues CLOSE, listens no more, and ends when the other side has, or after a linger.
-    pub fn close(&mut self, now: Time, conn: ConnId, code: CloseCode, text: &str) {
-        let text = &text[..text.floor_char_boundary(limits::CLOSE_TEXT_BYTES_MAX)];
-        let close = Outgoing { info_type: code.to_wire(), body: text.as_bytes(), ..Outgoing::of(Kind::Close) };
+    pub fn close(&mut self, now: Time, conn: ConnId, code: CloseCode, body: &[u8]) {
+        let close = Outgoing { info_type: code.to_wire(), body, ..Outgoing::of(Kind::Close) };
         let taken = self.send_control(now, conn, &close);
         let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) else { return };
         link.carry = Rope::default();

@@ -32,6 +32,7 @@ fn run(settings: AppServerSettings) -> io::Result<()> {
         .login_timeout(settings.login_timeout.to_duration())
         .max_frame(settings.max_frame)
         .max_connections(settings.max_connections as usize)
+        .accept_rate(settings.accept_rate)
         .capacity(settings.capacity as usize)
         .tuning(settings.tuning);
     if let LoginCheck::Users(passwords) = settings.login_check {

@@ -49,6 +49,8 @@ pub struct AppServerSettings {
     pub max_frame: usize,
     /// Client connections, at most; 1 or more.
     pub max_connections: u32,
+    /// Connections let in a second, and at once; 0 for no bound.
+    pub accept_rate: u32,
     /// Users that the cluster is told the server takes; in `1..=max_connections`.
     pub capacity: u32,
     /// Who may log in.
@@ -134,6 +136,12 @@ pub struct AppServerArgs {
         value_parser = clap::value_parser!(u32).range(CONNECTIONS)
     )]
     max_connections: u32,
+    /// Connections let in a second, and at once; more are told when to come again. 0: no bound; at most 1000000
+    #[arg(
+        long, value_name = "N", default_value_t = limits::ACCEPT_RATE,
+        value_parser = clap::value_parser!(u32).range(0..=1_000_000)
+    )]
+    accept_rate: u32,
     /// Users that the cluster is told this server takes; at most --max-connections [default: --max-connections]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(CONNECTIONS))]
     capacity: Option<u32>,
@@ -173,6 +181,7 @@ impl Arguments for AppServerArgs {
             login_timeout: Span::from_millis(self.login_timeout_ms),
             max_frame: self.max_frame,
             max_connections,
+            accept_rate: self.accept_rate,
             capacity,
             login_check: self.users_file.as_deref().map_or(Ok(LoginCheck::AnyUser), read_users)?,
         })

@@ -132,6 +132,13 @@ impl AppServerBuilder {
         self
     }
 
+    /// Connections let in a second, and at once; 10,000 by default, 0 for no bound. More are closed FULL and told when to
+    /// come again.
+    pub fn accept_rate(mut self, per_second: u32) -> AppServerBuilder {
+        self.config.accept_rate = per_second;
+        self
+    }
+
     /// Users that the cluster is told this server takes; its connections by default.
     pub fn capacity(mut self, users: usize) -> AppServerBuilder {
         self.capacity = users;
@@ -257,6 +264,7 @@ impl AppServer {
                 heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
                 login_timeout: limits::LOGIN_TIMEOUT,
                 connections_max: usize::MAX,
+                accept_rate: limits::ACCEPT_RATE,
                 relogin: Relogin::default(),
                 cut_off: CutOff::default(),
                 takes_messages: false,

@@ -32,6 +32,8 @@ pub struct Counters {
     pub wrong_port: u64,
     /// Connections whose first bytes were garbage.
     pub bad_magic: u64,
+    /// Connections that came too many at once and were told to come again.
+    pub sent_away: u64,
 }
 
 impl std::fmt::Display for Counters {
@@ -47,6 +49,7 @@ impl std::fmt::Display for Counters {
             ("dropped spoofed", self.dropped_spoofed),
             ("wrong port", self.wrong_port),
             ("bad magic", self.bad_magic),
+            ("sent away", self.sent_away),
         ];
         rest.into_iter().filter(|(_, count)| *count > 0).try_for_each(|(name, count)| write!(f, ", {name} {count}"))
     }

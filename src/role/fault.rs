@@ -2,17 +2,23 @@ use std::borrow::Cow;
 
 use crate::buf::Frame;
 use crate::id::IdError;
+use crate::limits;
 use crate::link::End;
 use crate::role::Counters;
+use crate::time::Span;
 use crate::wire::{CloseBody, CloseCode, Kind, Malformed, Opening, Role, VERSIONS};
 
-/// What a peer did wrong, as the CLOSE that it gets.
+/// Why a connection is closed, as the CLOSE that its other side gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The code.
     pub code: CloseCode,
     /// For a person.
     pub text: Cow<'static, str>,
+    /// When to dial again, at the earliest.
+    pub retry_after: Option<Span>,
+    /// Where to dial instead.
+    pub go_to: Option<String>,
 }
 
 /// How a connection ended.
@@ -29,7 +35,18 @@ pub enum Gone {
 impl Fault {
     /// A fault with this code and text.
     pub fn new(code: CloseCode, text: impl Into<Cow<'static, str>>) -> Fault {
-        Fault { code, text: text.into() }
+        Fault { code, text: text.into(), retry_after: None, go_to: None }
+    }
+
+    /// The body of its CLOSE: the text alone, or with the advice beside it in JSON.
+    pub fn body(&self) -> Cow<'_, [u8]> {
+        let text = &self.text[..self.text.floor_char_boundary(limits::CLOSE_TEXT_BYTES_MAX)];
+        if self.retry_after.is_none() && self.go_to.is_none() {
+            return text.as_bytes().into();
+        }
+        let retry_after_ms = self.retry_after.map(Span::as_millis);
+        let body = CloseBody { text: text.to_owned(), retry_after_ms, go_to: self.go_to.clone() };
+        serde_json::to_vec(&body).expect("a number and plain text").into()
     }
 
     /// A frame that is not allowed in this state.

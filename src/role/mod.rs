@@ -18,6 +18,7 @@ mod dedupe;
 mod directory;
 mod entropy;
 mod fault;
+mod pace;
 
 pub use backoff::Backoff;
 pub use counters::{Counters, Drop};
@@ -25,6 +26,7 @@ pub use dedupe::Dedupe;
 pub use directory::{Binding, Digest, Directory, Tenure};
 pub use entropy::Entropy;
 pub use fault::{Fault, Gone};
+pub use pace::Pace;
 
 /// The seam between a role and what moves its bytes: the reactor in production, the simulator in tests.
 ///

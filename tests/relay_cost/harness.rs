@@ -191,6 +191,7 @@ fn server(number: u16) -> Node<AppServer> {
         heartbeat_timeout: Span::from_secs(30),
         login_timeout: Span::from_secs(10),
         connections_max: 100_000,
+        accept_rate: 0,
         relogin: Relogin::ReplaceOld,
         cut_off: CutOff::ServeLocal,
         takes_messages: false,

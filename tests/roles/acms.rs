@@ -338,6 +338,30 @@ fn one_server_too_many_is_told_so() {
 }
 
 #[test]
+fn strangers_who_say_nothing_keep_no_server_out() {
+    let mut hub = hub_with(|config| config.connections_max = 2_000);
+    let member_1 = member(&mut hub, 1);
+    let strangers: Vec<ConnId> = (0..1_024).map(|_| hub.accept()).collect();
+    for stranger in &strangers {
+        hub.silent(*stranger);
+    }
+    let one_more = hub.accept();
+    hub.closed_with(strangers[0], 1004);
+    for stranger in [strangers[1], one_more] {
+        hub.silent(stranger);
+    }
+    let member_2 = member(&mut hub, 2);
+    for _ in 0..1_500 {
+        let stranger = hub.accept();
+        hub.reset(stranger);
+    }
+    assert_eq!(hub.core.server_count(), 2);
+    for member in [member_1, member_2] {
+        hub.silent(member);
+    }
+}
+
+#[test]
 fn an_acms_that_stops_says_so_to_everyone() {
     let mut hub = hub();
     let (a, b) = two_with_users(&mut hub);

@@ -34,6 +34,7 @@ fn config() -> Config {
         heartbeat_timeout: Span::from_secs(30),
         login_timeout: Span::from_secs(10),
         connections_max: 100_000,
+        accept_rate: 0,
         relogin: Relogin::ReplaceOld,
         cut_off: CutOff::ServeLocal,
         takes_messages: false,
@@ -613,6 +614,34 @@ fn one_connection_too_many_is_told_so() {
     server.reset(second);
     let fourth = log_in(&mut server, "bob");
     server.silent(fourth);
+}
+
+#[test]
+fn those_who_come_too_many_at_once_are_told_when_to_come_again() {
+    let mut server = alone_with(|config| config.accept_rate = 2);
+    let early = [log_in(&mut server, "alice"), log_in(&mut server, "bob")];
+    let late: Vec<ConnId> = (0..20).map(|_| server.accept()).collect();
+    let waits: Vec<u64> = late
+        .iter()
+        .map(|conn| {
+            let close = server.frame(*conn);
+            assert_eq!((close.kind, close.info), (CLOSE, 1004));
+            let body: serde_json::Value = serde_json::from_slice(&close.body).expect("JSON");
+            assert_eq!(body["text"], "too many come at once; come again later");
+            body["retry_after_ms"].as_u64().expect("a number")
+        })
+        .collect();
+    for (place, wait) in (0..).zip(&waits) {
+        let queued = 250 + 500 * (place + 1);
+        assert!((queued..=queued * 5 / 4).contains(wait), "number {place} is to wait {wait} ms");
+    }
+    for conn in early {
+        server.silent(conn);
+    }
+    assert_eq!(server.core.counters().sent_away, 20);
+    server.pass(Span::from_millis(500));
+    let next = log_in(&mut server, "carol");
+    server.silent(next);
 }
 
 #[test]

@@ -146,6 +146,7 @@ impl World {
             heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
             login_timeout: limits::LOGIN_TIMEOUT,
             connections_max: 100,
+            accept_rate: 0,
             relogin: Relogin::ReplaceOld,
             cut_off: if self.plan.refuse_when_cut_off { CutOff::RefuseNew } else { CutOff::ServeLocal },
             takes_messages: true,

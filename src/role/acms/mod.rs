@@ -124,6 +124,8 @@ struct Server {
 pub struct Acms {
     config: Config,
     links: Links<Peer>,
+    /// The connections that came last, oldest first: those of them that are still strangers' may stay.
+    newcomers: VecDeque<ConnId>,
     servers: Slab<Server>,
     places: BTreeMap<ServerId, u32>,
     directory: Directory,
@@ -147,6 +149,7 @@ impl Acms {
         Acms {
             config,
             links: Links::default(),
+            newcomers: VecDeque::new(),
             servers: Slab::new(),
             places: BTreeMap::new(),
             directory: Directory::new(entropy.hasher()),
@@ -203,7 +206,22 @@ impl Acms {
     /// The one way in which this side ends a connection.
     fn close(&mut self, now: Time, conn: ConnId, fault: &Fault) {
         self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
-        self.links.close(now, conn, fault.code, &fault.text);
+        self.links.close(now, conn, fault.code, &fault.body());
+    }
+
+    /// Sees to it that those who do not say who they are leave room for those who do.
+    fn end_oldest_stranger(&mut self, now: Time) {
+        if self.newcomers.len() <= limits::STRANGERS_MAX {
+            return;
+        }
+        let Some(conn) = self.newcomers.pop_front() else { return };
+        if self.links.get(conn).is_some_and(|link| matches!(link.peer, Peer::Stranger(_) | Peer::Proven { .. })) {
+            self.close(
+                now,
+                conn,
+                &Fault::new(CloseCode::FULL, "too many came after this one, which has not registered"),
+            );
+        }
     }
 
     fn close_overwhelmed(&mut self, now: Time) {
@@ -245,11 +263,13 @@ impl Core for Acms {
         let nonce = self.entropy.nonce();
         let full = self.links.len() >= self.config.connections_max;
         let conn = self.links.accept(now, addr, patience, Bounds { soft: hard, hard }, Peer::Stranger(nonce));
-        if full {
-            self.close(now, conn, &Fault::new(CloseCode::FULL, "the cluster manager has no room for more connections"));
-        } else if self.stopping {
+        if self.stopping {
             self.close(now, conn, &Fault::new(CloseCode::SHUTDOWN, "the cluster manager is stopping"));
+        } else if full {
+            self.close(now, conn, &Fault::new(CloseCode::FULL, "the cluster manager has no room for more connections"));
         }
+        self.newcomers.push_back(conn);
+        self.end_oldest_stranger(now);
         conn
     }
 

@@ -21,6 +21,8 @@ pub struct Config {
     pub login_timeout: Span,
     /// Connections, at most; more are closed FULL.
     pub connections_max: usize,
+    /// Connections let in a second, and at once; more are closed FULL and told when to come again. 0 for no bound.
+    pub accept_rate: u32,
     /// What becomes of an older session of the same user.
     pub relogin: Relogin,
     /// What becomes of logins while the cluster can't be reached.

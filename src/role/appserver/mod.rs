@@ -21,7 +21,7 @@ use crate::buf::Bounds;
 use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Link, Links, Patience};
-use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone};
+use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone, Pace};
 use crate::time::Time;
 use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
@@ -87,6 +87,8 @@ pub struct AppServer {
     users: HashMap<UserId, ConnId, ahash::RandomState>,
     /// Clients that are not in yet.
     anonymous: usize,
+    /// How fast connections are let in.
+    pace: Pace,
     /// The ways to the cluster; none where the server stands alone.
     uplinks: Vec<Uplink>,
     sessions: u64,
@@ -118,6 +120,7 @@ impl AppServer {
             links: Links::default(),
             users: HashMap::with_hasher(entropy.hasher()),
             anonymous: 0,
+            pace: Pace::new(config.accept_rate),
             uplinks,
             sessions: 0,
             claims: Claims::new(&mut entropy),
@@ -292,7 +295,7 @@ impl AppServer {
     /// The one way in which this side ends a connection.
     fn close(&mut self, now: Time, conn: ConnId, fault: &Fault) {
         self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
-        self.links.close(now, conn, fault.code, &fault.text);
+        self.links.close(now, conn, fault.code, &fault.body());
     }
 
     /// Takes a connection out of everything that refers to it, whoever ended it.
@@ -326,10 +329,14 @@ impl Core for AppServer {
         let client = Client { session: Session::Anonymous, waits_for_uplink: false };
         let conn = self.links.accept(now, addr, self.patience(), bounds, Peer::Client(client));
         self.anonymous += 1;
-        if full {
-            self.close(now, conn, &Fault::new(CloseCode::FULL, "the server has no room for more connections"));
-        } else if self.stopping {
+        if self.stopping {
             self.close(now, conn, &Fault::new(CloseCode::SHUTDOWN, "the server is stopping"));
+        } else if full {
+            self.close(now, conn, &Fault::new(CloseCode::FULL, "the server has no room for more connections"));
+        } else if let Err(wait) = self.pace.admit(now, &mut self.entropy.jitter) {
+            self.counters.sent_away += 1;
+            let fault = Fault::new(CloseCode::FULL, "too many come at once; come again later");
+            self.close(now, conn, &Fault { retry_after: Some(wait), ..fault });
         }
         conn
     }

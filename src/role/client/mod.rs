@@ -381,7 +381,7 @@ impl Client {
     /// The server does what the protocol forbids, or nothing at all: it is told, and dialled again.
     fn give_up(&mut self, now: Time, conn: ConnId, fault: &Fault) {
         self.lost(now, conn, Gone::Closed(fault.code), CloseBody::default());
-        self.links.close(now, conn, fault.code, &fault.text);
+        self.links.close(now, conn, fault.code, &fault.body());
     }
 
     fn lost(&mut self, now: Time, conn: ConnId, gone: Gone, told: CloseBody) {
