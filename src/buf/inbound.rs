@@ -58,6 +58,11 @@ impl<'a> Inbound<'a> {
         opening
     }
 
+    /// What [`Inbound::opening`] found to be no preface, as far as it looked: at most 8 bytes.
+    pub fn unopened(&self) -> &[u8] {
+        self.carry.first()
+    }
+
     /// The next whole frame; none where the read is used up.
     ///
     /// `max_frame` bounds the length field. After an error the connection can't be read any further.

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mio::net::TcpListener;
 
-use super::{Running, Stopping, boot_number, check_name, listen_at, resolve_address, seed};
+use super::newcomers::Newcomers;
+use super::{Running, Stopping, boot_number, check_name, ending, listen_at, resolve_address, seed};
 use crate::net::{Reactor, Tuning, raise_descriptor_limit};
 use crate::role::Gone;
 use crate::role::acms::{self as core, Event};
@@ -59,6 +60,7 @@ impl AcmsBuilder {
             listener: Some(listener),
             local_addr,
             told_to_stop: Arc::default(),
+            newcomers: Newcomers::default(),
             stopping: Stopping::default(),
         })
     }
@@ -82,6 +84,7 @@ pub struct Acms {
     local_addr: SocketAddr,
     /// Set by [`Acms::stopper`].
     told_to_stop: Arc<AtomicBool>,
+    newcomers: Newcomers,
     stopping: Stopping,
 }
 
@@ -133,7 +136,7 @@ impl Acms {
                 self.stop();
             }
             while let Some(event) = self.core.poll_event() {
-                log_event(&event);
+                self.log(event);
             }
             self.reactor.send(&mut self.core);
             if self.core.is_stopped() || self.stopping.is_overdue(self.reactor.now()) {
@@ -160,25 +163,30 @@ impl Acms {
             self.core.stop(now);
         }
     }
-}
 
-fn log_event(event: &Event) {
-    match event {
-        Event::Registered { conn, server, address, incarnation } => {
-            log::info!("{conn} server {server} registered: clients at {address}, incarnation {incarnation}");
-        }
-        Event::Lost {
-            server,
-            users,
-            gone: Gone::Closed(CloseCode::SHUTDOWN) | Gone::ClosedByPeer(CloseCode::SHUTDOWN),
-        } => {
-            log::info!("server {server} left with {users} users: one of us is stopping");
-        }
-        Event::Lost { server, users, gone } => log::warn!("server {server} lost with {users} users: {gone}"),
-        Event::Synced { server, users } => log::info!("server {server} told of its {users} users"),
-        Event::Mismatch { server } => log::warn!("server {server} has other users than known here; asked again"),
-        Event::Closed { conn, addr, gone, text } => {
-            log::info!("{conn} {addr} {gone}{}{text}", if text.is_empty() { "" } else { ": " });
+    fn log(&mut self, event: Event) {
+        match event {
+            Event::Registered { conn, server, address, incarnation } => {
+                log::info!("{conn} server {server} registered: clients at {address}, incarnation {incarnation}");
+            }
+            Event::Lost {
+                server,
+                users,
+                gone: Gone::Closed(CloseCode::SHUTDOWN) | Gone::ClosedByPeer(CloseCode::SHUTDOWN),
+            } => {
+                log::info!("server {server} left with {users} users: one of us is stopping");
+            }
+            Event::Lost { server, users, gone } => log::warn!("server {server} lost with {users} users: {gone}"),
+            Event::Synced { server, users } => log::info!("server {server} told of its {users} users"),
+            Event::Mismatch { server } => log::warn!("server {server} has other users than known here; asked again"),
+            Event::Closed { conn, addr, server: Some(server), gone, text } => {
+                log::info!("{conn} {addr} server {server} {}", ending(gone, &text));
+            }
+            Event::Closed { conn, addr, server: None, gone, text } => {
+                if let Some(untold) = self.newcomers.ended(self.reactor.now(), addr.ip()) {
+                    log::info!("{conn} {addr} {}{untold}", ending(gone, &text));
+                }
+            }
         }
     }
 }

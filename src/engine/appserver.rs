@@ -11,8 +11,9 @@ use mio::net::TcpListener;
 
 use super::handle::{Command, LocateOutcome, QueryOutcome, ServerHandle};
 use super::handler::{AnyUser, Authenticator, Handler, LoginRequest};
+use super::newcomers::Newcomers;
 use super::pool::{Application, Done, Stage, Task};
-use super::{Running, Stopping, boot_number, check_name, listen_at, resolve, resolve_address, seed};
+use super::{Running, Stopping, boot_number, check_name, ending, listen_at, resolve, resolve_address, seed};
 use crate::id::{ServerId, UserId};
 use crate::limits;
 use crate::net::{Reactor, Tuning, raise_descriptor_limit};
@@ -197,6 +198,7 @@ impl AppServerBuilder {
             queries: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookups: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookup_tokens: 0,
+            newcomers: Newcomers::default(),
             stopping: Stopping::default(),
             was_registered: false,
             refused: None,
@@ -238,6 +240,7 @@ pub struct AppServer {
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
     lookups: HashMap<u64, Sender<LocateOutcome>, ahash::RandomState>,
     lookup_tokens: u64,
+    newcomers: Newcomers,
     stopping: Stopping,
     was_registered: bool,
     refused: Option<(CloseCode, String)>,
@@ -395,9 +398,13 @@ impl AppServer {
                 }
             }
             Event::Cluster(state) => self.cluster_changed(state),
-            Event::Closed { conn, addr, user, gone, text } => {
-                let user = user.as_ref().map_or("-", UserId::as_str);
-                log::info!("{conn} {addr} user {user} {gone}{}{text}", if text.is_empty() { "" } else { ": " });
+            Event::Closed { conn, addr, user: Some(user), gone, text } => {
+                log::info!("{conn} {addr} user {user} {}", ending(gone, &text));
+            }
+            Event::Closed { conn, addr, user: None, gone, text } => {
+                if let Some(untold) = self.newcomers.ended(self.reactor.now(), addr.ip()) {
+                    log::info!("{conn} {addr} user - {}{untold}", ending(gone, &text));
+                }
             }
         }
     }

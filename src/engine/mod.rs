@@ -5,6 +5,7 @@ mod appserver;
 mod client;
 mod handle;
 mod handler;
+mod newcomers;
 mod pool;
 
 pub use acms::{Acms, AcmsBuilder};
@@ -24,6 +25,7 @@ use mio::net::TcpListener;
 use crate::id::check_id;
 use crate::limits;
 use crate::net::listen;
+use crate::role::Gone;
 use crate::time::Time;
 
 /// An outcome that is not there yet.
@@ -69,6 +71,11 @@ impl<T> Pending<T> {
 fn resolve<T>(sender: &Sender<T>, outcome: T) {
     // Who dropped its `Pending` does not want to know.
     drop(sender.try_send(outcome));
+}
+
+/// What is said in the log about a connection's end, behind what it was.
+fn ending(gone: Gone, text: &str) -> String {
+    if text.is_empty() { gone.to_string() } else { format!("{gone}: {text}") }
 }
 
 /// An engine that runs on a thread of its own.

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-use crate::buf::Frame;
+use crate::buf::{Frame, Inbound};
 use crate::id::IdError;
 use crate::limits;
 use crate::link::End;
@@ -55,8 +55,8 @@ impl Fault {
     }
 
     /// The version agreed with a dialler of `role`; none where its preface has not come.
-    pub fn of_opening(opening: Opening, role: Role, counters: &mut Counters) -> Result<Option<u8>, Fault> {
-        match opening {
+    pub fn of_opening(inbound: &mut Inbound<'_>, role: Role, counters: &mut Counters) -> Result<Option<u8>, Fault> {
+        match inbound.opening() {
             Opening::Incomplete => Ok(None),
             Opening::Preface(preface) if preface.role != role => {
                 counters.wrong_port += 1;
@@ -76,7 +76,8 @@ impl Fault {
             Opening::BadField(rule) => Err(Fault::new(CloseCode::BAD_FIELD, rule)),
             Opening::BadMagic => {
                 counters.bad_magic += 1;
-                Err(Fault::new(CloseCode::BAD_MAGIC, "not this protocol"))
+                let sample = inbound.unopened().iter().map(|byte| format!(" {byte:02x}")).collect::<String>();
+                Err(Fault::new(CloseCode::BAD_MAGIC, format!("not this protocol:{sample}")))
             }
         }
     }

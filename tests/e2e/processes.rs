@@ -388,6 +388,24 @@ fn a_server_stands_alone_without_an_acms() {
 }
 
 #[test]
+fn garbage_is_a_line_in_the_log_and_no_more() {
+    let mut server = Program::start(APPSERVER, &["--listen", "127.0.0.1:0"]);
+    let addr = server.ready("clients");
+    for _ in 0..200 {
+        let mut stranger = Raw::dial(addr);
+        stranger.write_in_vain(b"\x00\xFFwhat is this");
+        stranger.expect_close(crate::raw::BAD_MAGIC);
+    }
+    server.terminate();
+    server.expect_exit(0);
+    let log = server.stderr.text();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("127.0.0.1:")).collect();
+    let [line] = lines[..] else { panic!("one line for one address:\n{log}") };
+    assert!(line.ends_with("user - closed 1500 BAD_MAGIC: not this protocol: 00 ff 77 68 61 74 20 69"), "{line}");
+    assert!(log.contains("bad magic 200"), "{log}");
+}
+
+#[test]
 fn no_log_has_a_body_or_a_password() {
     const BODY: &str = "zebra-in-a-body";
     const PASSWORD: &str = "walrus-as-a-password";

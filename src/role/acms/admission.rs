@@ -13,7 +13,7 @@ use crate::wire::{CloseCode, Envelope, Kind, Outgoing, Role, parse_object};
 impl Acms {
     pub(super) fn take(&mut self, now: Time, conn: ConnId, inbound: &mut Inbound<'_>) -> Result<(), Fault> {
         if self.links.get(conn).is_some_and(|link| link.stage() == Stage::Preface) {
-            match Fault::of_opening(inbound.opening(), Role::Server, &mut self.counters)? {
+            match Fault::of_opening(inbound, Role::Server, &mut self.counters)? {
                 Some(_version) => self.challenge(now, conn),
                 None => return Ok(()),
             }

@@ -81,6 +81,8 @@ pub enum Event {
         conn: ConnId,
         /// The other side's address.
         addr: SocketAddr,
+        /// The server that it had proven to be.
+        server: Option<ServerId>,
         /// Why.
         gone: Gone,
         /// In words.
@@ -234,14 +236,19 @@ impl Acms {
     fn depart(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
         let Some(link) = self.links.get_mut(conn).filter(|link| link.is_live()) else { return };
         let addr = link.addr;
-        if let Peer::Member(place) = std::mem::replace(&mut link.peer, Peer::Left) {
-            let server = self.servers.remove(place as usize);
-            self.places.remove(&server.id);
-            self.directory.tenure_ended();
-            self.events.push_back(Event::Lost { server: server.id, users: server.digest.count, gone });
-            self.tell_servers(now, Some(conn));
-        }
-        self.events.push_back(Event::Closed { conn, addr, gone, text: text.to_owned() });
+        let server = match std::mem::replace(&mut link.peer, Peer::Left) {
+            Peer::Member(place) => {
+                let server = self.servers.remove(place as usize);
+                self.places.remove(&server.id);
+                self.directory.tenure_ended();
+                self.events.push_back(Event::Lost { server: server.id, users: server.digest.count, gone });
+                self.tell_servers(now, Some(conn));
+                Some(server.id)
+            }
+            Peer::Proven { server, .. } => Some(server),
+            Peer::Stranger(_) | Peer::Left => None,
+        };
+        self.events.push_back(Event::Closed { conn, addr, server, gone, text: text.to_owned() });
     }
 }
 

@@ -13,7 +13,7 @@ use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing, Role};
 impl AppServer {
     pub(super) fn take_from_client(&mut self, now: Time, conn: ConnId, inbound: &mut Inbound<'_>) -> Result<(), Fault> {
         if self.links.get(conn).is_some_and(|link| link.stage() == Stage::Preface) {
-            match Fault::of_opening(inbound.opening(), Role::Client, &mut self.counters)? {
+            match Fault::of_opening(inbound, Role::Client, &mut self.counters)? {
                 Some(_version) => self.links.advance(now, conn, Stage::Greeting),
                 None => return Ok(()),
             }
