@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, ErrorKind, IoSlice};
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice, Write as _};
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::limits::{ACCEPTS_PER_TURN, CHUNK_BYTES, REST_MAX, WRITE_SLICES_MAX};
 use crate::link::End;
 use crate::role::Core;
 use crate::time::{Span, Time};
+use crate::wire::{CloseCode, Kind, Outgoing};
 
 const WAKER: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
@@ -99,6 +101,10 @@ pub struct Reactor {
     accept_after: Option<Time>,
     /// The last attempt failed, which is logged once.
     accept_failing: bool,
+    /// Connections that no descriptor was free for, and that were told so.
+    turned_away: u64,
+    /// Given up for a moment where no other descriptor is free, so that a connection can be taken to be told so.
+    spare: Option<File>,
     tuning: Tuning,
     calls: Calls,
     /// By the index of their [`ConnId`].
@@ -134,6 +140,8 @@ impl Reactor {
             accept_pending: false,
             accept_after: None,
             accept_failing: false,
+            turned_away: 0,
+            spare: spare_descriptor(),
             tuning,
             calls: Calls::default(),
             sockets: Vec::new(),
@@ -310,7 +318,7 @@ impl Reactor {
             match listener.accept() {
                 Ok((stream, addr)) => {
                     if std::mem::take(&mut self.accept_failing) {
-                        log::info!("connections are accepted again");
+                        log::info!("connections are accepted again; {} were turned away", self.turned_away);
                     }
                     let conn = core.accepted(self.now, addr);
                     self.add(conn, stream, false);
@@ -326,11 +334,29 @@ impl Reactor {
                             log::warn!("accept: {error}; trying again every {} ms", ACCEPT_RETRY.as_millis());
                         }
                         self.accept_after = Some(self.now + ACCEPT_RETRY);
-                        return;
+                        if !self.turn_away() {
+                            return;
+                        }
                     }
                 },
             }
         }
+    }
+
+    /// Takes a connection with the spare descriptor, tells it that there is no room, and lets it go. False where there was
+    /// none to tell.
+    fn turn_away(&mut self) -> bool {
+        let Some(listener) = self.listener.as_ref().filter(|_| self.spare.take().is_some()) else { return false };
+        let told = listener.accept().map(|(mut stream, _)| {
+            let mut close = BytesMut::new();
+            let body = b"the server has no descriptor left";
+            Outgoing { info_type: CloseCode::FULL.to_wire(), body, ..Outgoing::of(Kind::Close) }.encode(&mut close);
+            // An empty socket buffer takes it, unless the other side is gone.
+            stream.write_all(&close)
+        });
+        self.spare = spare_descriptor();
+        self.turned_away += u64::from(told.is_ok());
+        told.is_ok()
     }
 
     fn dial(&mut self, conn: ConnId, addr: SocketAddr) {
@@ -474,6 +500,10 @@ impl Reactor {
             self.accept_after = None;
         }
     }
+}
+
+fn spare_descriptor() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 fn socket(sockets: &mut [Option<Socket>], conn: ConnId) -> Option<&mut Socket> {

@@ -1,10 +1,11 @@
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::{PATIENCE, now};
 
@@ -73,8 +74,25 @@ impl Program {
     }
 
     pub(crate) fn terminate(&self) {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process's id is not 0");
-        kill_process(pid, Signal::TERM).expect("the program has not been waited for");
+        kill_process(self.pid(), Signal::TERM).expect("the program has not been waited for");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed()).expect("a process's id is not 0")
+    }
+
+    /// The descriptors that it has open.
+    pub(crate) fn descriptors(&self) -> BTreeSet<u64> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs");
+        let names = entries.map(|entry| entry.expect("it runs").file_name().into_string());
+        names.map(|name| name.expect("a number").parse().expect("a number")).collect()
+    }
+
+    /// Lets it open no descriptor until it closes one.
+    pub(crate) fn exhaust_descriptors(&self) {
+        let open = self.descriptors();
+        let free = (0..).find(|number| !open.contains(number));
+        prlimit(Some(self.pid()), Resource::Nofile, Rlimit { current: free, maximum: free }).expect("it runs");
     }
 
     /// SIGKILL.
