@@ -58,6 +58,8 @@ pub(crate) enum Part {
         acms: SocketAddr,
         #[command(flatten)]
         tuned: Tuned,
+        #[arg(long)]
+        limited: bool,
     },
     #[command(hide = true)]
     Nats { config: PathBuf },
@@ -142,6 +144,9 @@ pub(crate) struct RunArgs {
     /// Local servers rest so that turns begin at least this far apart under load: less CPU, more latency
     #[arg(long, default_value = "0us", value_parser = humantime::parse_duration)]
     rest: Duration,
+    /// Local servers keep the limits on their clients that they have by default; without it they have none
+    #[arg(long, requires = "local")]
+    limits: bool,
     /// Count the local servers' system calls behind the measurement; needs strace
     #[arg(long, requires = "local")]
     syscalls: bool,
@@ -274,7 +279,7 @@ impl RunArgs {
         Ok(Some(match self.system {
             System::Trunkline => {
                 let (tuning, program) = (tuning(self.rest), std::env::current_exe()?);
-                Kind::Trunkline { servers, tuning, program }
+                Kind::Trunkline { servers, tuning, limited: self.limits, program }
             }
             System::Floor | System::Nats if servers != 2 => return refused("--system floor and nats have two servers"),
             System::Floor if self.size.0 != self.size.1 || self.prefix.len() != 1 => {

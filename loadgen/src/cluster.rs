@@ -17,8 +17,9 @@ use crate::process::{Server, end_with_parent, part, say_ready};
 /// What to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// An ACMS and that many application servers: those of this program, or of another build of it.
-    Trunkline { servers: u16, tuning: Tuning, program: PathBuf },
+    /// An ACMS and that many application servers: those of this program, or of another build of it; `limited` where
+    /// they keep the limits on their clients that they have by default.
+    Trunkline { servers: u16, tuning: Tuning, limited: bool, program: PathBuf },
     /// Bare forwarders for frames of that size: a hub and two edges.
     Floor { frame_bytes: usize },
     /// A NATS server as hub, and two as its leaf nodes.
@@ -40,14 +41,22 @@ impl Kind {
     /// Starts the servers, on processor `cpu`, and waits until they know each other.
     pub(crate) fn start(&self, cpu: Option<usize>) -> io::Result<Cluster> {
         match self {
-            Kind::Trunkline { servers, tuning, program } => start_trunkline(program, *servers, *tuning, cpu),
+            Kind::Trunkline { servers, tuning, limited, program } => {
+                start_trunkline(program, *servers, *tuning, *limited, cpu)
+            }
             Kind::Floor { frame_bytes } => start_floor(*frame_bytes, cpu),
             Kind::Nats => start_nats(cpu),
         }
     }
 }
 
-fn start_trunkline(program: &Path, count: u16, tuning: Tuning, cpu: Option<usize>) -> io::Result<Cluster> {
+fn start_trunkline(
+    program: &Path,
+    count: u16,
+    tuning: Tuning,
+    limited: bool,
+    cpu: Option<usize>,
+) -> io::Result<Cluster> {
     let rest_us = tuning.rest.as_micros().to_string();
     let acms = Server::start("acms", Command::new(program).args(["acms", &rest_us]), cpu)?;
     let acms_addr = reached(&acms)?;
@@ -55,6 +64,7 @@ fn start_trunkline(program: &Path, count: u16, tuning: Tuning, cpu: Option<usize
     for id in 0..count {
         let mut command = Command::new(program);
         command.arg("appserver").arg(id.to_string()).arg(acms_addr.to_string()).arg(&rest_us);
+        command.args(limited.then_some("--limited"));
         cluster.add(Server::start(&format!("as{id}"), &mut command, cpu)?)?;
     }
     Ok(cluster)
@@ -141,13 +151,12 @@ pub(crate) fn run_acms(tuning: Tuning) -> io::Result<()> {
     acms.run_until_signal()
 }
 
-/// The process of an application server that lets everyone in.
-pub(crate) fn run_appserver(id: u16, acms: SocketAddr, tuning: Tuning) -> io::Result<()> {
+/// The process of an application server that lets everyone in, and where it is not `limited` does all that it can.
+pub(crate) fn run_appserver(id: u16, acms: SocketAddr, tuning: Tuning, limited: bool) -> io::Result<()> {
     end_with_parent();
     let (tell, told) = crossbeam_channel::bounded(1);
     let membership = Membership::new(ServerId(id), acms.to_string());
-    // What is measured is what a server can do, not what it allows one client.
-    let server = AppServer::builder().accept_rate(0);
+    let server = if limited { AppServer::builder() } else { AppServer::builder().accept_rate(0) };
     let server = server.cluster(membership).handler(Ready(tell)).tuning(tuning).bind("127.0.0.1:0")?;
     let addr = server.local_addr();
     std::thread::spawn(move || {

@@ -59,7 +59,7 @@ fn lateness(outcome: &Outcome) -> Option<f64> {
 pub(crate) fn run(args: &CompareArgs) -> io::Result<bool> {
     let frame_bytes = trunkline::limits::HEADER_BYTES + 2 * NAME_BYTES + args.size as usize;
     let tuning = args.tuning();
-    let trunkline = |program| Kind::Trunkline { servers: 2, tuning, program };
+    let trunkline = |program| Kind::Trunkline { servers: 2, tuning, limited: false, program };
     let mut kinds = vec![("floor", Kind::Floor { frame_bytes }), ("trunkline", trunkline(std::env::current_exe()?))];
     if let Some(program) = &args.baseline {
         kinds.push(("baseline", trunkline(program.clone())));

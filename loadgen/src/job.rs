@@ -92,7 +92,7 @@ pub(crate) struct Tick {
 /// What a worker has seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// Messages that arrived while they were counted, and for how long that was.
+    /// Messages that arrived while they were counted, floods aside, and for how long that was.
     pub(crate) messages: u64,
     pub(crate) seconds: f64,
     /// Logins while they were counted.
@@ -102,11 +102,17 @@ pub(crate) struct Report {
     pub(crate) bounced: u64,
     /// Connections of users that read nothing, closed by their servers.
     pub(crate) closed_slow: u64,
+    /// Connections of users that flood, closed by their servers.
+    pub(crate) closed_rate: u64,
+    /// Users that came too many at once and were told to come again.
+    pub(crate) sent_away: u64,
+    /// Messages of floods that arrived while the others were counted.
+    pub(crate) flooded: u64,
     pub(crate) violation_count: u64,
     /// The first of them.
     pub(crate) violations: Vec<String>,
     /// From sending, or the time planned for it, to arrival, of messages for which that lay in the measured time, whenever
-    /// they arrived; nanoseconds.
+    /// they arrived, floods aside; nanoseconds.
     pub(crate) latency: Timings,
     /// How late messages at a rate were sent; nanoseconds. What is late here is the load's own lateness.
     pub(crate) lateness: Timings,
@@ -158,6 +164,9 @@ impl Report {
         self.login_seconds = self.login_seconds.max(other.login_seconds);
         self.bounced += other.bounced;
         self.closed_slow += other.closed_slow;
+        self.closed_rate += other.closed_rate;
+        self.sent_away += other.sent_away;
+        self.flooded += other.flooded;
         self.violation_count += other.violation_count;
         self.violations.extend(other.violations);
         self.violations.truncate(VIOLATIONS_TOLD);

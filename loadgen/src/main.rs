@@ -44,7 +44,9 @@ fn main() -> ExitCode {
         Some(Part::Compare(args)) => compare::run(&args),
         Some(Part::Worker) => worker::run().map(|()| true),
         Some(Part::Acms(tuned)) => cluster::run_acms(tuned.tuning()).map(|()| true),
-        Some(Part::Appserver { id, acms, tuned }) => cluster::run_appserver(id, acms, tuned.tuning()).map(|()| true),
+        Some(Part::Appserver { id, acms, tuned, limited }) => {
+            cluster::run_appserver(id, acms, tuned.tuning(), limited).map(|()| true)
+        }
         Some(Part::Nats { config }) => process::become_nats(&config).map(|()| true),
         Some(Part::FloorHub { frame_bytes }) => floor::run(floor::Part::Hub, frame_bytes).map(|()| true),
         Some(Part::FloorEdge { frame_bytes, hub, number }) => {

@@ -65,8 +65,15 @@ pub(crate) fn rows(outcome: &Outcome) -> Vec<(String, String)> {
         row(&format!("{name} a message"), format!("{calls:.3}"));
     }
     row("bounced", report.bounced.to_string());
-    if report.closed_slow > 0 {
-        row("closed for not reading", report.closed_slow.to_string());
+    for (name, count) in [
+        ("flooded", report.flooded),
+        ("closed for not reading", report.closed_slow),
+        ("closed for flooding", report.closed_rate),
+        ("sent away and back", report.sent_away),
+    ] {
+        if count > 0 {
+            row(name, count.to_string());
+        }
     }
     row(VIOLATIONS, report.violation_count.to_string());
     report.violations.iter().for_each(|violation| row("", violation.clone()));

@@ -29,6 +29,10 @@ pub(crate) enum Scenario {
     /// One user in 20 reads nothing, one in 20 floods it; the others in pairs, whose messages may bounce where a flood
     /// fills the way
     Slow,
+    /// Pairs; but of the last pair of a process the first floods the second
+    OneFlooder,
+    /// Pairs; but of the last pair of a process the first floods the second, who reads nothing
+    OneStalled,
 }
 
 /// What a user does beside writing.
@@ -85,6 +89,13 @@ impl Scenario {
             }
             Scenario::Churn => (0..users).step_by(4).flat_map(|user| churn(user, users, &mut conducts)).collect(),
             Scenario::Slow => (0..users).step_by(2).map(|user| good_or_bad(user, &mut conducts)).collect(),
+            Scenario::OneFlooder | Scenario::OneStalled => {
+                if self == Scenario::OneStalled {
+                    conducts[users as usize - 1] = Conduct::Deaf;
+                }
+                let flood = Route { sender: users - 2, receiver: users - 1, kind: RouteKind::Flood };
+                (0..users - 2).step_by(2).map(|user| sure(user, user + 1)).chain([flood]).collect()
+            }
         };
         Plan { conducts, routes }
     }

@@ -120,6 +120,8 @@ pub(crate) struct Swarm<'a> {
     tell: Box<dyn FnMut(News) + 'a>,
     /// Users to dial, in order.
     to_dial: VecDeque<u32>,
+    /// Users that were told when to dial again.
+    to_return: BinaryHeap<Reverse<(u64, u32)>>,
     /// Restless users that are in, and when they leave.
     to_leave: BinaryHeap<Reverse<(u64, u32)>>,
     entering: u32,
@@ -174,6 +176,7 @@ impl<'a> Swarm<'a> {
             phase: Phase::LoggingIn,
             commands,
             tell: Box::new(tell),
+            to_return: BinaryHeap::new(),
             to_leave: BinaryHeap::new(),
             entering: 0,
             ready: VecDeque::new(),
@@ -191,6 +194,9 @@ impl<'a> Swarm<'a> {
                 login_seconds: 0.0,
                 bounced: 0,
                 closed_slow: 0,
+                closed_rate: 0,
+                sent_away: 0,
+                flooded: 0,
                 violation_count: 0,
                 violations: Vec::new(),
                 latency: Timings::default(),

@@ -1,6 +1,6 @@
 //! Messages are sent, arrive and bounce.
 
-use trunkline::wire::{Bounce, CloseCode};
+use trunkline::wire::{Bounce, CloseBody, CloseCode};
 
 use super::{Stage, Stream, Swarm};
 use crate::dialect::{Message, Said};
@@ -110,6 +110,10 @@ impl Swarm<'_> {
         }
         stream.expected = stamp.number + 1;
         stream.settle(stamp.number);
+        if stream.kind == RouteKind::Flood {
+            self.report.flooded += u64::from(self.is_counting());
+            return self.fill_window(now_ns, stamp.stream as usize);
+        }
         self.tick.arrived += 1;
         if self.is_counting() {
             self.report.messages += 1;
@@ -168,7 +172,17 @@ impl Swarm<'_> {
             Said::Close { code, .. } if code == CloseCode::LOGGED_OUT.to_wire() && self.is_leaving(user) => {
                 self.return_later(user);
             }
-            Said::Close { code, text } => self.ended(user, &format!("was closed: {code} {text}")),
+            Said::Close { code, text } => {
+                let state = &self.users[user as usize];
+                let floods = state.writes.iter().any(|stream| self.streams[*stream as usize].kind == RouteKind::Flood);
+                match (state.stage, CloseBody::parse(text.as_bytes()).retry_after_ms) {
+                    (Stage::Entering { .. }, Some(millis)) if code == CloseCode::FULL.to_wire() => {
+                        self.sent_away(now_ns, user, millis);
+                    }
+                    (Stage::In, _) if code == CloseCode::RATE.to_wire() && floods => self.closed_rate(user),
+                    _ => self.ended(user, &format!("was closed: {code} {text}")),
+                }
+            }
             Said::Nothing => {}
             Said::Unexpected(what) => self.violation(format!("{} heard {what}", name(self))),
         }

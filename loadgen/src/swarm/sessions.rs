@@ -14,6 +14,12 @@ use crate::scenario::Conduct;
 
 impl Swarm<'_> {
     pub(super) fn dial(&mut self, now_ns: u64) {
+        while let Some(Reverse((returns_ns, user))) = self.to_return.peek().copied()
+            && returns_ns <= now_ns
+        {
+            self.to_return.pop();
+            self.to_dial.push_back(user);
+        }
         while self.entering < self.job.dials_max
             && let Some(user) = self.to_dial.pop_front()
         {
@@ -76,6 +82,8 @@ impl Swarm<'_> {
             let stay_ns = self.rng.u64(0..=stay_ms * 1_000_000);
             self.to_leave.push(Reverse((now_ns + stay_ns, user)));
         }
+        // A flood goes on with what is written next.
+        self.list_dirty(user);
         // What was under way to the earlier connection is settled: it arrived, bounced or is lost.
         for stream in self.users[user as usize].reads.clone() {
             let state = &mut self.streams[stream as usize];
@@ -121,6 +129,21 @@ impl Swarm<'_> {
     pub(super) fn return_later(&mut self, user: u32) {
         self.hang_up(user);
         self.to_dial.push_back(user);
+    }
+
+    /// Too many came at once: the server said when to come again.
+    pub(super) fn sent_away(&mut self, now_ns: u64, user: u32, retry_after_ms: u64) {
+        self.report.sent_away += 1;
+        self.entering -= 1;
+        self.hang_up(user);
+        self.to_return.push(Reverse((now_ns + retry_after_ms * 1_000_000, user)));
+    }
+
+    /// A user that floods was closed, as it should be; it comes again.
+    pub(super) fn closed_rate(&mut self, user: u32) {
+        self.tick.online -= 1;
+        self.report.closed_rate += 1;
+        self.return_later(user);
     }
 
     /// The server ended the connection, or it broke.

@@ -150,10 +150,12 @@ impl Swarm<'_> {
     pub(super) fn flush(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for user in dirty.drain(..) {
-            let floods = match &self.users[user as usize].writes[..] {
+            let state = &self.users[user as usize];
+            let floods = match &state.writes[..] {
                 [stream] => self.streams[*stream as usize].kind == RouteKind::Flood && self.is_writing(),
                 _ => false,
             };
+            let floods = floods && state.stage == Stage::In;
             let Some(conn) = &mut self.users[user as usize].conn else { continue };
             conn.dirty = false;
             if let Err(error) = conn.write() {
