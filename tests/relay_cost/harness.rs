@@ -182,7 +182,7 @@ pub(crate) struct Cluster {
     pub(crate) down: [ConnId; 2],
 }
 
-fn server(number: u16) -> Node<AppServer> {
+pub(crate) fn server(number: u16) -> Node<AppServer> {
     let config = appserver::Config {
         server: ServerId(number),
         incarnation: 1,

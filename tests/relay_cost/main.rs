@@ -3,19 +3,47 @@
 mod counting;
 mod harness;
 
+use std::net::SocketAddr;
+
 use trunkline::id::ConnId;
 use trunkline::limits::{CHUNK_BYTES, ENVELOPE_BYTES_MAX, PIN_BYTES_MIN};
 use trunkline::role::Core;
 use trunkline::time::Span;
 
 use crate::counting::{counted, live_bytes};
-use crate::harness::{Cluster, Node, frame, small};
+use crate::harness::{Cluster, Node, frame, server, small};
 
 #[test]
 fn a_frame_that_came_whole_costs_no_allocation_anywhere() {
     // What the harness asserts of each cluster with traffic: nothing copied, nothing allocated.
     for pairs in [1, 64] {
         Cluster::with_traffic(pairs, pairs, 400);
+    }
+}
+
+/// Strangers cost little, whatever they say they are about to send.
+#[test]
+fn a_connection_before_its_login_costs_what_it_has_sent_and_little_more() {
+    const STRANGERS: usize = 1_000;
+    let preface = b"TRNK\0\x01\x01\0";
+    let login = |length: u32, sent: usize| [&preface[..], &length.to_be_bytes(), &[1; 4_096][..sent]].concat();
+    for (said, bytes_max) in [
+        (Vec::new(), 512),
+        (preface[..5].to_vec(), 1_536),
+        (login(4_096, 10), 1_536),
+        (login(4_096, 4_000), 4_000 + 1_536),
+        (login(4_097, 0), 1_536),
+        (login(u32::MAX, 0), 1_536),
+    ] {
+        let mut node = server(1);
+        let before = live_bytes();
+        let conns: Vec<ConnId> =
+            (0..STRANGERS).map(|_| node.core.accepted(node.now, SocketAddr::from(([10, 0, 0, 9], 9)))).collect();
+        for conn in &conns {
+            node.turn([(*conn, &said[..])]);
+        }
+        let each = (live_bytes() - before) / STRANGERS as i64;
+        assert!(each <= bytes_max, "{each} bytes for {} that were sent", said.len());
     }
 }
 

@@ -868,6 +868,41 @@ fn until_a_server_is_synced_nobody_is_offline() {
 }
 
 #[test]
+fn a_hundred_thousand_users_are_known_again_and_nobody_is_called_offline_meanwhile() {
+    const USERS: usize = 50_000;
+    let mut hub = hub();
+    let name = |server: u16, number: usize| format!("user{number}-of-{server}");
+    let servers = [1, 2].map(|server| {
+        (server, registering(&mut hub, server, 1, &register(&format!("10.0.0.{server}:6000"), EPOCH - 1, "1,2")))
+    });
+    for (server, conn) in servers {
+        drain(&mut hub);
+        hub.put(conn, Raw::of(BURST_BEGIN));
+        for first in (0..USERS).step_by(500) {
+            // Known once they are told of; until all are, nobody is offline.
+            assert_eq!(found(&mut hub, conn, &name(server, first)), Err(3));
+            let names: Vec<String> = (first..first + 500).map(|number| name(server, number)).collect();
+            let entries: Vec<(u64, u64, &str)> =
+                names.iter().zip(1..).map(|(name, session)| (first as u64 + session, 0, name.as_str())).collect();
+            hub.put(conn, bind(&entries));
+            for number in [first, first + 499] {
+                assert_eq!(found(&mut hub, conn, &name(server, number)), Ok(server));
+            }
+            assert_eq!(found(&mut hub, conn, "nobody"), Err(3));
+        }
+        hub.put(conn, Raw::of(SYNCED).info(USERS as u32));
+    }
+    drain(&mut hub);
+    assert_eq!(hub.core.user_count(), 2 * USERS);
+    for (server, conn) in servers {
+        for number in 0..USERS {
+            assert_eq!(hub.core.locate(name(server, number).as_bytes()), Some(ServerId(server)));
+        }
+        assert_eq!(found(&mut hub, conn, "nobody"), Err(1));
+    }
+}
+
+#[test]
 fn awaited_peers_are_waited_for_and_given_up() {
     for comes_back in [true, false] {
         let mut hub = hub();

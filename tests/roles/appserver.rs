@@ -1099,6 +1099,37 @@ fn a_full_receiver_bounces_busy() {
 }
 
 #[test]
+fn ten_thousand_senders_to_one_who_reads_nothing_fill_one_queue() {
+    const SENDERS: usize = 10_000;
+    let mut server = alone();
+    let receiver = log_in(&mut server, "receiver");
+    server.stall(receiver);
+    let senders: Vec<(ConnId, String)> = (0..SENDERS)
+        .map(|number| {
+            let name = format!("s{number:04}");
+            (log_in(&mut server, &name), name)
+        })
+        .collect();
+    let message = |name: &str, id: u64| data(name, "receiver", id).body([b'x'; 1_000]);
+    let fits = ((1 << 20) + 4) / message("s0000", 1).bytes().len();
+    for id in 1..=3 {
+        for (place, (conn, name)) in senders.iter().enumerate() {
+            server.put(*conn, message(name, id));
+            if id == 1 && place < fits {
+                server.silent(*conn);
+            } else {
+                assert_eq!(server.frame(*conn), Raw::of(BOUNCE).info(4).id(id).to(name).from("receiver"));
+            }
+        }
+    }
+    let queued: usize = server.core.links().iter().map(|(_, link)| link.queue().len()).sum();
+    assert!(queued <= (1 << 20) + 4, "{queued} bytes wait");
+    assert_eq!(server.core.counters().bounced[3], (3 * SENDERS - fits) as u64);
+    server.unstall(receiver);
+    assert_eq!(server.frames(receiver).len(), fits);
+}
+
+#[test]
 fn who_reads_nothing_and_asks_for_bounces_is_not_read_from() {
     let mut server = alone();
     let alice = log_in(&mut server, "alice");

@@ -27,7 +27,10 @@ fn sizes() {
 
 #[test]
 fn other_arguments() {
-    refuses("--scenario quarrel", "[possible values: pairs, both, random, many-to-one, idle, storm, churn, slow, one-flooder, one-stalled]");
+    refuses(
+        "--scenario quarrel",
+        "[possible values: pairs, both, random, many-to-one, idle, storm, churn, slow, one-flooder, one-stalled]",
+    );
     refuses("--clients 7", "not an even number");
     refuses("--clients 0", "not an even number");
     refuses("--local 0", "'--local <LOCAL>'");
