@@ -126,6 +126,8 @@ pub const ACCEPT_RATE: u32 = 10_000;
 pub const RETURN_MIN: Span = Span::from_millis(250);
 /// Who comes too soon is sent away for at most about this long, however many come.
 pub const RETURN_MAX: Span = Span::from_secs(30);
+/// A handler that has held the loop for this long is named while it still does.
+pub const HANDLER_STUCK: Span = Span::from_secs(1);
 /// How long a server that stops waits for its connections to take their CLOSE.
 pub const SHUTDOWN_GRACE: Span = Span::from_secs(3);
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use hashbrown::HashMap;
@@ -185,7 +185,8 @@ impl AppServerBuilder {
         let reactor = Reactor::new(self.tuning)?;
         let (commands, queue) = unbounded();
         let handle = ServerHandle { commands, told_to_stop: Arc::default(), wake: reactor.wake() };
-        let application = Application { authenticator: self.authenticator, handler: self.handler };
+        let application =
+            Application { authenticator: self.authenticator, handler: self.handler, panics: AtomicU64::new(0) };
         let stage = Stage::new(application, self.threads, &handle, reactor.wake())?;
         let core = core::AppServer::new(reactor.now(), config);
         Ok(AppServer {

@@ -7,6 +7,7 @@ mod handle;
 mod handler;
 mod newcomers;
 mod pool;
+mod watchdog;
 
 pub use acms::{Acms, AcmsBuilder};
 pub use appserver::{AppServer, AppServerBuilder, Membership};

@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest};
+use super::watchdog::Watchdog;
 use super::{ServerHandle, seed};
 use crate::id::{ConnId, UserId};
 use crate::limits;
-use crate::net::{Clock, Wake};
+use crate::net::Wake;
 use crate::role::appserver::{ClusterState, QueryRef, Verdict};
 use crate::role::{Entropy, Gone};
 
@@ -20,6 +22,8 @@ use crate::role::{Entropy, Gone};
 pub(super) struct Application {
     pub(super) authenticator: Box<dyn Authenticator>,
     pub(super) handler: Option<Box<dyn Handler>>,
+    /// Calls that panicked.
+    pub(super) panics: AtomicU64,
 }
 
 /// One call of the application's code.
@@ -50,6 +54,8 @@ impl Task {
             Task::Cluster(_) => None,
         }
     }
+
+    const NAMES: &'static [&'static str] = &["check", "on_login", "on_logout", "on_message", "on_query", "on_cluster"];
 
     fn name(&self) -> &'static str {
         match self {
@@ -87,7 +93,8 @@ impl Application {
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => Done::Nothing,
         };
         catch_unwind(AssertUnwindSafe(|| self.call(server, task))).unwrap_or_else(|_| {
-            log::error!("the application's {name} panicked");
+            let panics = self.panics.fetch_add(1, Ordering::Relaxed) + 1;
+            log::error!("the application's {name} panicked; {panics} times its code did");
             refusal
         })
     }
@@ -134,7 +141,7 @@ impl Application {
 /// Where tasks are done.
 pub(super) enum Stage {
     /// In the reactor's thread, at once.
-    Inline(Application, Clock),
+    Inline(Application, Watchdog),
     /// On threads of their own.
     Pool(Pool),
 }
@@ -147,7 +154,12 @@ impl Stage {
         wake: Arc<Wake>,
     ) -> std::io::Result<Stage> {
         match threads {
-            0 => Ok(Stage::Inline(application, Clock::start())),
+            0 => {
+                let watchdog = Watchdog::start(Task::NAMES, |name, held| {
+                    log::error!("the application's {name} holds the loop for {} ms now", held.as_millis());
+                });
+                Ok(Stage::Inline(application, watchdog?))
+            }
             threads => Pool::start(application, threads, server, wake).map(Stage::Pool),
         }
     }
@@ -155,11 +167,9 @@ impl Stage {
     /// Does a task or hands it on. `Err` where every thread that could do it has too much to do.
     pub(super) fn give(&mut self, server: &ServerHandle, task: Task) -> Result<Done, Task> {
         match self {
-            Stage::Inline(application, clock) => {
+            Stage::Inline(application, watchdog) => {
                 let name = task.name();
-                let start = clock.now();
-                let done = application.run(server, task);
-                let took = clock.now().since(start);
+                let (done, took) = watchdog.watch(name, || application.run(server, task));
                 if took > limits::HANDLER_WATCHDOG {
                     log::warn!("the application's {name} held the loop for {} ms", took.as_millis());
                 }
