@@ -79,6 +79,41 @@ pub enum End {
     Failed(std::io::ErrorKind),
 }
 
+/// Why a connection is not read from; several reasons may hold at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// What waits for it passed its soft bound: what it asks for would only add to that.
+    Congested,
+    /// The queue that its frames go to has no room.
+    Uplink,
+    /// The application takes no more of what it sends.
+    Held,
+}
+
+/// The reasons that hold for one connection, a bit each.
+#[derive(Clone, Copy, Default)]
+struct Pauses(u8);
+
+impl Pauses {
+    const NONE: Pauses = Pauses(0);
+
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn has(self, reason: Pause) -> bool {
+        self.0 & 1 << reason as u8 != 0
+    }
+
+    fn with(self, reason: Pause) -> Pauses {
+        Pauses(self.0 | 1 << reason as u8)
+    }
+
+    fn without(self, reason: Pause) -> Pauses {
+        Pauses(self.0 & !(1 << reason as u8))
+    }
+}
+
 /// One connection.
 pub struct Link<P> {
     /// What the role knows of it.
@@ -102,7 +137,7 @@ pub struct Link<P> {
     until: Time,
     /// The wheel's entry that counts; others for this link mean nothing.
     armed: Time,
-    paused: bool,
+    pauses: Pauses,
     dirty: bool,
     pinged: bool,
     hung_up: bool,
@@ -253,7 +288,7 @@ impl<P> Links<P> {
             partial_since: now,
             until: now + patience.greeting,
             armed: Time::NEVER,
-            paused: false,
+            pauses: Pauses::NONE,
             dirty: false,
             pinged: false,
             hung_up: false,
@@ -401,7 +436,7 @@ impl<P> Links<P> {
             return self.end(conn);
         }
         link.stage = Stage::Closing;
-        link.paused = false;
+        link.pauses = Pauses::NONE;
         link.until = now + limits::CLOSE_LINGER;
         self.arm(conn);
         self.resumed.push(conn);
@@ -425,17 +460,21 @@ impl<P> Links<P> {
         self.ended.push(conn);
     }
 
-    /// Stops reading from `conn`, so that its sender feels that what it feeds is slow.
-    pub fn pause(&mut self, conn: ConnId) {
-        if let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) {
-            link.paused = true;
-        }
+    /// Stops reading from `conn` for `reason`, so that its sender feels that what it feeds is slow. False where that reason
+    /// held already.
+    pub fn pause(&mut self, conn: ConnId, reason: Pause) -> bool {
+        let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) else { return false };
+        let is_new = !link.pauses.has(reason);
+        link.pauses = link.pauses.with(reason);
+        is_new
     }
 
-    /// Reads from `conn` again. The time it was not listened to does not count as its silence.
-    pub fn resume(&mut self, now: Time, conn: ConnId) {
-        if let Some(link) = self.get_mut(conn).filter(|link| link.paused) {
-            link.paused = false;
+    /// `reason` holds no longer: reads from `conn` again where no other does. The time it was not listened to does not
+    /// count as its silence.
+    pub fn resume(&mut self, now: Time, conn: ConnId, reason: Pause) {
+        let Some(link) = self.get_mut(conn).filter(|link| link.pauses.has(reason)) else { return };
+        link.pauses = link.pauses.without(reason);
+        if link.pauses.is_empty() {
             link.heard = now;
             link.partial_since = now;
             self.resumed.push(conn);
@@ -452,7 +491,7 @@ impl<P> Links<P> {
                 continue;
             }
             link.armed = Time::NEVER;
-            if link.paused {
+            if !link.pauses.is_empty() {
                 link.heard = now;
                 link.partial_since = now;
             }
@@ -559,7 +598,7 @@ impl<P> Links<P> {
 
     /// Whether `conn` is to be read from.
     pub fn reads(&self, conn: ConnId) -> bool {
-        self.get(conn).is_some_and(|link| !link.paused && !link.hung_up && link.stage != Stage::Ended)
+        self.get(conn).is_some_and(|link| link.pauses.is_empty() && !link.hung_up && link.stage != Stage::Ended)
     }
 
     /// Frees the places of connections that ended; their sockets are to be dropped.

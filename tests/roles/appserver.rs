@@ -1223,6 +1223,23 @@ fn who_waits_for_the_link_and_does_not_read_waits_for_both() {
     assert!(server.reads(alice));
 }
 
+#[test]
+fn who_has_caught_up_and_waits_for_the_link_still_waits() {
+    let (mut server, up) = joined();
+    let (alice, _) = log_in_through(&mut server, up, "alice");
+    let (bob, _) = log_in_through(&mut server, up, "bob");
+    server.stall(up);
+    server.stall(alice);
+    for _ in 0..3 {
+        server.put(alice, data("alice", "zoe", 1).body(vec![0; 1_000_000]));
+    }
+    server.put(bob, data("bob", "alice", 2).body(vec![0; 70 * KIB]));
+    server.unstall(alice);
+    assert!(!server.reads(alice), "the link has no room");
+    server.unstall(up);
+    assert!(server.reads(alice));
+}
+
 // The cluster: claims.
 
 #[test]

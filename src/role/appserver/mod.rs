@@ -20,7 +20,7 @@ use hashbrown::HashMap;
 use crate::buf::Bounds;
 use crate::id::{ConnId, UserId};
 use crate::limits;
-use crate::link::{Due, End, KeepAlive, Link, Links, Patience};
+use crate::link::{Due, End, KeepAlive, Link, Links, Patience, Pause};
 use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone, Pace};
 use crate::time::Time;
 use crate::wire::link::ServerMessageId;
@@ -44,8 +44,6 @@ pub enum Peer {
 /// A client's connection.
 pub struct Client {
     session: Session,
-    /// Whether it is not read from because the uplink is congested.
-    waits_for_uplink: bool,
 }
 
 impl Peer {
@@ -279,7 +277,7 @@ impl AppServer {
     fn pause_if_congested(&mut self, conn: ConnId) {
         let congested = |link: &Link<Peer>| matches!(link.peer, Peer::Client(_)) && link.queue().is_congested();
         if self.links.get(conn).is_some_and(congested) {
-            self.links.pause(conn);
+            self.links.pause(conn, Pause::Congested);
         }
     }
 
@@ -326,7 +324,7 @@ impl Core for AppServer {
     fn accepted(&mut self, now: Time, addr: SocketAddr) -> ConnId {
         let bounds = Bounds { soft: limits::CLIENT_QUEUE_SOFT_BYTES, hard: limits::CLIENT_QUEUE_BYTES_MAX };
         let full = self.links.len() >= self.config.connections_max || self.anonymous >= limits::ANONYMOUS_MAX;
-        let client = Client { session: Session::Anonymous, waits_for_uplink: false };
+        let client = Client { session: Session::Anonymous };
         let conn = self.links.accept(now, addr, self.patience(), bounds, Peer::Client(client));
         self.anonymous += 1;
         if self.stopping {
@@ -372,8 +370,7 @@ impl Core for AppServer {
     fn relieved(&mut self, now: Time, conn: ConnId) {
         let Some(link) = self.links.get(conn) else { return };
         match &link.peer {
-            Peer::Client(client) if client.waits_for_uplink => {}
-            Peer::Client(_) => self.links.resume(now, conn),
+            Peer::Client(_) => self.links.resume(now, conn, Pause::Congested),
             Peer::Acms(place) => self.release_waiters(now, *place),
         }
     }

@@ -4,7 +4,7 @@ use super::{AppServer, Event, Inbox, Origin, Outcome, QueryRef};
 use crate::buf::{Frame, Inbound};
 use crate::id::{ConnId, check_id};
 use crate::limits;
-use crate::link::Stage;
+use crate::link::{Pause, Stage};
 use crate::role::{Drop, Fault, Gone};
 use crate::time::Time;
 use crate::wire::link::ServerMessageId;
@@ -105,7 +105,7 @@ impl AppServer {
         let link = self.links.forward(now, receiver, frame).map_err(|_| Bounce::Busy)?;
         self.counters.forwarded += 1;
         if link.queue().is_congested() {
-            self.links.pause(receiver);
+            self.links.pause(receiver, Pause::Congested);
         }
         Ok(())
     }

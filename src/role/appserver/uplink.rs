@@ -6,7 +6,7 @@ use super::{AppServer, ClusterState, Event, Membership, Origin, Peer, Session};
 use crate::buf::{Bounds, Frame, Inbound};
 use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
-use crate::link::{KeepAlive, Patience, Stage};
+use crate::link::{KeepAlive, Patience, Pause, Stage};
 use crate::role::directory::Digest;
 use crate::role::{Backoff, Drop, Fault, Gone};
 use crate::time::Time;
@@ -171,24 +171,15 @@ impl AppServer {
     pub(super) fn wait_for_uplink(&mut self, client: ConnId, conn: ConnId) {
         let Some(Peer::Acms(place)) = self.links.get(conn).map(|link| &link.peer) else { return };
         let place = *place;
-        let Some(link) = self.links.get_mut(client) else { return };
-        let Peer::Client(state) = &mut link.peer else { return };
-        if !std::mem::replace(&mut state.waits_for_uplink, true) {
+        if self.links.pause(client, Pause::Uplink) {
             self.uplinks[place].waiters.push(client);
-            self.links.pause(client);
         }
     }
 
-    /// The uplink has room: its burst goes on, and who waited is read from again, unless it takes nothing itself.
+    /// The uplink has room: its burst goes on, and who waited for it waits no longer.
     pub(super) fn release_waiters(&mut self, now: Time, place: usize) {
         for client in std::mem::take(&mut self.uplinks[place].waiters) {
-            let Some(link) = self.links.get_mut(client) else { continue };
-            if let Peer::Client(state) = &mut link.peer {
-                state.waits_for_uplink = false;
-            }
-            if !link.queue().is_congested() {
-                self.links.resume(now, client);
-            }
+            self.links.resume(now, client, Pause::Uplink);
         }
         self.continue_burst(now, place);
     }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::buf::{Bounds, Frame, Inbound};
 use crate::id::{ConnId, UserId};
 use crate::limits;
-use crate::link::{Due, End, KeepAlive, Links, Patience, Stage};
+use crate::link::{Due, End, KeepAlive, Links, Patience, Pause, Stage};
 use crate::role::{Backoff, Core, Dedupe, Entropy, Fault, Gone};
 use crate::time::{Span, Time};
 use crate::wire::{CloseBody, CloseCode, Flags, Kind, Login, Outgoing, Preface, Role, Welcome, parse_object};
@@ -254,7 +254,11 @@ impl Client {
     /// Stops or goes on reading: an application that takes nothing holds up its senders, not this program's memory.
     pub fn hold(&mut self, now: Time, held: bool) {
         if let Phase::Online { conn, .. } = self.phase {
-            if held { self.links.pause(conn) } else { self.links.resume(now, conn) }
+            if held {
+                self.links.pause(conn, Pause::Held);
+            } else {
+                self.links.resume(now, conn, Pause::Held);
+            }
         }
     }
 
