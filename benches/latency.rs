@@ -78,6 +78,8 @@ impl Handler for Registered {
 fn start_server(number: u16, acms: SocketAddr) -> (SocketAddr, ServerHandle, Running) {
     let (registered, waits) = channel();
     let server = AppServer::builder()
+        .max_messages_per_second(0)
+        .max_bytes_per_second(0)
         .handler(Registered(registered))
         .heartbeat(HEARTBEAT, 2 * HEARTBEAT)
         .cluster(Membership::new(ServerId(number), acms.to_string()))

@@ -72,6 +72,10 @@ pub const ANONYMOUS_MAX: usize = 16 << 10;
 /// Connections to the ACMS that have not proven to be a member's, at most; one more ends the oldest of them, so that
 /// strangers who say nothing keep no server out.
 pub const STRANGERS_MAX: usize = 1024;
+/// Frames that a client may send in a second, on average: some fifty times what a lively game sends.
+pub const CLIENT_MESSAGES_PER_SECOND: u64 = 5_000;
+/// Bytes of frames that a client may send in a second, on average: a sixteenth or so of what a server relays in all.
+pub const CLIENT_BYTES_PER_SECOND: u64 = 16 << 20;
 /// Unanswered lookups that an AS has at the ACMS, at most.
 pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
 
@@ -93,6 +97,14 @@ pub const PARTIAL_TIMEOUT: Span = Span::from_secs(10);
 pub const STALL_TIMEOUT: Span = Span::from_secs(10);
 /// How long a closing connection has to take its CLOSE and end, before it is cut.
 pub const CLOSE_LINGER: Span = Span::from_secs(2);
+/// How far a client may be ahead of its rates: one second's worth may come at once.
+pub const RATE_BURST: Span = Span::from_secs(1);
+/// A client that has sent more messages than its rate for this long without a break is closed RATE: it does not mind
+/// being slowed, or would be slower by itself.
+pub const RATE_PATIENCE: Span = Span::from_secs(30);
+/// When a client that was closed for want of room, or for its rate, may be back; drawn between half and all of it, so
+/// that those who were turned away together do not return together.
+pub const RETRY_AFTER: Span = Span::from_secs(10);
 /// A side of the AS-ACMS link that has sent nothing for this long sends a PING.
 pub const LINK_KEEPALIVE: Span = Span::from_secs(1);
 /// A link whose other side has been silent for this long is dead.
@@ -151,5 +163,6 @@ const _: () = {
     assert!(CLOSE_TEXT_BYTES_MAX + ENVELOPE_BYTES_MAX <= MAX_FRAME_FLOOR);
     assert!(LINK_TIMEOUT.as_micros() >= 2 * LINK_KEEPALIVE.as_micros());
     assert!(WELCOME_TIMEOUT.as_micros() > LOGIN_CHECK_TIMEOUT.as_micros());
+    assert!(RATE_PATIENCE.as_micros() >= 2 * RATE_BURST.as_micros());
     assert!(HEARTBEAT_TIMEOUT.as_micros() >= 2 * HEARTBEAT.as_micros());
 };

@@ -86,6 +86,8 @@ pub enum Pause {
     Congested,
     /// The queue that its frames go to has no room.
     Uplink,
+    /// It sent more than its rate allows; ends by itself when that is paid for.
+    Rate,
     /// The application takes no more of what it sends.
     Held,
 }
@@ -135,6 +137,8 @@ pub struct Link<P> {
     partial_since: Time,
     /// End of the greeting, or of the linger of a closing link.
     until: Time,
+    /// When what it sent too fast is paid for; means something while it is paused for that.
+    owes_until: Time,
     /// The wheel's entry that counts; others for this link mean nothing.
     armed: Time,
     pauses: Pauses,
@@ -170,6 +174,7 @@ impl<P> Link<P> {
             Stage::Dialling => self.opened + limits::DIAL_TIMEOUT,
             Stage::Preface if self.is_unheard() => self.opened + self.patience.first_byte,
             Stage::Preface | Stage::Greeting => self.until.min(stalled).min(partial),
+            Stage::Open if self.pauses.has(Pause::Rate) => self.owes_until.min(stalled),
             Stage::Open => self.probe_at().min(self.heard + self.patience.silence).min(stalled).min(partial),
             Stage::Closing | Stage::Draining => self.until,
             Stage::Ended => Time::NEVER,
@@ -287,6 +292,7 @@ impl<P> Links<P> {
             sent: now,
             partial_since: now,
             until: now + patience.greeting,
+            owes_until: now,
             armed: Time::NEVER,
             pauses: Pauses::NONE,
             dirty: false,
@@ -469,6 +475,15 @@ impl<P> Links<P> {
         is_new
     }
 
+    /// Stops reading from `conn` until `until`, for [`Pause::Rate`].
+    pub fn pause_until(&mut self, conn: ConnId, until: Time) {
+        self.pause(conn, Pause::Rate);
+        if let Some(link) = self.get_mut(conn) {
+            link.owes_until = until;
+            self.arm(conn);
+        }
+    }
+
     /// `reason` holds no longer: reads from `conn` again where no other does. The time it was not listened to does not
     /// count as its silence.
     pub fn resume(&mut self, now: Time, conn: ConnId, reason: Pause) {
@@ -495,6 +510,10 @@ impl<P> Links<P> {
                 link.heard = now;
                 link.partial_since = now;
             }
+            if link.pauses.has(Pause::Rate) && now >= link.owes_until {
+                self.resume(now, conn, Pause::Rate);
+            }
+            let Some(link) = self.get_mut(conn) else { continue };
             match link.overdue(now) {
                 Some(asked) => due.push((conn, asked)),
                 None if !link.is_live() && now >= link.until => self.end(conn),

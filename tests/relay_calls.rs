@@ -11,7 +11,7 @@ use trunkline::limits;
 use trunkline::net::{Calls, Reactor, Tuning, listen};
 use trunkline::role::Core;
 use trunkline::role::acms::{self, Acms};
-use trunkline::role::appserver::{self, AppServer, CutOff, Event, Membership, Verdict};
+use trunkline::role::appserver::{self, AppServer, CutOff, Event, Membership, Rates, Verdict};
 
 use trunkline::wire::link::Relogin;
 
@@ -62,6 +62,7 @@ fn server(number: u16, acms: SocketAddr) -> Node<AppServer> {
             login_timeout: limits::LOGIN_TIMEOUT,
             connections_max: 1000,
             accept_rate: 0,
+            rates: Rates::NONE,
             relogin: Relogin::ReplaceOld,
             cut_off: CutOff::ServeLocal,
             takes_messages: false,

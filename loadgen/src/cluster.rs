@@ -156,8 +156,11 @@ pub(crate) fn run_appserver(id: u16, acms: SocketAddr, tuning: Tuning, limited: 
     end_with_parent();
     let (tell, told) = crossbeam_channel::bounded(1);
     let membership = Membership::new(ServerId(id), acms.to_string());
-    let server = if limited { AppServer::builder() } else { AppServer::builder().accept_rate(0) };
-    let server = server.cluster(membership).handler(Ready(tell)).tuning(tuning).bind("127.0.0.1:0")?;
+    let mut builder = AppServer::builder().cluster(membership).handler(Ready(tell)).tuning(tuning);
+    if !limited {
+        builder = builder.accept_rate(0).max_messages_per_second(0).max_bytes_per_second(0);
+    }
+    let server = builder.bind("127.0.0.1:0")?;
     let addr = server.local_addr();
     std::thread::spawn(move || {
         if told.recv().is_ok() {

@@ -33,6 +33,8 @@ fn run(settings: AppServerSettings) -> io::Result<()> {
         .max_frame(settings.max_frame)
         .max_connections(settings.max_connections as usize)
         .accept_rate(settings.accept_rate)
+        .max_messages_per_second(settings.max_messages_per_second)
+        .max_bytes_per_second(settings.max_bytes_per_second)
         .capacity(settings.capacity as usize)
         .tuning(settings.tuning);
     if let LoginCheck::Users(passwords) = settings.login_check {

@@ -51,6 +51,10 @@ pub struct AppServerSettings {
     pub max_connections: u32,
     /// Connections let in a second, and at once; 0 for no bound.
     pub accept_rate: u32,
+    /// Messages that each client may send in a second; 0 for any number.
+    pub max_messages_per_second: u64,
+    /// Bytes that each client may send in a second; 0 for any number.
+    pub max_bytes_per_second: u64,
     /// Users that the cluster is told the server takes; in `1..=max_connections`.
     pub capacity: u32,
     /// Who may log in.
@@ -88,6 +92,8 @@ const SPAN_MS: RangeInclusive<u64> = 20..=3_600_000;
 const MAX_FRAME: RangeInclusive<u64> = limits::MAX_FRAME_FLOOR as u64..=limits::MAX_FRAME as u64;
 /// Connections that may be configured: Linux gives a process no more descriptors unless `fs.nr_open` is raised.
 const CONNECTIONS: RangeInclusive<i64> = 1..=1 << 20;
+/// Messages or bytes a second: none, or up to what no machine takes of one connection.
+const PER_SECOND: RangeInclusive<u64> = 0..=1_000_000_000_000;
 /// Connections where none are configured. The descriptor limit may allow fewer.
 const CONNECTIONS_DEFAULT: u32 = 100_000;
 
@@ -142,6 +148,16 @@ pub struct AppServerArgs {
         value_parser = clap::value_parser!(u32).range(0..=1_000_000)
     )]
     accept_rate: u32,
+    /// Messages that each client may send in a second, on average; 0 for any number, at most 1000000000000
+    #[arg(
+        long, value_name = "N", default_value_t = limits::CLIENT_MESSAGES_PER_SECOND, value_parser = per_second()
+    )]
+    max_messages_per_second: u64,
+    /// Bytes that each client may send in a second, on average; 0 for any number, at most 1000000000000
+    #[arg(
+        long, value_name = "BYTES", default_value_t = limits::CLIENT_BYTES_PER_SECOND, value_parser = per_second()
+    )]
+    max_bytes_per_second: u64,
     /// Users that the cluster is told this server takes; at most --max-connections [default: --max-connections]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(CONNECTIONS))]
     capacity: Option<u32>,
@@ -182,6 +198,8 @@ impl Arguments for AppServerArgs {
             max_frame: self.max_frame,
             max_connections,
             accept_rate: self.accept_rate,
+            max_messages_per_second: self.max_messages_per_second,
+            max_bytes_per_second: self.max_bytes_per_second,
             capacity,
             login_check: self.users_file.as_deref().map_or(Ok(LoginCheck::AnyUser), read_users)?,
         })
@@ -190,6 +208,10 @@ impl Arguments for AppServerArgs {
 
 fn parse_acms(text: &str) -> Result<HostPort, HostPortError> {
     HostPort::parse_or_port(text, TRANSFER_PORT)
+}
+
+fn per_second() -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(PER_SECOND)
 }
 
 fn span_ms() -> RangedU64ValueParser<u64> {

@@ -17,7 +17,7 @@ use super::{Running, Stopping, boot_number, check_name, ending, listen_at, resol
 use crate::id::{ServerId, UserId};
 use crate::limits;
 use crate::net::{Reactor, Tuning, raise_descriptor_limit};
-use crate::role::appserver::{self as core, ClusterState, CutOff, Event, Inbox, Outcome, QueryRef, Verdict};
+use crate::role::appserver::{self as core, ClusterState, CutOff, Event, Inbox, Outcome, QueryRef, Rates, Verdict};
 use crate::role::client::QueryFailure;
 use crate::time::Time;
 use crate::wire::link::Relogin;
@@ -137,6 +137,22 @@ impl AppServerBuilder {
     /// come again.
     pub fn accept_rate(mut self, per_second: u32) -> AppServerBuilder {
         self.config.accept_rate = per_second;
+        self
+    }
+
+    /// Messages, of any kind, that each client may send in a second on average; 5,000 by default, 0 for any number. One
+    /// second's worth may come at once. A client that sends more is read from more slowly; one that has done so for 30 s
+    /// without a break is closed RATE.
+    pub fn max_messages_per_second(mut self, messages: u64) -> AppServerBuilder {
+        self.config.rates.messages_per_second = messages;
+        self
+    }
+
+    /// Bytes that each client may send in a second on average; 16 MiB by default, 0 for any number. One second's worth,
+    /// or a message of `max_frame` where that is more, may come at once. A client that sends more is read from more
+    /// slowly, and is never closed for it.
+    pub fn max_bytes_per_second(mut self, bytes: u64) -> AppServerBuilder {
+        self.config.rates.bytes_per_second = bytes;
         self
     }
 
@@ -269,6 +285,10 @@ impl AppServer {
                 login_timeout: limits::LOGIN_TIMEOUT,
                 connections_max: usize::MAX,
                 accept_rate: limits::ACCEPT_RATE,
+                rates: Rates {
+                    messages_per_second: limits::CLIENT_MESSAGES_PER_SECOND,
+                    bytes_per_second: limits::CLIENT_BYTES_PER_SECOND,
+                },
                 relogin: Relogin::default(),
                 cut_off: CutOff::default(),
                 takes_messages: false,

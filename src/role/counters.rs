@@ -28,6 +28,10 @@ pub struct Counters {
     pub dropped_bounces: u64,
     /// [`Drop::Spoofed`].
     pub dropped_spoofed: u64,
+    /// Times that a client was not read from because it sent faster than its rates.
+    pub slowed: u64,
+    /// Clients closed RATE.
+    pub closed_rate: u64,
     /// Connections whose first bytes were of another protocol or of the wrong role.
     pub wrong_port: u64,
     /// Connections whose first bytes were garbage.
@@ -47,6 +51,8 @@ impl std::fmt::Display for Counters {
             ("dropped unroutable", self.dropped_unroutable),
             ("dropped bounces", self.dropped_bounces),
             ("dropped spoofed", self.dropped_spoofed),
+            ("slowed", self.slowed),
+            ("closed RATE", self.closed_rate),
             ("wrong port", self.wrong_port),
             ("bad magic", self.bad_magic),
             ("sent away", self.sent_away),

@@ -1,6 +1,8 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::limits;
+use crate::time::Span;
 use crate::wire::link::Nonce;
 
 /// All randomness of a core, from one seed that it is given: the same seed, the same run.
@@ -32,6 +34,12 @@ impl Entropy {
     pub fn number(&mut self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.nonce();
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// When a peer that is turned away for now may be back.
+    pub fn retry_after(&mut self) -> Span {
+        let longest = limits::RETRY_AFTER.as_micros();
+        Span::from_micros(self.jitter.u64(longest / 2..=longest))
     }
 
     /// A hasher for tables whose keys strangers choose.

@@ -38,6 +38,11 @@ impl Fault {
         Fault { code, text: text.into(), retry_after: None, go_to: None }
     }
 
+    /// The fault of a peer that may be back after this time.
+    pub fn for_now(code: CloseCode, text: &'static str, retry_after: Span) -> Fault {
+        Fault { retry_after: Some(retry_after), ..Fault::new(code, text) }
+    }
+
     /// The body of its CLOSE: the text alone, or with the advice beside it in JSON.
     pub fn body(&self) -> Cow<'_, [u8]> {
         let text = &self.text[..self.text.floor_char_boundary(limits::CLOSE_TEXT_BYTES_MAX)];

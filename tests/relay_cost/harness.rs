@@ -13,7 +13,7 @@ use trunkline::id::{ConnId, ServerId};
 use trunkline::limits::{CHUNK_BYTES, WRITE_SLICES_MAX};
 use trunkline::role::Core;
 use trunkline::role::acms::{self, Acms};
-use trunkline::role::appserver::{self, AppServer, CutOff, Event, Membership, Verdict};
+use trunkline::role::appserver::{self, AppServer, CutOff, Event, Membership, Rates, Verdict};
 use trunkline::time::{Span, Time};
 use trunkline::wire::link::Relogin;
 
@@ -192,6 +192,7 @@ pub(crate) fn server(number: u16) -> Node<AppServer> {
         login_timeout: Span::from_secs(10),
         connections_max: 100_000,
         accept_rate: 0,
+        rates: Rates::NONE,
         relogin: Relogin::ReplaceOld,
         cut_off: CutOff::ServeLocal,
         takes_messages: false,

@@ -8,7 +8,9 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher13;
 use trunkline::id::{ConnId, ServerId, UserId};
 use trunkline::link::End;
-use trunkline::role::appserver::{AppServer, ClusterState, Config, CutOff, Event, Inbox, Membership, Outcome, Verdict};
+use trunkline::role::appserver::{
+    AppServer, ClusterState, Config, CutOff, Event, Inbox, Membership, Outcome, Rates, Verdict,
+};
 use trunkline::role::{Core, Gone};
 use trunkline::time::{Span, Time};
 use trunkline::wire::link::Relogin;
@@ -20,7 +22,7 @@ use crate::wire_peer::{
     REGISTERED, REPLY, RESYNC, RETRY, Raw, SERVER_PREFACE, SERVERS, SYNCED, Seam, UNBIND, WANT_ACK, WELCOME, addr,
 };
 
-type Server = Seam<AppServer>;
+pub(crate) type Server = Seam<AppServer>;
 
 const START: Time = Time::from_micros(1_000_000);
 const KIB: usize = 1024;
@@ -35,6 +37,7 @@ fn config() -> Config {
         login_timeout: Span::from_secs(10),
         connections_max: 100_000,
         accept_rate: 0,
+        rates: Rates::NONE,
         relogin: Relogin::ReplaceOld,
         cut_off: CutOff::ServeLocal,
         takes_messages: false,
@@ -44,13 +47,13 @@ fn config() -> Config {
     }
 }
 
-fn alone_with(change: impl FnOnce(&mut Config)) -> Server {
+pub(crate) fn alone_with(change: impl FnOnce(&mut Config)) -> Server {
     let mut config = config();
     change(&mut config);
     Seam::new(START, AppServer::new(START, config))
 }
 
-fn alone() -> Server {
+pub(crate) fn alone() -> Server {
     alone_with(|_| {})
 }
 
@@ -84,7 +87,7 @@ fn register(server: &mut Server) -> ConnId {
     up
 }
 
-fn joined_with(change: impl FnOnce(&mut Config)) -> (Server, ConnId) {
+pub(crate) fn joined_with(change: impl FnOnce(&mut Config)) -> (Server, ConnId) {
     let mut server = dialling_with(change);
     let up = register(&mut server);
     assert_eq!(server.frames(up), [Raw::of(BURST_BEGIN), Raw::of(SYNCED)]);
@@ -92,16 +95,16 @@ fn joined_with(change: impl FnOnce(&mut Config)) -> (Server, ConnId) {
     (server, up)
 }
 
-fn joined() -> (Server, ConnId) {
+pub(crate) fn joined() -> (Server, ConnId) {
     joined_with(|_| {})
 }
 
-fn events(server: &mut Server) -> Vec<Event> {
+pub(crate) fn events(server: &mut Server) -> Vec<Event> {
     std::iter::from_fn(|| server.core.poll_event()).collect()
 }
 
 /// A client that has sent its LOGIN, which the application is asked about.
-fn asking(server: &mut Server, user: &str) -> ConnId {
+pub(crate) fn asking(server: &mut Server, user: &str) -> ConnId {
     let conn = server.accept();
     let login = Raw::of(LOGIN).from(user).body(br#"{"password":"secret"}"#);
     server.feed(conn, [&CLIENT_PREFACE[..], &login.bytes()].concat());
@@ -113,13 +116,13 @@ fn asking(server: &mut Server, user: &str) -> ConnId {
     conn
 }
 
-fn say(server: &mut Server, conn: ConnId, verdict: Verdict) {
+pub(crate) fn say(server: &mut Server, conn: ConnId, verdict: Verdict) {
     server.core.verdict(server.now, conn, verdict);
     server.turn();
 }
 
 /// Logs in where no cluster has to be asked.
-fn log_in(server: &mut Server, user: &str) -> ConnId {
+pub(crate) fn log_in(server: &mut Server, user: &str) -> ConnId {
     let conn = asking(server, user);
     say(server, conn, Verdict::Accept);
     assert_eq!(server.frame(conn).kind, WELCOME);
@@ -127,7 +130,7 @@ fn log_in(server: &mut Server, user: &str) -> ConnId {
 }
 
 /// Up to the CLAIM at the ACMS: the connection and the session's number.
-fn claiming(server: &mut Server, up: ConnId, user: &str) -> (ConnId, u64) {
+pub(crate) fn claiming(server: &mut Server, up: ConnId, user: &str) -> (ConnId, u64) {
     let conn = asking(server, user);
     say(server, conn, Verdict::Accept);
     let claim = server.frame(up);
@@ -136,7 +139,7 @@ fn claiming(server: &mut Server, up: ConnId, user: &str) -> (ConnId, u64) {
     (conn, claim.id)
 }
 
-fn log_in_through(server: &mut Server, up: ConnId, user: &str) -> (ConnId, u64) {
+pub(crate) fn log_in_through(server: &mut Server, up: ConnId, user: &str) -> (ConnId, u64) {
     let (conn, session) = claiming(server, up, user);
     server.put(up, Raw::of(CLAIMED).to(user).id(session));
     assert_eq!(server.frame(conn).kind, WELCOME);
@@ -152,11 +155,11 @@ fn pass_alive(server: &mut Server, up: ConnId, clients: &[ConnId], seconds: u64)
     }
 }
 
-fn user(name: &str) -> UserId {
+pub(crate) fn user(name: &str) -> UserId {
     name.parse().expect("an id")
 }
 
-fn data(from: &str, to: &str, id: u64) -> Raw {
+pub(crate) fn data(from: &str, to: &str, id: u64) -> Raw {
     Raw::of(DATA).info(7).id(id).to(to).from(from).body(b"hi")
 }
 

@@ -3,6 +3,7 @@
 mod acms;
 mod appserver;
 mod client;
+mod overload;
 mod wire_peer;
 
 use trunkline::wire::CloseCode;
@@ -30,7 +31,7 @@ const CLOSE_CODES: &[Row] = &[
         &["a_silent_client_is_pinged_and_then_closed", "a_silent_server_is_dead_after_three_seconds"],
     ),
     row(1004, "FULL", &["one_connection_too_many_is_told_so", "one_server_too_many_is_told_so"]),
-    row(1005, "RATE", NOT_SENT),
+    row(1005, "RATE", &["who_sends_too_much_for_thirty_seconds_is_closed"]),
     row(1006, "LOGIN_TIMEOUT", &["no_byte_for_five_seconds_ends_it", "no_login_for_ten_seconds_ends_it"]),
     row(1007, "PARTIAL", &["a_frame_begun_and_never_finished_ends_it", "a_byte_a_second_does_not_keep_a_frame_alive"]),
     row(
@@ -72,7 +73,9 @@ const BOUNCES: &[Row] = &[
 
 #[test]
 fn every_code_has_its_row_and_every_row_its_test() {
-    let sources = [include_str!("appserver.rs"), include_str!("acms.rs"), include_str!("client.rs")].concat();
+    let sources =
+        [include_str!("appserver.rs"), include_str!("acms.rs"), include_str!("client.rs"), include_str!("overload.rs")]
+            .concat();
     let listed: Vec<(u32, Option<&str>)> = CLOSE_CODES.iter().map(|row| (row.code, Some(row.name))).collect();
     let known: Vec<(u32, Option<&str>)> = CloseCode::ALL.iter().map(|code| (code.to_wire(), code.name())).collect();
     assert_eq!(listed, known);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use trunkline::id::ServerId;
 use trunkline::limits;
 use trunkline::role::acms::{self, Acms};
-use trunkline::role::appserver::{self, AppServer, CutOff, Membership};
+use trunkline::role::appserver::{self, AppServer, CutOff, Membership, Rates};
 use trunkline::role::client::{self, Client};
 use trunkline::time::Time;
 use trunkline::wire::Login;
@@ -147,6 +147,7 @@ impl World {
             login_timeout: limits::LOGIN_TIMEOUT,
             connections_max: 100,
             accept_rate: 0,
+            rates: Rates::NONE,
             relogin: Relogin::ReplaceOld,
             cut_off: if self.plan.refuse_when_cut_off { CutOff::RefuseNew } else { CutOff::ServeLocal },
             takes_messages: true,

@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use super::meter::Rates;
 use crate::id::ServerId;
 use crate::time::Span;
 use crate::wire::link::Relogin;
@@ -23,6 +24,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Connections let in a second, and at once; more are closed FULL and told when to come again. 0 for no bound.
     pub accept_rate: u32,
+    /// What each client may send.
+    pub rates: Rates,
     /// What becomes of an older session of the same user.
     pub relogin: Relogin,
     /// What becomes of logins while the cluster can't be reached.

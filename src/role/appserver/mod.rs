@@ -1,11 +1,12 @@
 //! The application server's core: users log in here, and their frames go to each other or up to the ACMS.
 //!
 //! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
-//! to the ACMS, `ask` the questions about who is where.
+//! to the ACMS, `ask` the questions about who is where, `meter` how fast a client may send.
 
 mod ask;
 mod config;
 mod event;
+mod meter;
 mod route;
 mod session;
 mod uplink;
@@ -20,7 +21,7 @@ use hashbrown::HashMap;
 use crate::buf::Bounds;
 use crate::id::{ConnId, UserId};
 use crate::limits;
-use crate::link::{Due, End, KeepAlive, Link, Links, Patience, Pause};
+use crate::link::{Due, End, KeepAlive, Link, Links, Patience, Pause, Stage};
 use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone, Pace};
 use crate::time::Time;
 use crate::wire::link::ServerMessageId;
@@ -29,6 +30,8 @@ use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
 use ask::Question;
 pub use config::{Config, CutOff, Membership};
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef};
+pub use meter::Rates;
+use meter::{Meter, Standing, Tariff};
 use session::Claims;
 pub use session::Verdict;
 use uplink::Uplink;
@@ -44,6 +47,7 @@ pub enum Peer {
 /// A client's connection.
 pub struct Client {
     session: Session,
+    meter: Meter,
 }
 
 impl Peer {
@@ -80,6 +84,7 @@ enum Origin {
 /// The application server's core.
 pub struct AppServer {
     config: Config,
+    tariff: Tariff,
     links: Links<Peer>,
     /// Users that are in, each with its connection.
     users: HashMap<UserId, ConnId, ahash::RandomState>,
@@ -115,6 +120,7 @@ impl AppServer {
         let mut entropy = Entropy::new(config.seed);
         let uplinks = config.cluster.iter().map(|membership| Uplink::new(now, membership.clone())).collect();
         AppServer {
+            tariff: Tariff::new(config.rates, config.max_frame),
             links: Links::default(),
             users: HashMap::with_hasher(entropy.hasher()),
             anonymous: 0,
@@ -296,6 +302,24 @@ impl AppServer {
         self.links.close(now, conn, fault.code, &fault.body());
     }
 
+    /// Charges a client for a read. One in debt is not read from until it is paid, so nothing of what it sends waits here.
+    fn charge(&mut self, now: Time, conn: ConnId, messages: u64, bytes: usize) {
+        let online = self.links.get_mut(conn).filter(|link| link.stage() == Stage::Open);
+        let Some(Peer::Client(client)) = online.map(|link| &mut link.peer) else { return };
+        match client.meter.charge(now, &self.tariff, messages, bytes as u64) {
+            Standing::Even => {}
+            Standing::Owes(until) => {
+                self.counters.slowed += 1;
+                self.links.pause_until(conn, until);
+            }
+            Standing::Excessive => {
+                self.counters.closed_rate += 1;
+                let retry_after = self.entropy.retry_after();
+                self.close(now, conn, &Fault::for_now(CloseCode::RATE, "too many messages for too long", retry_after));
+            }
+        }
+    }
+
     /// Takes a connection out of everything that refers to it, whoever ended it.
     fn depart(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
         let Some(link) = self.links.get_mut(conn).filter(|link| link.is_live()) else { return };
@@ -324,7 +348,7 @@ impl Core for AppServer {
     fn accepted(&mut self, now: Time, addr: SocketAddr) -> ConnId {
         let bounds = Bounds { soft: limits::CLIENT_QUEUE_SOFT_BYTES, hard: limits::CLIENT_QUEUE_BYTES_MAX };
         let full = self.links.len() >= self.config.connections_max || self.anonymous >= limits::ANONYMOUS_MAX;
-        let client = Client { session: Session::Anonymous };
+        let client = Client { session: Session::Anonymous, meter: Meter::default() };
         let conn = self.links.accept(now, addr, self.patience(), bounds, Peer::Client(client));
         self.anonymous += 1;
         if self.stopping {
@@ -333,8 +357,7 @@ impl Core for AppServer {
             self.close(now, conn, &Fault::new(CloseCode::FULL, "the server has no room for more connections"));
         } else if let Err(wait) = self.pace.admit(now, &mut self.entropy.jitter) {
             self.counters.sent_away += 1;
-            let fault = Fault::new(CloseCode::FULL, "too many come at once; come again later");
-            self.close(now, conn, &Fault { retry_after: Some(wait), ..fault });
+            self.close(now, conn, &Fault::for_now(CloseCode::FULL, "too many come at once; come again later", wait));
         }
         conn
     }
@@ -344,17 +367,23 @@ impl Core for AppServer {
     }
 
     fn received(&mut self, now: Time, conn: ConnId, chunk: &Bytes, range: Range<usize>) {
+        let bytes = range.len();
         let Some(mut inbound) = self.links.begin(now, conn, chunk, range) else { return };
         let uplink = self.links.get(conn).and_then(|link| match link.peer {
             Peer::Acms(place) => Some(place),
             Peer::Client(_) => None,
         });
         let taken = match uplink {
-            Some(place) => self.take_from_acms(now, place, &mut inbound),
+            Some(place) => self.take_from_acms(now, place, &mut inbound).map(|()| 0),
             None => self.take_from_client(now, conn, &mut inbound),
         };
         match taken {
-            Ok(()) => self.links.finish(now, conn, inbound),
+            Ok(messages) => {
+                self.links.finish(now, conn, inbound);
+                if uplink.is_none() {
+                    self.charge(now, conn, messages, bytes);
+                }
+            }
             Err(fault) => self.close(now, conn, &fault),
         }
         if uplink.is_none() {

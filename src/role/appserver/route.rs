@@ -11,19 +11,27 @@ use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing, Role};
 
 impl AppServer {
-    pub(super) fn take_from_client(&mut self, now: Time, conn: ConnId, inbound: &mut Inbound<'_>) -> Result<(), Fault> {
+    /// Returns how many frames came from a client that is in.
+    pub(super) fn take_from_client(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        inbound: &mut Inbound<'_>,
+    ) -> Result<u64, Fault> {
         if self.links.get(conn).is_some_and(|link| link.stage() == Stage::Preface) {
             match Fault::of_opening(inbound, Role::Client, &mut self.counters)? {
                 Some(_version) => self.links.advance(now, conn, Stage::Greeting),
-                None => return Ok(()),
+                None => return Ok(0),
             }
         }
+        let mut messages = 0;
         loop {
-            let Some(link) = self.links.get(conn).filter(|link| link.is_live()) else { return Ok(()) };
+            let Some(link) = self.links.get(conn).filter(|link| link.is_live()) else { return Ok(messages) };
             let opened = link.stage() == Stage::Open;
             let max_frame = if opened { self.config.max_frame } else { limits::LOGIN_FRAME_BYTES_MAX };
-            let Some(mut frame) = inbound.next(max_frame)? else { return Ok(()) };
+            let Some(mut frame) = inbound.next(max_frame)? else { return Ok(messages) };
             if opened {
+                messages += 1;
                 self.frame_from_user(now, conn, &mut frame)?;
             } else {
                 self.frame_before_login(now, conn, &frame)?;
