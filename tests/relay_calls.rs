@@ -61,7 +61,7 @@ fn server(number: u16, acms: SocketAddr) -> Node<AppServer> {
             heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
             login_timeout: limits::LOGIN_TIMEOUT,
             connections_max: 1000,
-            accept_rate: 0,
+            max_accepts_per_second: 0,
             rates: Rates::NONE,
             relogin: Relogin::ReplaceOld,
             cut_off: CutOff::ServeLocal,

@@ -158,7 +158,7 @@ pub(crate) fn run_appserver(id: u16, acms: SocketAddr, tuning: Tuning, limited: 
     let membership = Membership::new(ServerId(id), acms.to_string());
     let mut builder = AppServer::builder().cluster(membership).handler(Ready(tell)).tuning(tuning);
     if !limited {
-        builder = builder.accept_rate(0).max_messages_per_second(0).max_bytes_per_second(0);
+        builder = builder.max_accepts_per_second(0).max_messages_per_second(0).max_bytes_per_second(0);
     }
     let server = builder.bind("127.0.0.1:0")?;
     let addr = server.local_addr();

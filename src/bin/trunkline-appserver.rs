@@ -32,7 +32,7 @@ fn run(settings: AppServerSettings) -> io::Result<()> {
         .login_timeout(settings.login_timeout.to_duration())
         .max_frame(settings.max_frame)
         .max_connections(settings.max_connections as usize)
-        .accept_rate(settings.accept_rate)
+        .max_accepts_per_second(settings.max_accepts_per_second)
         .max_messages_per_second(settings.max_messages_per_second)
         .max_bytes_per_second(settings.max_bytes_per_second)
         .capacity(settings.capacity as usize)

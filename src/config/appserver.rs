@@ -50,7 +50,7 @@ pub struct AppServerSettings {
     /// Client connections, at most; 1 or more.
     pub max_connections: u32,
     /// Connections let in a second, and at once; 0 for no bound.
-    pub accept_rate: u32,
+    pub max_accepts_per_second: u32,
     /// Messages that each client may send in a second; 0 for any number.
     pub max_messages_per_second: u64,
     /// Bytes that each client may send in a second; 0 for any number.
@@ -147,7 +147,7 @@ pub struct AppServerArgs {
         long, value_name = "N", default_value_t = limits::ACCEPT_RATE,
         value_parser = clap::value_parser!(u32).range(0..=1_000_000)
     )]
-    accept_rate: u32,
+    max_accepts_per_second: u32,
     /// Messages that each client may send in a second, on average; 0 for any number, at most 1000000000000
     #[arg(
         long, value_name = "N", default_value_t = limits::CLIENT_MESSAGES_PER_SECOND, value_parser = per_second()
@@ -197,7 +197,7 @@ impl Arguments for AppServerArgs {
             login_timeout: Span::from_millis(self.login_timeout_ms),
             max_frame: self.max_frame,
             max_connections,
-            accept_rate: self.accept_rate,
+            max_accepts_per_second: self.max_accepts_per_second,
             max_messages_per_second: self.max_messages_per_second,
             max_bytes_per_second: self.max_bytes_per_second,
             capacity,

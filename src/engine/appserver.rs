@@ -135,8 +135,8 @@ impl AppServerBuilder {
 
     /// Connections let in a second, and at once; 10,000 by default, 0 for no bound. More are closed FULL and told when to
     /// come again.
-    pub fn accept_rate(mut self, per_second: u32) -> AppServerBuilder {
-        self.config.accept_rate = per_second;
+    pub fn max_accepts_per_second(mut self, per_second: u32) -> AppServerBuilder {
+        self.config.max_accepts_per_second = per_second;
         self
     }
 
@@ -284,7 +284,7 @@ impl AppServer {
                 heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
                 login_timeout: limits::LOGIN_TIMEOUT,
                 connections_max: usize::MAX,
-                accept_rate: limits::ACCEPT_RATE,
+                max_accepts_per_second: limits::ACCEPT_RATE,
                 rates: Rates {
                     messages_per_second: limits::CLIENT_MESSAGES_PER_SECOND,
                     bytes_per_second: limits::CLIENT_BYTES_PER_SECOND,

@@ -191,7 +191,7 @@ pub(crate) fn server(number: u16) -> Node<AppServer> {
         heartbeat_timeout: Span::from_secs(30),
         login_timeout: Span::from_secs(10),
         connections_max: 100_000,
-        accept_rate: 0,
+        max_accepts_per_second: 0,
         rates: Rates::NONE,
         relogin: Relogin::ReplaceOld,
         cut_off: CutOff::ServeLocal,

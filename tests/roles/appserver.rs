@@ -36,7 +36,7 @@ fn config() -> Config {
         heartbeat_timeout: Span::from_secs(30),
         login_timeout: Span::from_secs(10),
         connections_max: 100_000,
-        accept_rate: 0,
+        max_accepts_per_second: 0,
         rates: Rates::NONE,
         relogin: Relogin::ReplaceOld,
         cut_off: CutOff::ServeLocal,
@@ -621,7 +621,7 @@ fn one_connection_too_many_is_told_so() {
 
 #[test]
 fn those_who_come_too_many_at_once_are_told_when_to_come_again() {
-    let mut server = alone_with(|config| config.accept_rate = 2);
+    let mut server = alone_with(|config| config.max_accepts_per_second = 2);
     let early = [log_in(&mut server, "alice"), log_in(&mut server, "bob")];
     let late: Vec<ConnId> = (0..20).map(|_| server.accept()).collect();
     let waits: Vec<u64> = late

@@ -146,7 +146,7 @@ impl World {
             heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
             login_timeout: limits::LOGIN_TIMEOUT,
             connections_max: 100,
-            accept_rate: 0,
+            max_accepts_per_second: 0,
             rates: Rates::NONE,
             relogin: Relogin::ReplaceOld,
             cut_off: if self.plan.refuse_when_cut_off { CutOff::RefuseNew } else { CutOff::ServeLocal },

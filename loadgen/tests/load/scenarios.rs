@@ -104,6 +104,18 @@ fn slow() {
     }
 }
 
+/// The good pairs lose nothing and wait for nobody: each of their messages must arrive.
+#[test]
+fn one_bad_pair_among_good_ones() {
+    for scenario in ["one-flooder", "one-stalled"] {
+        let load = "--clients 20 --size 5000 --rate 300 --duration 1s --limits";
+        let outcome = writes(&format!("{load} --scenario {scenario}"));
+        let flooded = number(&outcome["flooded"]);
+        assert_eq!(flooded > 0.0, scenario == "one-flooder", "{scenario}: {outcome}");
+        assert!(number(&outcome["latency_us"]["p99"]) < 1e6, "{scenario}: {outcome}");
+    }
+}
+
 /// The floor loses nothing either, or what it is compared with would be worth nothing.
 #[test]
 fn the_floor() {

@@ -23,7 +23,7 @@ pub struct Config {
     /// Connections, at most; more are closed FULL.
     pub connections_max: usize,
     /// Connections let in a second, and at once; more are closed FULL and told when to come again. 0 for no bound.
-    pub accept_rate: u32,
+    pub max_accepts_per_second: u32,
     /// What each client may send.
     pub rates: Rates,
     /// What becomes of an older session of the same user.

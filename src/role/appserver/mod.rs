@@ -124,7 +124,7 @@ impl AppServer {
             links: Links::default(),
             users: HashMap::with_hasher(entropy.hasher()),
             anonymous: 0,
-            pace: Pace::new(config.accept_rate),
+            pace: Pace::new(config.max_accepts_per_second),
             uplinks,
             sessions: 0,
             claims: Claims::new(&mut entropy),
