@@ -20,6 +20,7 @@ pub mod engine;
 pub mod id;
 pub mod limits;
 pub mod link;
+pub mod memory;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod role;

@@ -76,6 +76,26 @@ pub const STRANGERS_MAX: usize = 1024;
 pub const CLIENT_MESSAGES_PER_SECOND: u64 = 5_000;
 /// Bytes of frames that a client may send in a second, on average: a sixteenth or so of what a server relays in all.
 pub const CLIENT_BYTES_PER_SECOND: u64 = 16 << 20;
+/// What connections may hold is the process's memory by this, where nobody says: queued bytes cost about twice their
+/// number, and large slices up to four times (a chunk by [`PIN_BYTES_MIN`]).
+pub const MEMORY_PART: usize = 4;
+/// Bytes that connections may hold where nobody says and the system does not tell how much memory there is.
+pub const MEMORY_MAX_UNKNOWN: usize = 64 << 20;
+/// The least that may be configured for what connections hold, in bytes: some frames of the largest size fit below the
+/// first mark.
+pub const MEMORY_MAX_FLOOR: usize = 8 << 20;
+/// Percent of that from which nobody new is let in.
+pub const MEMORY_NO_LOGINS_PERCENT: usize = 70;
+/// Percent of that below which they are again.
+pub const MEMORY_LOGINS_PERCENT: usize = 60;
+/// Percent of that from which senders are held back.
+pub const MEMORY_PAUSE_PERCENT: usize = 85;
+/// Percent of that below which they are heard again.
+pub const MEMORY_RESUME_PERCENT: usize = 70;
+/// Percent of that from which the slowest connections are closed.
+pub const MEMORY_SHED_PERCENT: usize = 95;
+/// Percent of that below which no more are.
+pub const MEMORY_SHED_TO_PERCENT: usize = 85;
 /// Unanswered lookups that an AS has at the ACMS, at most.
 pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
 
@@ -105,6 +125,9 @@ pub const RATE_PATIENCE: Span = Span::from_secs(30);
 /// When a client that was closed for want of room, or for its rate, may be back; drawn between half and all of it, so
 /// that those who were turned away together do not return together.
 pub const RETRY_AFTER: Span = Span::from_secs(10);
+/// How long senders are held back for want of memory. By then every receiver that reads has taken what it can; those
+/// that keep the others waiting are closed, slowest first.
+pub const MEMORY_PATIENCE: Span = Span::from_secs(3);
 /// A side of the AS-ACMS link that has sent nothing for this long sends a PING.
 pub const LINK_KEEPALIVE: Span = Span::from_secs(1);
 /// A link whose other side has been silent for this long is dead.
@@ -163,6 +186,11 @@ const _: () = {
     assert!(CLOSE_TEXT_BYTES_MAX + ENVELOPE_BYTES_MAX <= MAX_FRAME_FLOOR);
     assert!(LINK_TIMEOUT.as_micros() >= 2 * LINK_KEEPALIVE.as_micros());
     assert!(WELCOME_TIMEOUT.as_micros() > LOGIN_CHECK_TIMEOUT.as_micros());
+    assert!(MEMORY_LOGINS_PERCENT < MEMORY_NO_LOGINS_PERCENT && MEMORY_NO_LOGINS_PERCENT < MEMORY_PAUSE_PERCENT);
+    assert!(MEMORY_RESUME_PERCENT < MEMORY_PAUSE_PERCENT && MEMORY_PAUSE_PERCENT < MEMORY_SHED_PERCENT);
+    assert!(MEMORY_LOGINS_PERCENT < MEMORY_RESUME_PERCENT && MEMORY_RESUME_PERCENT < MEMORY_SHED_TO_PERCENT);
+    assert!(MEMORY_SHED_TO_PERCENT < MEMORY_SHED_PERCENT && MEMORY_SHED_PERCENT < 100);
+    assert!(MEMORY_MAX_FLOOR >= 4 * FRAME_WIRE_BYTES_MAX);
     assert!(RATE_PATIENCE.as_micros() >= 2 * RATE_BURST.as_micros());
     assert!(HEARTBEAT_TIMEOUT.as_micros() >= 2 * HEARTBEAT.as_micros());
 };

@@ -3,8 +3,10 @@
 //! A [`Link`] goes `Dialling | Preface -> Greeting -> Open -> Closing -> Draining -> Ended` and skips no step back.
 //! [`Links`] owns every link of a process in one slab, meets their deadlines, and keeps what the shell has to do next:
 //! which to dial, to flush, to half-close, to drop. It knows nothing of users or servers: that is the role's, in
-//! [`Link::peer`].
+//! [`Link::peer`]. Long, since who may be read from, written to, probed or shed is one question: where its link is in
+//! its life.
 
+use std::cmp::Reverse;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -15,6 +17,7 @@ use slab::Slab;
 use crate::buf::{Bounds, Frame, Full, Inbound, Rope, SendQueue, SpareRopes};
 use crate::id::ConnId;
 use crate::limits;
+use crate::memory::{Memory, Strain};
 use crate::time::{Span, Time, Wheel};
 use crate::wire::{CloseCode, Kind, Outgoing};
 
@@ -88,6 +91,8 @@ pub enum Pause {
     Uplink,
     /// It sent more than its rate allows; ends by itself when that is paid for.
     Rate,
+    /// Memory is short, and it is a client.
+    Memory,
     /// The application takes no more of what it sends.
     Held,
 }
@@ -166,6 +171,17 @@ impl<P> Link<P> {
         &self.queue
     }
 
+    /// Bytes that wait here: to be written, or for the end of their frame.
+    pub fn held(&self) -> usize {
+        self.queue.len() + self.carry.len()
+    }
+
+    /// Whether it is not read from while memory is short. A link between servers carries the frames of many, and those who
+    /// send them are held back elsewhere.
+    fn yields(&self) -> bool {
+        self.is_live() && matches!(self.patience.keep_alive, KeepAlive::WhenUnheard(_))
+    }
+
     /// The next moment at which something may have to be done.
     fn deadline(&self) -> Time {
         let stalled = if self.queue.is_empty() { Time::NEVER } else { self.sent + limits::STALL_TIMEOUT };
@@ -231,6 +247,10 @@ pub struct Links<P> {
     slab: Slab<Link<P>>,
     generation: u32,
     spare_ropes: SpareRopes,
+    /// What the links hold together: the sum of [`Link::held`].
+    memory: Memory,
+    /// Those paused for [`Pause::Memory`].
+    memory_waiters: Vec<ConnId>,
     wheel: Wheel<ConnId>,
     dials: Vec<ConnId>,
     dirty: Vec<ConnId>,
@@ -239,12 +259,23 @@ pub struct Links<P> {
     ended: Vec<ConnId>,
 }
 
+/// Links that hold whatever there is to hold.
 impl<P> Default for Links<P> {
     fn default() -> Links<P> {
+        Links::new(usize::MAX)
+    }
+}
+
+/// What the role does with its links.
+impl<P> Links<P> {
+    /// No links yet; `memory_max` is how many bytes they may hold together.
+    pub fn new(memory_max: usize) -> Links<P> {
         Links {
             slab: Slab::new(),
             generation: 0,
             spare_ropes: SpareRopes::default(),
+            memory: Memory::new(memory_max),
+            memory_waiters: Vec::new(),
             wheel: Wheel::default(),
             dials: Vec::new(),
             dirty: Vec::new(),
@@ -253,10 +284,7 @@ impl<P> Default for Links<P> {
             ended: Vec::new(),
         }
     }
-}
 
-/// What the role does with its links.
-impl<P> Links<P> {
     /// A connection that the other side dialled.
     pub fn accept(&mut self, now: Time, addr: SocketAddr, patience: Patience, bounds: Bounds, peer: P) -> ConnId {
         self.insert(now, addr, patience, bounds, peer, Stage::Preface)
@@ -340,13 +368,22 @@ impl<P> Links<P> {
         self.slab.capacity()
     }
 
+    /// What they hold together.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Begins to take a read apart; none where the link has stopped listening.
     #[inline]
     pub fn begin<'a>(&mut self, now: Time, conn: ConnId, chunk: &'a Bytes, range: Range<usize>) -> Option<Inbound<'a>> {
         let link = self.get_mut(conn).filter(|link| link.is_live())?;
         link.heard = now;
         link.pinged = false;
-        Some(Inbound::new(std::mem::take(&mut link.carry), chunk, range))
+        let carry = std::mem::take(&mut link.carry);
+        if !carry.is_empty() {
+            self.memory.note_carried(carry.len(), 0);
+        }
+        Some(Inbound::new(carry, chunk, range))
     }
 
     /// Ends what [`Links::begin`] began: keeps the start of a frame whose end has not come.
@@ -361,7 +398,9 @@ impl<P> Links<P> {
         if began_now {
             link.partial_since = now;
         }
+        let bytes = carry.len();
         link.carry = carry;
+        self.memory.note_carried(0, bytes);
         self.arm(conn);
     }
 
@@ -419,10 +458,11 @@ impl<P> Links<P> {
     ) -> Result<&Link<P>, Full> {
         let link = self.slab.get_mut(conn.index as usize).filter(|link| link.generation == conn.generation);
         let link = link.filter(|link| link.is_live()).ok_or(Full)?;
-        let was_empty = link.queue.is_empty();
+        let before = link.queue.len();
         link.queue.take_rope(&mut self.spare_ropes);
         put(&mut link.queue)?;
-        if was_empty {
+        self.memory.note_queued(before, link.queue.len());
+        if before == 0 {
             link.sent = now;
         }
         if !link.dirty {
@@ -437,13 +477,14 @@ impl<P> Links<P> {
         let close = Outgoing { info_type: code.to_wire(), body, ..Outgoing::of(Kind::Close) };
         let taken = self.send_control(now, conn, &close);
         let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) else { return };
-        link.carry = Rope::default();
         if link.stage == Stage::Dialling || taken.is_err() {
             return self.end(conn);
         }
         link.stage = Stage::Closing;
         link.pauses = Pauses::NONE;
         link.until = now + limits::CLOSE_LINGER;
+        let carry = std::mem::take(&mut link.carry);
+        self.memory.note_carried(carry.len(), 0);
         self.arm(conn);
         self.resumed.push(conn);
     }
@@ -461,9 +502,63 @@ impl<P> Links<P> {
     pub fn end(&mut self, conn: ConnId) {
         let Some(link) = self.get_mut(conn).filter(|link| link.stage != Stage::Ended) else { return };
         link.stage = Stage::Ended;
+        let (carried, queued) = (std::mem::take(&mut link.carry).len(), link.queue.len());
         link.queue.clear();
-        link.carry = Rope::default();
+        self.memory.note_carried(carried, 0);
+        self.memory.note_queued(queued, 0);
         self.ended.push(conn);
+    }
+
+    /// Drops what `conn` holds, and closes it with a code; one that was closing ends at once. A CLOSE behind a part of a
+    /// frame would be taken for the rest of it: the connection then ends without.
+    pub fn shed(&mut self, now: Time, conn: ConnId, code: CloseCode, text: &str) {
+        let Some(link) = self.get_mut(conn) else { return };
+        if !link.is_live() || link.queue.is_cut() {
+            return self.end(conn);
+        }
+        let queued = link.queue.len();
+        link.queue.clear();
+        self.memory.note_queued(queued, 0);
+        self.close(now, conn, code, text.as_bytes());
+    }
+
+    /// Who is to be shed, in that order; nobody where memory is not that short.
+    ///
+    /// Where most is queued, those who have taken nothing for the longest, and of these the one with the most; where most
+    /// is in frames that are still coming, the largest of those. It ends where enough would go, or the other has more.
+    pub fn victims(&self, now: Time) -> Vec<ConnId> {
+        let excess = self.memory.excess(now);
+        if excess == 0 {
+            return Vec::new();
+        }
+        let carried = self.memory.is_mostly_carried();
+        let rank = |(conn, link): (ConnId, &Link<P>)| {
+            let (since, bytes) = if carried { (Time::ZERO, link.carry.len()) } else { (link.sent, link.queue.len()) };
+            (bytes > 0).then_some((since, Reverse(bytes), conn))
+        };
+        let mut ranked: Vec<_> = self.iter().filter_map(rank).collect();
+        ranked.sort_by_key(|(since, bytes, _)| (*since, *bytes));
+        let mut to_go = excess.min(self.memory.lead() + 1);
+        let mut victims = Vec::new();
+        for (_, Reverse(bytes), conn) in ranked {
+            if to_go == 0 {
+                break;
+            }
+            to_go = to_go.saturating_sub(bytes);
+            victims.push(conn);
+        }
+        victims
+    }
+
+    /// How short memory is, where that has changed. Whoever was not read from for it is again, once there is room.
+    pub fn take_strain(&mut self, now: Time) -> Option<Strain> {
+        let strain = self.memory.tell(now)?;
+        if !strain.health.pauses_senders() {
+            for conn in std::mem::take(&mut self.memory_waiters) {
+                self.resume(now, conn, Pause::Memory);
+            }
+        }
+        Some(strain)
     }
 
     /// Stops reading from `conn` for `reason`, so that its sender feels that what it feeds is slow. False where that reason
@@ -581,7 +676,9 @@ impl<P> Links<P> {
         let link = self.slab.get_mut(conn.index as usize).filter(|link| link.generation == conn.generation);
         let Some(link) = link else { return false };
         link.sent = now;
+        let before = link.queue.len();
         let relieved = link.queue.consume(bytes, &mut self.spare_ropes);
+        self.memory.note_queued(before, before - bytes);
         let is_empty = link.queue.is_empty();
         if link.stage == Stage::Closing && is_empty {
             if link.hung_up {
@@ -615,8 +712,15 @@ impl<P> Links<P> {
         std::mem::take(&mut self.resumed)
     }
 
-    /// Whether `conn` is to be read from.
-    pub fn reads(&self, conn: ConnId) -> bool {
+    /// Whether `conn` is to be read from. One that memory is too short for is paused with this question: who has nothing
+    /// to read is not asked about, and costs nothing.
+    pub fn reads(&mut self, conn: ConnId) -> bool {
+        if self.memory.health().pauses_senders()
+            && self.get(conn).is_some_and(Link::yields)
+            && self.pause(conn, Pause::Memory)
+        {
+            self.memory_waiters.push(conn);
+        }
         self.get(conn).is_some_and(|link| link.pauses.is_empty() && !link.hung_up && link.stage != Stage::Ended)
     }
 
@@ -629,8 +733,9 @@ impl<P> Links<P> {
         ended
     }
 
-    /// When [`Links::expire`] must be called next.
+    /// When [`Links::expire`] must be called next, or [`Links::victims`] and [`Links::take_strain`].
     pub fn deadline(&self) -> Option<Time> {
-        self.wheel.next()
+        let memory = Some(self.memory.deadline()).filter(|at| *at != Time::NEVER);
+        self.wheel.next().into_iter().chain(memory).min()
     }
 }

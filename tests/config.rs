@@ -110,6 +110,7 @@ fn an_appserver_needs_no_option() {
     assert_eq!(server.max_frame, 1_048_576);
     assert_eq!((server.capacity, server.max_accepts_per_second), (server.max_connections, 10_000));
     assert_eq!((server.max_messages_per_second, server.max_bytes_per_second), (5_000, 16_777_216));
+    assert_eq!((server.max_memory, settings::<AcmsArgs>(&[]).max_memory), (None, None));
     assert!(matches!(server.login_check, LoginCheck::AnyUser));
 }
 
@@ -136,6 +137,7 @@ fn every_key_of_an_appservers_file_is_taken() {
             max_frame = 0x2000
             max_connections = 10
             max_accepts_per_second = 30
+            max_memory = 0x4000_0000
             max_messages_per_second = 100
             max_bytes_per_second = 0
             capacity = 9
@@ -154,6 +156,7 @@ fn every_key_of_an_appservers_file_is_taken() {
     assert_eq!((server.login_timeout.as_millis(), server.max_frame), (200, 8_192));
     assert_eq!((server.max_connections, server.max_accepts_per_second, server.capacity), (10, 30, 9));
     assert_eq!((server.max_messages_per_second, server.max_bytes_per_second), (100, 0));
+    assert_eq!(server.max_memory, Some(1 << 30));
     assert!(matches!(server.login_check, LoginCheck::Users(_)));
 }
 
@@ -273,6 +276,7 @@ fn a_value_that_its_option_refuses_is_named() {
         ("value-rest", "rest_us = 10001", "10001 is not in 0..=10000"),
         ("value-connections", "max_connections = 0", "0 is not in 1..=1048576"),
         ("value-accept", "max_accepts_per_second = 1000001", "1000001 is not in 0..=1000000"),
+        ("value-memory", "max_memory = 8388607", "8388607 is not in 8388608..18446744073709551615"),
         ("value-rate", "max_messages_per_second = 1000000000001", "1000000000001 is not in 0..=1000000000000"),
         ("value-listen", "listen = \"localhost\"", "invalid socket address syntax"),
         ("value-acms", "acms = \"::1\"", "an IPv6 address stands in brackets: [::1]:6000"),

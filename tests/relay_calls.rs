@@ -62,6 +62,7 @@ fn server(number: u16, acms: SocketAddr) -> Node<AppServer> {
             login_timeout: limits::LOGIN_TIMEOUT,
             connections_max: 1000,
             max_accepts_per_second: 0,
+            memory_max: usize::MAX,
             rates: Rates::NONE,
             relogin: Relogin::ReplaceOld,
             cut_off: CutOff::ServeLocal,
@@ -88,6 +89,7 @@ impl Cluster {
                 secret: Vec::new(),
                 epoch: 1,
                 connections_max: 10,
+                memory_max: usize::MAX,
                 seed: [9; 32],
             };
             Acms::new(reactor.now(), config)

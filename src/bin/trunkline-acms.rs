@@ -23,8 +23,12 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: AcmsSettings) -> io::Result<()> {
-    let AcmsSettings { transfer, cluster, cluster_secret, tuning, .. } = settings;
-    let acms = Acms::builder().name(cluster).secret(cluster_secret).tuning(tuning).bind(transfer)?;
+    let AcmsSettings { transfer, cluster, cluster_secret, max_memory, tuning, .. } = settings;
+    let mut builder = Acms::builder().name(cluster).secret(cluster_secret).tuning(tuning);
+    if let Some(bytes) = max_memory {
+        builder = builder.max_memory(bytes);
+    }
+    let acms = builder.bind(transfer)?;
     println!("ready acms transfer={}", acms.local_addr());
     acms.run_until_signal()
 }

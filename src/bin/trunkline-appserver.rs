@@ -37,6 +37,9 @@ fn run(settings: AppServerSettings) -> io::Result<()> {
         .max_bytes_per_second(settings.max_bytes_per_second)
         .capacity(settings.capacity as usize)
         .tuning(settings.tuning);
+    if let Some(bytes) = settings.max_memory {
+        builder = builder.max_memory(bytes);
+    }
     if let LoginCheck::Users(passwords) = settings.login_check {
         builder = builder.authenticator(Passwords(passwords));
     }

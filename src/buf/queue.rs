@@ -20,6 +20,8 @@ pub struct SendQueue {
     rope: Option<Box<Rope>>,
     bounds: Bounds,
     congested: bool,
+    /// Whether some of it is written: the first frame in it may be cut.
+    cut: bool,
 }
 
 /// The queue's bound would be passed.
@@ -30,7 +32,7 @@ pub struct Full;
 impl SendQueue {
     /// An empty queue.
     pub fn new(bounds: Bounds) -> SendQueue {
-        SendQueue { rope: None, bounds, congested: false }
+        SendQueue { rope: None, bounds, congested: false, cut: false }
     }
 
     /// Bytes that wait.
@@ -46,6 +48,11 @@ impl SendQueue {
     /// Whether the queue passed its soft bound and has not fallen to half of it since.
     pub fn is_congested(&self) -> bool {
         self.congested
+    }
+
+    /// Whether the other side may have a part of the first frame: what is queued next must follow the rest of it.
+    pub fn is_cut(&self) -> bool {
+        self.cut
     }
 
     /// Whether a message of `bytes` fits.
@@ -114,8 +121,10 @@ impl SendQueue {
             return false;
         };
         rope.consume(bytes);
+        self.cut |= bytes > 0;
         if let Some(empty) = self.rope.take_if(|rope| rope.is_empty()) {
             spare.give_back(empty);
+            self.cut = false;
         }
         let relieved = self.congested && self.len() <= self.bounds.soft / 2;
         self.congested &= !relieved;
@@ -132,6 +141,7 @@ impl SendQueue {
     /// Forgets what waits.
     pub fn clear(&mut self) {
         self.rope = None;
+        self.cut = false;
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueEnum};
 
-use super::{Arguments, ClusterArgs, ConfigError, MANAGEMENT_PORT, TRANSFER_PORT, TuningArgs};
+use super::{Arguments, ClusterArgs, ConfigError, MANAGEMENT_PORT, MemoryArgs, TRANSFER_PORT, TuningArgs};
 use crate::net::Tuning;
 
 /// What an ACMS runs with. Not `Debug`: it holds the cluster's secret.
@@ -20,6 +20,8 @@ pub struct AcmsSettings {
     pub cluster: String,
     /// The cluster's secret, at least 16 bytes; empty where it has none.
     pub cluster_secret: Vec<u8>,
+    /// Bytes that all connections may hold together; none for a quarter of what the process may use.
+    pub max_memory: Option<usize>,
     /// What its reactor trades.
     pub tuning: Tuning,
 }
@@ -50,6 +52,8 @@ pub struct AcmsArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
     #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
     tuning: TuningArgs,
     /// Let any server join from any network, where --bind is not loopback and there is no cluster secret
     #[arg(long, value_parser = BoolishValueParser::new())]
@@ -74,6 +78,7 @@ impl Arguments for AcmsArgs {
             management: SocketAddr::new(self.bind, self.management_port),
             server_assigned_policy: self.server_assigned_policy,
             cluster: self.cluster.cluster,
+            max_memory: self.memory.max_memory,
             tuning: self.tuning.tuning(),
             cluster_secret,
         })

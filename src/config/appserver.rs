@@ -9,8 +9,8 @@ use clap::builder::{PossibleValue, RangedU64ValueParser};
 use clap::{Parser, ValueEnum};
 
 use super::{
-    Arguments, CLIENT_PORT, ClusterArgs, ConfigError, HostPort, HostPortError, Place, TRANSFER_PORT, TuningArgs,
-    read_text,
+    Arguments, CLIENT_PORT, ClusterArgs, ConfigError, HostPort, HostPortError, MemoryArgs, Place, TRANSFER_PORT,
+    TuningArgs, read_text,
 };
 use crate::id::{IdError, ServerId, UserId};
 use crate::limits;
@@ -51,6 +51,8 @@ pub struct AppServerSettings {
     pub max_connections: u32,
     /// Connections let in a second, and at once; 0 for no bound.
     pub max_accepts_per_second: u32,
+    /// Bytes that all connections may hold together; none for a quarter of what the process may use.
+    pub max_memory: Option<usize>,
     /// Messages that each client may send in a second; 0 for any number.
     pub max_messages_per_second: u64,
     /// Bytes that each client may send in a second; 0 for any number.
@@ -162,6 +164,8 @@ pub struct AppServerArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(CONNECTIONS))]
     capacity: Option<u32>,
     #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
     tuning: TuningArgs,
     /// File of those who may log in: lines of user:password, # begins a comment line [default: anyone may]
     #[arg(long, value_name = "FILE")]
@@ -198,6 +202,7 @@ impl Arguments for AppServerArgs {
             max_frame: self.max_frame,
             max_connections,
             max_accepts_per_second: self.max_accepts_per_second,
+            max_memory: self.memory.max_memory,
             max_messages_per_second: self.max_messages_per_second,
             max_bytes_per_second: self.max_bytes_per_second,
             capacity,

@@ -25,6 +25,7 @@ use mio::net::TcpListener;
 
 use crate::id::check_id;
 use crate::limits;
+use crate::memory::{Health, Strain};
 use crate::net::listen;
 use crate::role::Gone;
 use crate::time::Time;
@@ -149,6 +150,12 @@ fn listen_at(addr: SocketAddr) -> io::Result<TcpListener> {
 fn check_name(name: &str) -> io::Result<()> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("cluster name {name:?}: {error}"));
     check_id(name.as_bytes()).map_err(invalid)
+}
+
+/// Tells the operator how short memory is.
+fn log_strain(strain: &Strain) {
+    let level = if strain.health == Health::Normal { log::Level::Info } else { log::Level::Warn };
+    log::log!(level, "{strain}");
 }
 
 /// A seed that nobody can guess.

@@ -2,12 +2,14 @@
 
 mod chunks;
 mod clock;
+mod memory;
 mod reactor;
 mod rlimit;
 mod socket;
 mod tuning;
 
 pub use clock::Clock;
+pub use memory::default_memory_max;
 pub use reactor::{Calls, Reactor, Wake, Woken};
 pub use rlimit::raise_descriptor_limit;
 pub use socket::listen;

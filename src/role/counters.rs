@@ -32,6 +32,10 @@ pub struct Counters {
     pub slowed: u64,
     /// Clients closed RATE.
     pub closed_rate: u64,
+    /// Connections closed SLOW because memory was short.
+    pub shed: u64,
+    /// Bytes that waited for them or had come of them, and were dropped.
+    pub shed_bytes: u64,
     /// Connections whose first bytes were of another protocol or of the wrong role.
     pub wrong_port: u64,
     /// Connections whose first bytes were garbage.
@@ -53,6 +57,8 @@ impl std::fmt::Display for Counters {
             ("dropped spoofed", self.dropped_spoofed),
             ("slowed", self.slowed),
             ("closed RATE", self.closed_rate),
+            ("shed", self.shed),
+            ("shed bytes", self.shed_bytes),
             ("wrong port", self.wrong_port),
             ("bad magic", self.bad_magic),
             ("sent away", self.sent_away),

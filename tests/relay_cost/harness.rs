@@ -192,6 +192,7 @@ pub(crate) fn server(number: u16) -> Node<AppServer> {
         login_timeout: Span::from_secs(10),
         connections_max: 100_000,
         max_accepts_per_second: 0,
+        memory_max: usize::MAX,
         rates: Rates::NONE,
         relogin: Relogin::ReplaceOld,
         cut_off: CutOff::ServeLocal,
@@ -211,8 +212,14 @@ pub(crate) fn server(number: u16) -> Node<AppServer> {
 
 /// A cluster manager without a secret.
 pub(crate) fn hub() -> Node<Acms> {
-    let config =
-        acms::Config { cluster: "demo".to_owned(), secret: Vec::new(), epoch: 1, connections_max: 100, seed: [9; 32] };
+    let config = acms::Config {
+        cluster: "demo".to_owned(),
+        secret: Vec::new(),
+        epoch: 1,
+        connections_max: 100,
+        memory_max: usize::MAX,
+        seed: [9; 32],
+    };
     Node::new(Acms::new(START, config))
 }
 

@@ -19,15 +19,21 @@ use crate::wire_peer::{
     UNBIND,
 };
 
-type Hub = Seam<Acms>;
+pub(crate) type Hub = Seam<Acms>;
 
 const START: Time = Time::from_micros(1_000_000);
 const EPOCH: u64 = 4;
 const NONCE: [u8; 32] = [5; 32];
 
-fn hub_with(change: impl FnOnce(&mut Config)) -> Hub {
-    let mut config =
-        Config { cluster: "demo".to_owned(), secret: Vec::new(), epoch: EPOCH, connections_max: 1000, seed: [2; 32] };
+pub(crate) fn hub_with(change: impl FnOnce(&mut Config)) -> Hub {
+    let mut config = Config {
+        cluster: "demo".to_owned(),
+        secret: Vec::new(),
+        epoch: EPOCH,
+        connections_max: 1000,
+        memory_max: usize::MAX,
+        seed: [2; 32],
+    };
     change(&mut config);
     Seam::new(START, Acms::new(START, config))
 }
@@ -74,7 +80,7 @@ fn prove(server: u16, incarnation: u64, proof: &[u8]) -> Raw {
     Raw::of(PROVE).info(server.into()).id(incarnation).to("demo").body([&NONCE, proof].concat())
 }
 
-fn register(address: &str, previous_epoch: u64, peers: &str) -> Raw {
+pub(crate) fn register(address: &str, previous_epoch: u64, peers: &str) -> Raw {
     let body = format!(
         r#"{{"address":"{address}","capacity":10,"previous_epoch":{previous_epoch},"peers":[{peers}],"later":1}}"#
     );
@@ -82,7 +88,7 @@ fn register(address: &str, previous_epoch: u64, peers: &str) -> Raw {
 }
 
 /// Up to REGISTER, on a cluster without a secret.
-fn registering(hub: &mut Hub, server: u16, incarnation: u64, register: &Raw) -> ConnId {
+pub(crate) fn registering(hub: &mut Hub, server: u16, incarnation: u64, register: &Raw) -> ConnId {
     let (conn, _) = challenged(hub);
     hub.put(conn, prove(server, incarnation, &[0; 32]));
     hub.silent(conn);
@@ -91,7 +97,7 @@ fn registering(hub: &mut Hub, server: u16, incarnation: u64, register: &Raw) -> 
 }
 
 /// Forgets what was written so far.
-fn drain(hub: &mut Hub) {
+pub(crate) fn drain(hub: &mut Hub) {
     hub.wires.values_mut().for_each(|wire| wire.got.clear());
 }
 
@@ -104,7 +110,7 @@ fn unsynced(hub: &mut Hub, server: u16) -> ConnId {
 }
 
 /// A registered server without users.
-fn member(hub: &mut Hub, server: u16) -> ConnId {
+pub(crate) fn member(hub: &mut Hub, server: u16) -> ConnId {
     let conn = unsynced(hub, server);
     hub.put(conn, Raw::of(BURST_BEGIN));
     hub.put(conn, Raw::of(SYNCED));
@@ -112,13 +118,13 @@ fn member(hub: &mut Hub, server: u16) -> ConnId {
     conn
 }
 
-fn claim(hub: &mut Hub, conn: ConnId, user: &str, session: u64) {
+pub(crate) fn claim(hub: &mut Hub, conn: ConnId, user: &str, session: u64) {
     hub.put(conn, Raw::of(CLAIM).id(session).from(user));
     assert_eq!(hub.frame(conn), Raw::of(CLAIMED).id(session).to(user));
 }
 
 /// Two servers, `alice` on the first and `bob` on the second, each with session 1.
-fn two_with_users(hub: &mut Hub) -> (ConnId, ConnId) {
+pub(crate) fn two_with_users(hub: &mut Hub) -> (ConnId, ConnId) {
     let (a, b) = (member(hub, 1), member(hub, 2));
     claim(hub, a, "alice", 1);
     claim(hub, b, "bob", 1);

@@ -37,6 +37,7 @@ fn config() -> Config {
         login_timeout: Span::from_secs(10),
         connections_max: 100_000,
         max_accepts_per_second: 0,
+        memory_max: usize::MAX,
         rates: Rates::NONE,
         relogin: Relogin::ReplaceOld,
         cut_off: CutOff::ServeLocal,

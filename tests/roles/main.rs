@@ -24,13 +24,22 @@ const NOT_SENT: &[&str] = &[];
 const CLOSE_CODES: &[Row] = &[
     row(1000, "SHUTDOWN", &["a_server_that_stops_says_so_to_everyone", "an_acms_that_stops_says_so_to_everyone"]),
     row(1001, "MOVE", NOT_SENT),
-    row(1002, "SLOW", &["a_client_that_takes_nothing_for_ten_seconds_is_slow"]),
+    row(1002, "SLOW", &["a_client_that_takes_nothing_for_ten_seconds_is_slow", "the_slowest_receiver_goes_first"]),
     row(
         1003,
         "NO_HEARTBEAT",
         &["a_silent_client_is_pinged_and_then_closed", "a_silent_server_is_dead_after_three_seconds"],
     ),
-    row(1004, "FULL", &["one_connection_too_many_is_told_so", "one_server_too_many_is_told_so"]),
+    row(
+        1004,
+        "FULL",
+        &[
+            "one_connection_too_many_is_told_so",
+            "one_server_too_many_is_told_so",
+            "nobody_new_is_let_in_while_memory_is_short",
+            "an_acms_takes_no_server_and_holds_none_back_while_memory_is_short",
+        ],
+    ),
     row(1005, "RATE", &["who_sends_too_much_for_thirty_seconds_is_closed"]),
     row(1006, "LOGIN_TIMEOUT", &["no_byte_for_five_seconds_ends_it", "no_login_for_ten_seconds_ends_it"]),
     row(1007, "PARTIAL", &["a_frame_begun_and_never_finished_ends_it", "a_byte_a_second_does_not_keep_a_frame_alive"]),

@@ -55,6 +55,9 @@ pub(crate) const RETRY: u8 = 0x10;
 /// Times that a core may ask to be called again without the clock moving, before that is a spinning loop.
 const TURNS_AT_ONE_MOMENT_MAX: usize = 64;
 
+/// Connections that are all looked at in each turn; with more of them that would be all that a test does.
+const RECOUNTED_MAX: usize = 100;
+
 /// One frame, as it came off the wire or goes onto it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Raw {
@@ -266,8 +269,18 @@ impl<C: Core> Seam<C> {
                 self.wires.entry(conn).or_default().dropped = true;
             }
             if was_idle {
+                self.recount();
                 return;
             }
+        }
+    }
+
+    /// What the links hold must be what was counted with each change.
+    fn recount(&mut self) {
+        let links = self.core.links();
+        if links.len() <= RECOUNTED_MAX {
+            let held: usize = links.iter().map(|(_, link)| link.held()).sum();
+            assert_eq!(links.memory().held(), held, "what is held is not what was counted");
         }
     }
 

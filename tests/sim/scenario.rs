@@ -351,6 +351,7 @@ impl World {
             | appserver::Event::Outcome { .. }
             | appserver::Event::Located { .. }
             | appserver::Event::Cluster(_)
+            | appserver::Event::Memory(_)
             | appserver::Event::Closed { .. } => {}
         }
     }
@@ -463,6 +464,7 @@ fn of_server(event: &appserver::Event) -> String {
         | appserver::Event::Outcome { .. }
         | appserver::Event::Located { .. }
         | appserver::Event::Cluster(_)
+        | appserver::Event::Memory(_)
         | appserver::Event::Closed { .. } => format!("{event:?}"),
     }
 }

@@ -128,7 +128,8 @@ impl World {
         let seed = self.entropy();
         if node == ACMS {
             let (cluster, secret) = ("sim".to_owned(), b"secret".to_vec());
-            let config = acms::Config { cluster, secret, epoch: 100 + boot, connections_max: 100, seed };
+            let config =
+                acms::Config { cluster, secret, epoch: 100 + boot, connections_max: 100, memory_max: usize::MAX, seed };
             return Role::Acms(Box::new(Acms::new(Time::ZERO, config)));
         }
         let cluster = Membership {
@@ -147,6 +148,7 @@ impl World {
             login_timeout: limits::LOGIN_TIMEOUT,
             connections_max: 100,
             max_accepts_per_second: 0,
+            memory_max: usize::MAX,
             rates: Rates::NONE,
             relogin: Relogin::ReplaceOld,
             cut_off: if self.plan.refuse_when_cut_off { CutOff::RefuseNew } else { CutOff::ServeLocal },

@@ -5,6 +5,7 @@ use crate::buf::{Frame, Inbound};
 use crate::id::{ConnId, ServerId};
 use crate::limits;
 use crate::link::Stage;
+use crate::memory::Health;
 use crate::role::{Digest, Fault, Gone, Tenure};
 use crate::time::Time;
 use crate::wire::link::{Membership, Nonce, ProveBody, Prover, Register, ServerEntry, Servers};
@@ -105,6 +106,10 @@ impl Acms {
             return Ok(());
         };
         let (id, incarnation, own_proof) = (*id, *incarnation, *own_proof);
+        if self.links.memory().health() >= Health::NoNewLogins {
+            let retry_after = self.entropy.retry_after();
+            return Err(Fault::for_now(CloseCode::FULL, "the cluster manager is short of memory", retry_after));
+        }
         if let Some(place) = self.places.get(&id) {
             let older = &self.servers[*place as usize];
             // The same server on a new connection, or started again before its old connection was known to be lost.

@@ -56,6 +56,7 @@ impl Acms {
             self.standing(to).map(|(_, server)| server)
         };
         let forwarded = match receiver.map(|server| server.conn) {
+            Some(conn) if self.is_held_back(conn) => Err(Bounce::Busy),
             Some(conn) => self.links.forward(now, conn, frame).map(drop).map_err(|_| Bounce::Busy),
             None => Err(self.absence(now)),
         };
@@ -63,6 +64,13 @@ impl Acms {
             Ok(()) => self.counters.forwarded += 1,
             Err(cause) => self.bounce(now, place, &frame.envelope, cause),
         }
+    }
+
+    /// Whether a server gets nothing more until it has taken what waits for it: no server is ever paused, so while memory
+    /// is short it is the receivers that take their time who get less.
+    fn is_held_back(&self, conn: ConnId) -> bool {
+        self.links.memory().health().pauses_senders()
+            && self.links.get(conn).is_some_and(|link| !link.queue().is_empty())
     }
 
     /// The user's binding and server, where that registration of the server still stands.

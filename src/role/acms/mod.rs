@@ -17,6 +17,7 @@ use crate::buf::Bounds;
 use crate::id::{ConnId, ServerId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Links, Patience};
+use crate::memory::Strain;
 use crate::role::{Core, Counters, Digest, Directory, Entropy, Fault, Gone, Tenure};
 use crate::time::Time;
 use crate::wire::CloseCode;
@@ -36,6 +37,8 @@ pub struct Config {
     pub epoch: u64,
     /// Connections, at most; more are closed FULL.
     pub connections_max: usize,
+    /// Bytes that all connections may hold together.
+    pub memory_max: usize,
     /// The source of all randomness.
     pub seed: [u8; 32],
 }
@@ -75,6 +78,8 @@ pub enum Event {
         /// Which server.
         server: ServerId,
     },
+    /// Memory is short, more so or less so than before.
+    Memory(Strain),
     /// A connection ended.
     Closed {
         /// Which.
@@ -149,8 +154,8 @@ impl Acms {
     pub fn new(now: Time, config: Config) -> Acms {
         let mut entropy = Entropy::new(config.seed);
         Acms {
+            links: Links::new(config.memory_max),
             config,
-            links: Links::default(),
             newcomers: VecDeque::new(),
             servers: Slab::new(),
             places: BTreeMap::new(),
@@ -232,6 +237,31 @@ impl Acms {
         }
     }
 
+    /// Meets what the memory held asks for.
+    fn ease(&mut self, now: Time) {
+        if self.links.memory().deadline() > now {
+            return;
+        }
+        self.events.extend(self.links.take_strain(now).map(Event::Memory));
+        loop {
+            let victims = self.links.victims(now);
+            if victims.is_empty() {
+                break;
+            }
+            victims.into_iter().for_each(|conn| self.shed(now, conn));
+            self.close_overwhelmed(now);
+        }
+        self.events.extend(self.links.take_strain(now).map(Event::Memory));
+    }
+
+    fn shed(&mut self, now: Time, conn: ConnId) {
+        let Some(link) = self.links.get(conn) else { return };
+        self.counters.shed += u64::from(link.is_live());
+        self.counters.shed_bytes += link.held() as u64;
+        self.depart(now, conn, Gone::Closed(CloseCode::SLOW), "memory is short");
+        self.links.shed(now, conn, CloseCode::SLOW, "memory is short");
+    }
+
     /// Takes a connection out of everything that refers to it, whoever ended it.
     fn depart(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
         let Some(link) = self.links.get_mut(conn).filter(|link| link.is_live()) else { return };
@@ -291,6 +321,7 @@ impl Core for Acms {
             Err(fault) => self.close(now, conn, &fault),
         }
         self.close_overwhelmed(now);
+        self.ease(now);
     }
 
     fn ended(&mut self, now: Time, conn: ConnId, end: End) {
@@ -317,6 +348,7 @@ impl Core for Acms {
             servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)
         });
         self.close_overwhelmed(now);
+        self.ease(now);
     }
 
     fn deadline(&self) -> Option<Time> {

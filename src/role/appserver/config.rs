@@ -24,6 +24,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Connections let in a second, and at once; more are closed FULL and told when to come again. 0 for no bound.
     pub max_accepts_per_second: u32,
+    /// Bytes that all connections may hold together.
+    pub memory_max: usize,
     /// What each client may send.
     pub rates: Rates,
     /// What becomes of an older session of the same user.

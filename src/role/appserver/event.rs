@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::id::{ConnId, ServerId, UserId};
+use crate::memory::Strain;
 use crate::role::Gone;
 use crate::time::Span;
 use crate::wire::{Bounce, CloseCode, Flags, Login};
@@ -60,6 +61,8 @@ pub enum Event {
     },
     /// The link to the cluster changed.
     Cluster(ClusterState),
+    /// Memory is short, more so or less so than before.
+    Memory(Strain),
     /// A client's connection ended.
     Closed {
         /// Which.

@@ -121,7 +121,7 @@ impl AppServer {
         let uplinks = config.cluster.iter().map(|membership| Uplink::new(now, membership.clone())).collect();
         AppServer {
             tariff: Tariff::new(config.rates, config.max_frame),
-            links: Links::default(),
+            links: Links::new(config.memory_max),
             users: HashMap::with_hasher(entropy.hasher()),
             anonymous: 0,
             pace: Pace::new(config.max_accepts_per_second),
@@ -320,6 +320,30 @@ impl AppServer {
         }
     }
 
+    /// Meets what the memory held asks for.
+    fn ease(&mut self, now: Time) {
+        if self.links.memory().deadline() > now {
+            return;
+        }
+        self.events.extend(self.links.take_strain(now).map(Event::Memory));
+        loop {
+            let victims = self.links.victims(now);
+            if victims.is_empty() {
+                break;
+            }
+            victims.into_iter().for_each(|conn| self.shed(now, conn));
+        }
+        self.events.extend(self.links.take_strain(now).map(Event::Memory));
+    }
+
+    fn shed(&mut self, now: Time, conn: ConnId) {
+        let Some(link) = self.links.get(conn) else { return };
+        self.counters.shed += u64::from(link.is_live());
+        self.counters.shed_bytes += link.held() as u64;
+        self.depart(now, conn, Gone::Closed(CloseCode::SLOW), "memory is short");
+        self.links.shed(now, conn, CloseCode::SLOW, "memory is short");
+    }
+
     /// Takes a connection out of everything that refers to it, whoever ended it.
     fn depart(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
         let Some(link) = self.links.get_mut(conn).filter(|link| link.is_live()) else { return };
@@ -389,6 +413,7 @@ impl Core for AppServer {
         if uplink.is_none() {
             self.pause_if_congested(conn);
         }
+        self.ease(now);
     }
 
     fn ended(&mut self, now: Time, conn: ConnId, end: End) {
@@ -422,6 +447,7 @@ impl Core for AppServer {
         self.expire_uplinks(now);
         self.expire_questions(now);
         self.expire_queries(now);
+        self.ease(now);
     }
 
     fn deadline(&self) -> Option<Time> {

@@ -8,6 +8,7 @@ use crate::buf::Frame;
 use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::Stage;
+use crate::memory::Health;
 use crate::role::{Entropy, Fault, Gone};
 use crate::time::Time;
 use crate::wire::link::{BindEntry, Relogin};
@@ -81,6 +82,9 @@ impl AppServer {
 
     fn login(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
         let user = frame.envelope.from_user()?;
+        if self.links.memory().health() >= Health::NoNewLogins {
+            return Err(Fault::for_now(CloseCode::FULL, "the server is short of memory", self.entropy.retry_after()));
+        }
         let login = Login::parse(&frame.body())
             .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of LOGIN is a JSON object"))?;
         let number = self.sessions + 1;
