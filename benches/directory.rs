@@ -1,7 +1,7 @@
 //! The ACMS with 1,000,000 users on 10 servers, each login and loss as the link's frames tell it.
 //!
 //! - `look up`: who is where, as the relay asks it of `to` and `from` of each frame; users a second.
-//! - `claim`: a login of a user who is known, to its answer; logins a second.
+//! - `claim`: a login of a user who is known: its claim, answer and confirmation; logins a second.
 //! - `burst`: one server tells of all its 100,000 users, BURST_BEGIN to SYNCED; users a second.
 //! - `loss`: one server goes, until the directory is swept of its 100,000 users; users a second. Nothing waits for it:
 //!   a sweep looks at a few thousand places a turn.
@@ -100,8 +100,12 @@ impl Hub {
         let mut bytes = BytesMut::new();
         for user in users {
             self.session += 1;
-            let claim = Outgoing { id: self.session, from: user.as_bytes(), ..Outgoing::of(Kind::Claim) };
+            let claim =
+                Outgoing { id: self.session, from: user.as_bytes(), body: &[0; 8], ..Outgoing::of(Kind::Claim) };
             claim.encode(&mut bytes);
+            let mut body = BytesMut::new();
+            BindEntry::encode(self.session, 0, user, &mut body);
+            Outgoing { body: &body, ..Outgoing::of(Kind::Bind) }.encode(&mut bytes);
         }
         bytes
     }

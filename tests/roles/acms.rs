@@ -118,16 +118,34 @@ pub(crate) fn member(hub: &mut Hub, server: u16) -> ConnId {
     conn
 }
 
-pub(crate) fn claim(hub: &mut Hub, conn: ConnId, user: &str, session: u64) {
-    hub.put(conn, Raw::of(CLAIM).id(session).from(user));
+/// The CLAIM of a login of this moment, under the policy that replaces the older one.
+fn claim(session: u64, user: &str) -> Raw {
+    aged_claim(session, 0, user)
+}
+
+fn aged_claim(session: u64, age: u64, user: &str) -> Raw {
+    Raw::of(CLAIM).id(session).from(user).body(age.to_be_bytes())
+}
+
+/// The server has the answer that the session may open.
+#[track_caller]
+fn is_claimed(hub: &mut Hub, conn: ConnId, session: u64, user: &str) {
     assert_eq!(hub.frame(conn), Raw::of(CLAIMED).id(session).to(user));
+}
+
+/// A login, from its claim to its confirmation.
+#[track_caller]
+pub(crate) fn log_in(hub: &mut Hub, conn: ConnId, user: &str, session: u64) {
+    hub.put(conn, claim(session, user));
+    is_claimed(hub, conn, session, user);
+    hub.put(conn, bind(&[(session, 0, user)]));
 }
 
 /// Two servers, `alice` on the first and `bob` on the second, each with session 1.
 pub(crate) fn two_with_users(hub: &mut Hub) -> (ConnId, ConnId) {
     let (a, b) = (member(hub, 1), member(hub, 2));
-    claim(hub, a, "alice", 1);
-    claim(hub, b, "bob", 1);
+    log_in(hub, a, "alice", 1);
+    log_in(hub, b, "bob", 1);
     (a, b)
 }
 
@@ -313,8 +331,9 @@ fn what_a_member_says_wrong_has_its_code() {
         (1503, Raw::of(LOGIN).from("alice")),
         (1503, Raw::of(0x20).to("g").from("alice")),
         (1503, Raw::of(0x90)),
-        (1505, Raw::of(CLAIM).info(2).id(1).from("alice")),
-        (1505, Raw::of(CLAIM).id(1)),
+        (1505, claim(1, "alice").info(2)),
+        (1505, claim(1, "")),
+        (1505, claim(1, "alice").body([0; 7])),
         (1505, Raw::of(BIND).body([0; 16])),
         (1505, bind(&[(1, 0, "alice")]).body([&[0; 16][..], &[6], b"alice"].concat())),
         (1505, bind(&[(1, 0, "al\x07ce")])),
@@ -387,7 +406,7 @@ fn a_server_id_in_use_names_both_addresses() {
     for (incarnation, address) in [(9, "10.0.0.9:6000"), (1, "10.0.0.9:6000"), (0, "10.0.0.1:6000")] {
         let mut hub = hub();
         let first = member(&mut hub, 1);
-        claim(&mut hub, first, "alice", 1);
+        log_in(&mut hub, first, "alice", 1);
         let second = registering(&mut hub, 1, incarnation, &register(address, 0, ""));
         let (code, text) = hub.closed(second);
         assert_eq!(code, 1512);
@@ -414,7 +433,7 @@ fn a_higher_incarnation_from_the_same_address_replaces() {
     hub.put(new, Raw::of(BURST_BEGIN));
     hub.put(new, Raw::of(SYNCED));
     assert_eq!(found(&mut hub, b, "alice"), Err(1));
-    claim(&mut hub, new, "alice", 1);
+    log_in(&mut hub, new, "alice", 1);
     hub.put(b, data("bob", "alice", 5));
     assert_eq!(hub.frame(new).id, 5);
 }
@@ -556,7 +575,7 @@ fn a_full_downlink_bounces_busy() {
     let mut hub = hub();
     let (a, b) = two_with_users(&mut hub);
     let c = member(&mut hub, 3);
-    claim(&mut hub, c, "carol", 1);
+    log_in(&mut hub, c, "carol", 1);
     drain(&mut hub);
     hub.stall(b);
     let big = |id| data("alice", "bob", id).body(vec![0; (1 << 20) - 24]);
@@ -580,18 +599,45 @@ fn a_full_downlink_bounces_busy() {
 // Bindings.
 
 #[test]
-fn a_login_elsewhere_kicks_the_older_session() {
+fn a_login_elsewhere_kicks_the_older_session_once_it_is_confirmed() {
     let mut hub = hub();
     let (a, b) = two_with_users(&mut hub);
-    hub.put(b, Raw::of(CLAIM).id(9).from("alice"));
-    assert_eq!(hub.frame(b), Raw::of(CLAIMED).id(9).to("alice"));
+    hub.put(b, claim(9, "alice"));
+    is_claimed(&mut hub, b, 9, "alice");
+    hub.silent(a);
+    assert_eq!(found(&mut hub, a, "alice"), Ok(1));
+    hub.put(b, bind(&[(9, 0, "alice")]));
     assert_eq!(hub.frame(a), Raw::of(KICK).info(1508).id(1).to("alice"));
     assert_eq!(found(&mut hub, a, "alice"), Ok(2));
     hub.put(a, Raw::of(UNBIND).id(1).from("alice"));
     assert_eq!(found(&mut hub, a, "alice"), Ok(2), "the older session's end changes nothing");
-    hub.put(b, Raw::of(CLAIM).id(10).from("alice"));
-    assert_eq!(hub.frame(b), Raw::of(CLAIMED).id(10).to("alice"), "on one server, that server ends the older one");
+    log_in(&mut hub, b, "alice", 10);
     hub.silent(a);
+    hub.silent(b);
+}
+
+#[test]
+fn a_login_that_comes_to_nothing_kicks_nobody() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    for (server, conn) in [(2, b), (1, a)] {
+        hub.put(conn, claim(9, "alice"));
+        is_claimed(&mut hub, conn, 9, "alice");
+        hub.put(conn, Raw::of(UNBIND).id(9).from("alice"));
+        assert_eq!(found(&mut hub, b, "alice"), Ok(1), "claimed by server {server}");
+    }
+    hub.put(b, claim(10, "alice"));
+    is_claimed(&mut hub, b, 10, "alice");
+    hub.reset(b);
+    drain_notices(&mut hub, a);
+    assert_eq!(found(&mut hub, a, "alice"), Ok(1), "the claiming server is lost");
+}
+
+/// Reads what a server was told of the cluster; nothing else was to come.
+#[track_caller]
+fn drain_notices(hub: &mut Hub, conn: ConnId) {
+    let frames = hub.frames(conn);
+    assert!(frames.iter().all(|frame| frame.kind == SERVERS), "{frames:?}");
 }
 
 #[test]
@@ -599,44 +645,203 @@ fn a_login_elsewhere_may_be_refused() {
     let mut hub = hub();
     let (a, b) = two_with_users(&mut hub);
     for conn in [a, b] {
-        hub.put(conn, Raw::of(CLAIM).info(1).id(9).from("alice"));
+        hub.put(conn, claim(9, "alice").info(1));
         assert_eq!(hub.frame(conn), Raw::of(CLAIMED).info(1509).id(9).to("alice"));
     }
     hub.put(b, Raw::of(UNBIND).id(9).from("alice"));
     assert_eq!(found(&mut hub, a, "alice"), Ok(1));
-    hub.put(a, Raw::of(CLAIM).info(1).id(1).from("alice"));
-    assert_eq!(hub.frame(a), Raw::of(CLAIMED).id(1).to("alice"), "the session that has the user keeps it");
+    hub.put(a, claim(1, "alice").info(1));
+    is_claimed(&mut hub, a, 1, "alice");
     hub.put(a, Raw::of(UNBIND).id(1).from("alice"));
-    hub.put(b, Raw::of(CLAIM).info(1).id(10).from("alice"));
-    assert_eq!(hub.frame(b).info, 0);
+    hub.put(b, claim(10, "alice").info(1));
+    is_claimed(&mut hub, b, 10, "alice");
 }
 
-/// Two sessions of one user, each claimed and ended, in every order there is: the user is where the latest claim came
-/// from, or, of two on one server, where the session that began later is, unless that very session has ended.
+/// The one that came first may still come to nothing, and then nobody would be in.
+#[test]
+fn where_the_older_login_is_kept_one_that_is_under_way_refuses_others_for_now() {
+    for opens in [true, false] {
+        let mut hub = hub();
+        let (a, b) = (member(&mut hub, 1), member(&mut hub, 2));
+        drain(&mut hub);
+        hub.put(a, claim(1, "alice").info(1));
+        is_claimed(&mut hub, a, 1, "alice");
+        hub.put(b, claim(1, "alice").info(1));
+        assert_eq!(hub.frame(b), Raw::of(CLAIMED).info(1008).id(1).to("alice"));
+        hub.put(a, if opens { bind(&[(1, 0, "alice")]) } else { Raw::of(UNBIND).id(1).from("alice") });
+        hub.put(b, claim(2, "alice").info(1));
+        let answer = Raw::of(CLAIMED).info(if opens { 1509 } else { 0 }).id(2).to("alice");
+        assert_eq!(hub.frame(b), answer);
+        hub.silent(a);
+    }
+}
+
+#[test]
+fn of_two_logins_at_once_the_newer_stays_whichever_is_confirmed_first() {
+    for newer_first in [true, false] {
+        let mut hub = hub();
+        let (a, b) = two_with_users(&mut hub);
+        let c = member(&mut hub, 3);
+        pass_alive(&mut hub, &[a, b, c], 500);
+        drain(&mut hub);
+        hub.put(b, aged_claim(7, 20, "alice"));
+        hub.put(c, aged_claim(8, 10, "alice"));
+        is_claimed(&mut hub, b, 7, "alice");
+        is_claimed(&mut hub, c, 8, "alice");
+        let mut confirmations = [(b, bind(&[(7, 21, "alice")])), (c, bind(&[(8, 11, "alice")]))];
+        if newer_first {
+            confirmations.reverse();
+        }
+        confirmations.into_iter().for_each(|(conn, frame)| hub.put(conn, frame));
+        assert_eq!(hub.frame(a), Raw::of(KICK).info(1508).id(1).to("alice"));
+        assert_eq!(hub.frame(b), Raw::of(KICK).info(1508).id(7).to("alice"));
+        hub.silent(c);
+        assert_eq!(found(&mut hub, a, "alice"), Ok(3));
+    }
+}
+
+#[test]
+fn a_login_that_is_older_than_the_one_that_is_in_is_refused() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.put(b, aged_claim(9, 60_000, "alice"));
+    assert_eq!(hub.frame(b), Raw::of(CLAIMED).info(1508).id(9).to("alice"), "its check took a minute");
+    hub.silent(a);
+    assert_eq!(found(&mut hub, a, "alice"), Ok(1));
+}
+
+/// Either of the two frames may have been held up by the network: the earlier date counts.
+#[test]
+fn a_login_held_up_on_its_way_is_no_newer_for_that() {
+    for (claim_age, bind_age) in [(0, 600), (600, 0)] {
+        let mut hub = hub();
+        let (a, b, c) = (member(&mut hub, 1), member(&mut hub, 2), member(&mut hub, 3));
+        drain(&mut hub);
+        hub.put(b, aged_claim(9, claim_age, "alice"));
+        hub.pass_ms(100);
+        log_in(&mut hub, a, "alice", 1);
+        hub.frames(b);
+        hub.put(b, bind(&[(9, bind_age, "alice")]));
+        assert_eq!(hub.frame(b), Raw::of(KICK).info(1508).id(9).to("alice"));
+        hub.silent(a);
+        assert_eq!(found(&mut hub, c, "alice"), Ok(1));
+    }
+}
+
+#[test]
+fn a_login_under_way_takes_over_from_a_session_that_ends() {
+    for server_is_lost in [true, false] {
+        let mut hub = hub();
+        let (a, b) = two_with_users(&mut hub);
+        let c = member(&mut hub, 3);
+        log_in(&mut hub, c, "carol", 1);
+        drain(&mut hub);
+        hub.put(b, claim(9, "alice"));
+        is_claimed(&mut hub, b, 9, "alice");
+        if server_is_lost {
+            hub.reset(a)
+        } else {
+            hub.put(a, Raw::of(UNBIND).id(1).from("alice"))
+        }
+        drain_notices(&mut hub, b);
+        hub.put(c, data("carol", "alice", 1));
+        assert_eq!(hub.frame(b), data("carol", "alice", 1), "she may have her WELCOME: she is not offline");
+        hub.put(b, bind(&[(9, 0, "alice")]));
+        hub.put(c, data("carol", "alice", 2));
+        assert_eq!(hub.frame(b), data("carol", "alice", 2));
+        hub.put(b, data("alice", "bob", 3));
+        assert_eq!(hub.frame(b), data("alice", "bob", 3));
+    }
+}
+
+#[test]
+fn a_burst_of_either_server_between_claim_and_confirmation_changes_nothing() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.put(b, claim(9, "alice"));
+    hub.put(b, Raw::of(BURST_BEGIN));
+    hub.put(b, bind(&[(1, 0, "bob")]));
+    hub.put(b, Raw::of(SYNCED).info(1));
+    hub.put(b, claim(9, "alice"));
+    assert_eq!(hub.frames(b), [Raw::of(CLAIMED).id(9).to("alice"), Raw::of(CLAIMED).id(9).to("alice")]);
+    hub.silent(a);
+    hub.pass_ms(10);
+    hub.put(a, Raw::of(BURST_BEGIN));
+    hub.put(a, bind(&[(1, 10, "alice")]));
+    hub.put(a, Raw::of(SYNCED).info(1));
+    hub.silent(b);
+    hub.put(b, bind(&[(9, 10, "alice")]));
+    assert_eq!(hub.frame(a), Raw::of(KICK).info(1508).id(1).to("alice"));
+    assert_eq!(found(&mut hub, b, "alice"), Ok(2));
+}
+
+/// Once the newer login may have its WELCOME, nothing new of the older session's crosses; until it has, nothing is lost.
+#[test]
+fn while_a_newer_login_is_claimed_the_older_session_is_told_to_try_again() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    let ack = Raw::of(ACK).id(5).to("bob").from("alice");
+    hub.pass_ms(10);
+    hub.put(b, claim(9, "alice"));
+    hub.frames(b);
+    hub.put(a, data("alice", "bob", 1));
+    assert_eq!(hub.frame(a), Raw::of(BOUNCE).info(3).id(1).to("alice").from("bob"));
+    hub.silent(b);
+    hub.put(a, ack.clone());
+    assert_eq!(hub.frame(b), ack, "an answer is to what the older session was given");
+    hub.put(b, data("bob", "alice", 2));
+    assert_eq!(hub.frame(a), data("bob", "alice", 2), "it has the user still");
+    hub.put(b, Raw::of(UNBIND).id(9).from("alice"));
+    hub.put(a, data("alice", "bob", 3));
+    assert_eq!(hub.frame(b), data("alice", "bob", 3));
+    log_in(&mut hub, b, "alice", 10);
+    hub.frames(a);
+    hub.put(a, data("alice", "bob", 4));
+    hub.silent(b);
+    assert_eq!(hub.core.counters().dropped_spoofed, 1);
+}
+
+#[test]
+fn a_kick_ends_what_is_in_and_what_is_coming_in() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.put(b, claim(9, "alice"));
+    is_claimed(&mut hub, b, 9, "alice");
+    hub.put(a, Raw::of(KICK).info(1510).to("alice"));
+    assert_eq!(hub.frame(a), Raw::of(KICK).info(1510).id(1).to("alice"));
+    assert_eq!(hub.frame(b), Raw::of(KICK).info(1510).id(9).to("alice"));
+}
+
+/// Two sessions of one user, each opened and ended, in every order there is: the user is where the latest login was, or,
+/// of two on one server, where the session that began later is, unless that very session has ended.
 #[test]
 fn a_late_unbind_removes_nothing_newer() {
-    const ONE: [(usize, u8); 2] = [(0, CLAIM), (0, UNBIND)];
-    const TWO: [(usize, u8); 2] = [(1, CLAIM), (1, UNBIND)];
     for pattern in [0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100] {
         for servers in [[1, 2], [1, 1], [2, 1]] {
             let mut hub = hub();
             let conns = [member(&mut hub, 1), member(&mut hub, 2)];
             drain(&mut hub);
-            let (mut one, mut two) = (ONE.iter(), TWO.iter());
             let mut latest = 0;
+            let mut opened = [false; 2];
             let mut ended = [false; 2];
             for step in 0..4 {
-                let next = if pattern >> step & 1 == 0 { one.next() } else { two.next() };
-                let (session, kind) = *next.expect("two steps of each");
-                let conn = conns[servers[session] - 1];
-                hub.put(conn, Raw::of(kind).id(session as u64 + 1).from("alice"));
-                drain(&mut hub);
+                hub.pass_ms(1);
+                let session = usize::from(pattern >> step & 1 == 1);
+                let (conn, number) = (conns[servers[session] - 1], session as u64 + 1);
                 let is_older = session < latest && servers[0] == servers[1] && !ended[latest];
-                if kind == UNBIND {
-                    ended[session] = true
-                } else if !is_older {
-                    latest = session
+                if std::mem::replace(&mut opened[session], true) {
+                    hub.put(conn, Raw::of(UNBIND).id(number).from("alice"));
+                    ended[session] = true;
+                } else {
+                    hub.put(conn, claim(number, "alice"));
+                    let answer = if is_older { 1508 } else { 0 };
+                    assert_eq!(hub.next(conn), Raw::of(CLAIMED).info(answer).id(number).to("alice"));
+                    if !is_older {
+                        hub.put(conn, bind(&[(number, 0, "alice")]));
+                        latest = session;
+                    }
                 }
+                drain(&mut hub);
                 let expected = if ended[latest] { Err(1) } else { Ok(servers[latest] as u16) };
                 assert_eq!(found(&mut hub, conns[0], "alice"), expected, "{pattern:04b} on {servers:?} after {step}");
                 assert_eq!(hub.core.user_count(), usize::from(expected.is_ok()));
@@ -673,7 +878,7 @@ fn a_lost_server_takes_exactly_its_users_at_once() {
     let (a, b) = two_with_users(&mut hub);
     for number in 0..5_000u64 {
         let user = format!("user{number}");
-        claim(&mut hub, if number % 2 == 0 { a } else { b }, &user, number + 2);
+        log_in(&mut hub, if number % 2 == 0 { a } else { b }, &user, number + 2);
     }
     events(&mut hub);
     hub.reset(a);
@@ -725,7 +930,7 @@ fn a_claim_is_newer_than_any_session_of_a_burst() {
     let mut hub = hub();
     let (a, b) = (member(&mut hub, 1), unsynced(&mut hub, 2));
     drain(&mut hub);
-    claim(&mut hub, a, "alice", 1);
+    log_in(&mut hub, a, "alice", 1);
     hub.put(b, Raw::of(BURST_BEGIN));
     hub.put(b, bind(&[(7, 1, "alice"), (8, u64::MAX, "bob")]));
     assert_eq!(hub.frame(b), Raw::of(KICK).info(1508).id(7).to("alice"));
@@ -740,7 +945,7 @@ fn an_age_is_in_milliseconds() {
         let mut hub = hub();
         let (a, b) = (member(&mut hub, 1), unsynced(&mut hub, 2));
         drain(&mut hub);
-        claim(&mut hub, a, "alice", 1);
+        log_in(&mut hub, a, "alice", 1);
         pass_alive(&mut hub, &[a, b], 5_000);
         hub.put(b, Raw::of(BURST_BEGIN));
         hub.put(b, bind(&[(7, age, "alice")]));
@@ -760,7 +965,7 @@ fn found_after_kick(hub: &mut Hub, conns: [ConnId; 2]) -> u16 {
 fn a_new_burst_forgets_who_is_not_in_it() {
     let mut hub = hub();
     let (a, b) = two_with_users(&mut hub);
-    claim(&mut hub, a, "carol", 2);
+    log_in(&mut hub, a, "carol", 2);
     hub.put(a, Raw::of(BURST_BEGIN));
     assert_eq!(found(&mut hub, b, "alice"), Err(3));
     hub.put(a, bind(&[(2, 10, "carol")]));
@@ -789,7 +994,7 @@ fn a_bind_does_not_undo_a_newer_claim_of_the_same_server() {
     let mut hub = hub();
     let (a, b) = two_with_users(&mut hub);
     hub.put(a, Raw::of(BURST_BEGIN));
-    claim(&mut hub, a, "alice", 2);
+    log_in(&mut hub, a, "alice", 2);
     hub.put(a, bind(&[(1, 60_000, "alice")]));
     hub.put(a, Raw::of(SYNCED).info(1));
     hub.put(a, Raw::of(UNBIND).id(1).from("alice"));
@@ -836,9 +1041,9 @@ fn two_digests_in_a_row_that_do_not_match_bring_a_resync() {
 fn the_digest_follows_every_change() {
     let mut hub = hub();
     let (a, b) = two_with_users(&mut hub);
-    claim(&mut hub, a, "carol", 2);
-    claim(&mut hub, a, "carol", 3);
-    claim(&mut hub, b, "alice", 2);
+    log_in(&mut hub, a, "carol", 2);
+    log_in(&mut hub, a, "carol", 3);
+    log_in(&mut hub, b, "alice", 2);
     hub.frames(a);
     let expect = |hub: &mut Hub, conn, sessions: &[(u64, &str)]| {
         let digest = sessions.iter().fold(0, |digest, (session, user)| digest ^ hash(1, *session, user));
@@ -849,6 +1054,11 @@ fn the_digest_follows_every_change() {
     };
     expect(&mut hub, a, &[(3, "carol")]);
     expect(&mut hub, b, &[(1, "bob"), (2, "alice")]);
+    hub.put(b, claim(3, "carol"));
+    is_claimed(&mut hub, b, 3, "carol");
+    expect(&mut hub, a, &[(3, "carol")]);
+    expect(&mut hub, b, &[(1, "bob"), (2, "alice")]);
+    hub.put(b, Raw::of(UNBIND).id(3).from("carol"));
     hub.put(a, Raw::of(UNBIND).id(3).from("carol"));
     hub.put(a, Raw::of(UNBIND).id(3).from("carol"));
     expect(&mut hub, a, &[]);
@@ -860,7 +1070,7 @@ fn the_digest_follows_every_change() {
 fn until_a_server_is_synced_nobody_is_offline() {
     let mut hub = hub();
     let a = member(&mut hub, 1);
-    claim(&mut hub, a, "alice", 1);
+    log_in(&mut hub, a, "alice", 1);
     let b = unsynced(&mut hub, 2);
     hub.put(a, data("alice", "bob", 1));
     assert_eq!(hub.frame(a), Raw::of(BOUNCE).info(3).id(1).to("alice").from("bob"));

@@ -144,6 +144,7 @@ pub(crate) fn log_in_through(server: &mut Server, up: ConnId, user: &str) -> (Co
     let (conn, session) = claiming(server, up, user);
     server.put(up, Raw::of(CLAIMED).to(user).id(session));
     assert_eq!(server.frame(conn).kind, WELCOME);
+    assert_eq!(server.frame(up), confirmation(session, 0, user));
     (conn, session)
 }
 
@@ -162,6 +163,12 @@ pub(crate) fn user(name: &str) -> UserId {
 
 pub(crate) fn data(from: &str, to: &str, id: u64) -> Raw {
     Raw::of(DATA).info(7).id(id).to(to).from(from).body(b"hi")
+}
+
+/// The BIND that says that a claimed session is open.
+fn confirmation(session: u64, age: u64, user: &str) -> Raw {
+    let body = [&session.to_be_bytes()[..], &age.to_be_bytes(), &[user.len() as u8], user.as_bytes()].concat();
+    Raw::of(BIND).body(body)
 }
 
 /// The bindings in a BIND's body: session, age in milliseconds, user.
@@ -188,7 +195,6 @@ impl Told {
         for frame in frames {
             let from = String::from_utf8(frame.from.clone()).expect("a user id");
             match frame.kind {
-                CLAIM => _ = self.sessions.insert(from, frame.id),
                 UNBIND if self.sessions.get(&from) == Some(&frame.id) => _ = self.sessions.remove(&from),
                 BURST_BEGIN => self.sessions.clear(),
                 BIND => {
@@ -1251,7 +1257,7 @@ fn welcome_waits_for_the_claim() {
     let (mut server, up) = joined();
     let conn = asking(&mut server, "alice");
     say(&mut server, conn, Verdict::Accept);
-    assert_eq!(server.wire(up).got, b"\0\0\0\x15\x84\0\0\x05\0\0\0\0\0\0\0\0\0\0\0\x01alice");
+    assert_eq!(server.wire(up).got, b"\0\0\0\x1D\x84\0\0\x05\0\0\0\0\0\0\0\0\0\0\0\x01alice\0\0\0\0\0\0\0\0");
     server.frames(up);
     server.silent(conn);
     assert_eq!(server.core.users_online(), 0);
@@ -1280,6 +1286,7 @@ fn a_message_to_a_user_whose_claim_is_open_is_to_be_sent_again() {
     server.silent(alice);
     server.put(up, Raw::of(CLAIMED).to("alice").id(session));
     assert_eq!(server.frame(alice).kind, WELCOME);
+    assert_eq!(server.frame(up), confirmation(session, 0, "alice"));
     server.put(bob, data("bob", "alice", 2));
     assert_eq!(server.frame(alice), data("bob", "alice", 2));
     server.silent(up);
@@ -1292,8 +1299,22 @@ fn a_claim_names_the_policy() {
         let (mut server, up) = joined_with(|config| config.relogin = relogin);
         let conn = asking(&mut server, "alice");
         say(&mut server, conn, Verdict::Accept);
-        assert_eq!(server.frame(up), Raw::of(CLAIM).info(info).id(1).from("alice"));
+        assert_eq!(server.frame(up), Raw::of(CLAIM).info(info).id(1).from("alice").body([0; 8]));
     }
+}
+
+/// A login is as old as its LOGIN: neither a slow check nor a slow cluster makes it a newer one.
+#[test]
+fn a_claim_and_its_confirmation_tell_the_logins_age() {
+    let (mut server, up) = joined();
+    let conn = asking(&mut server, "alice");
+    server.pass_ms(700);
+    server.frames(up);
+    say(&mut server, conn, Verdict::Accept);
+    assert_eq!(server.frame(up), Raw::of(CLAIM).id(1).from("alice").body(b"\0\0\0\0\0\0\x02\xBC"));
+    server.pass_ms(800);
+    server.put(up, Raw::of(CLAIMED).to("alice").id(1));
+    assert_eq!(server.frame(up), Raw::of(BIND).body(b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x05\xDC\x05alice"));
 }
 
 #[test]
@@ -1312,9 +1333,8 @@ fn a_claim_taken_closes_the_older_login_here() {
     let (mut server, up) = joined();
     let mut told = Told::default();
     let (first, one) = log_in_through(&mut server, up, "alice");
-    told.hear(&[Raw::of(CLAIM).from("alice").id(one)]);
+    told.hear(&[confirmation(one, 0, "alice")]);
     let (_, two) = claiming(&mut server, up, "alice");
-    told.hear(&[Raw::of(CLAIM).from("alice").id(two)]);
     server.silent(first);
     server.put(up, Raw::of(CLAIMED).to("alice").id(two));
     server.closed_with(first, 1508);
@@ -1322,16 +1342,14 @@ fn a_claim_taken_closes_the_older_login_here() {
     told.knows(&[("alice", two)]);
 }
 
-/// The ACMS took the claim in the older session's place: whatever happens to the newer login, it must end up with the
-/// session that is online.
+/// Whatever happens to the newer login, the ACMS must end up with the session that is online.
 #[test]
 fn a_login_given_up_before_its_claim_is_answered_leaves_the_older_one_bound() {
     let (mut server, up) = joined();
     let mut told = Told::default();
     let (_first, one) = log_in_through(&mut server, up, "alice");
-    told.hear(&[Raw::of(CLAIM).from("alice").id(one)]);
+    told.hear(&[confirmation(one, 0, "alice")]);
     let (second, two) = claiming(&mut server, up, "alice");
-    told.hear(&[Raw::of(CLAIM).from("alice").id(two)]);
     server.reset(second);
     told.hear(&server.frames(up));
     server.put(up, Raw::of(CLAIMED).to("alice").id(two));
@@ -1663,16 +1681,20 @@ fn the_digest_is_that_of_the_documents_example() {
 }
 
 #[test]
-fn the_digest_counts_those_who_came_while_cut_off_and_those_who_are_claimed() {
+fn the_digest_counts_those_who_came_while_cut_off_and_nobody_who_is_only_claimed() {
     let mut server = dialling_with(|_| {});
     let alice = log_in(&mut server, "alice");
     let up = register(&mut server);
     server.frames(up);
-    let (bob, _) = claiming(&mut server, up, "bob");
-    pass_alive(&mut server, up, &[alice, bob], 11);
-    let digest = server.frames(up).into_iter().find(|frame| frame.kind == DIGEST);
+    let (bob, session) = claiming(&mut server, up, "bob");
+    let digest = |server: &mut Server| {
+        pass_alive(server, up, &[alice, bob], 11);
+        server.frames(up).into_iter().find(|frame| frame.kind == DIGEST)
+    };
+    assert_eq!(digest(&mut server), Some(Raw::of(DIGEST).info(1).id(digest_of(2, &[(1, "alice")]))));
+    server.put(up, Raw::of(CLAIMED).to("bob").id(session));
     let hash = digest_of(2, &[(1, "alice"), (2, "bob")]);
-    assert_eq!(digest, Some(Raw::of(DIGEST).info(2).id(hash)));
+    assert_eq!(digest(&mut server), Some(Raw::of(DIGEST).info(2).id(hash)));
 }
 
 // The cluster: keep-alive.

@@ -8,7 +8,7 @@ use trunkline::role::{Core, Gone, acms};
 use trunkline::time::{Span, Time};
 use trunkline::wire::CloseCode;
 
-use crate::acms::{claim, drain, hub_with, member, register, registering, two_with_users};
+use crate::acms::{drain, hub_with, member, register, registering, two_with_users};
 use crate::appserver::{Server, alone_with, data, events, joined_with, log_in, log_in_through, say, user};
 use crate::wire_peer::{BOUNCE, CLIENT_PREFACE, LOGIN, LOGOUT, PING, PONG, Raw};
 
@@ -492,7 +492,7 @@ fn an_acms_takes_no_server_and_holds_none_back_while_memory_is_short() {
     let mut hub = hub_with(|config| config.memory_max = MAX);
     let (a, b) = two_with_users(&mut hub);
     let c = member(&mut hub, 3);
-    claim(&mut hub, c, "carol", 1);
+    crate::acms::log_in(&mut hub, c, "carol", 1);
     drain(&mut hub);
     hub.stall(b);
     hub.feed(a, wide("alice", "bob", 700_000));

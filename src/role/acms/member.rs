@@ -19,7 +19,7 @@ impl Acms {
         let Envelope { header, to, from } = frame.envelope;
         match header.kind {
             Kind::Data | Kind::Query | Kind::Reply | Kind::Ack | Kind::Bounce => self.relay(now, place, frame),
-            Kind::Claim => self.claim(now, place, frame.envelope.from_user()?, header.id, header.info_type)?,
+            Kind::Claim => self.claim(now, place, frame)?,
             Kind::Unbind => self.unbind(place, from, header.id),
             Kind::BurstBegin => self.begin_burst(place),
             Kind::Bind => self.bind_all(now, place, &frame.body())?,
@@ -39,21 +39,28 @@ impl Acms {
     fn relay(&mut self, now: Time, place: u32, frame: &mut Frame<'_>) {
         let Envelope { header, to, from } = frame.envelope;
         // Who bounces a message writes the id of a user who is not there in `from`; a server writes none.
-        if header.kind != Kind::Bounce
-            && !from.is_empty()
-            && self.standing(from).is_none_or(|(at, _)| at.place != place)
-        {
-            // Until its server has told of all its users, an unknown sender may yet be one of them.
-            if !self.servers[place as usize].synced && self.standing(from).is_none() {
-                return self.bounce(now, place, &frame.envelope, Bounce::Retry);
+        if header.kind != Kind::Bounce && !from.is_empty() {
+            match self.standing(from).map(|(binding, _)| binding) {
+                // A newer login may be in already, of which its server tells next: what the older session says must not
+                // cross with it. An answer may: it is to what that session was given.
+                Some(binding) if binding.place == place => {
+                    let asks = matches!(header.kind, Kind::Data | Kind::Query);
+                    if asks && self.claims.of(from).iter().any(|claim| claim.since > binding.since) {
+                        return self.bounce(now, place, &frame.envelope, Bounce::Retry);
+                    }
+                }
+                // Until its server has told of all its users, an unknown sender may yet be one of them.
+                None if !self.servers[place as usize].synced => {
+                    return self.bounce(now, place, &frame.envelope, Bounce::Retry);
+                }
+                Some(_) | None => return self.counters.count_drop(Drop::Spoofed),
             }
-            return self.counters.count_drop(Drop::Spoofed);
         }
         let receiver = if to.is_empty() {
             let server = ServerMessageId::server(header.id);
             self.places.get(&server).map(|place| &self.servers[*place as usize])
         } else {
-            self.standing(to).map(|(_, server)| server)
+            self.whereabouts(to)
         };
         let forwarded = match receiver.map(|server| server.conn) {
             Some(conn) if self.is_held_back(conn) => Err(Bounce::Busy),
@@ -80,6 +87,13 @@ impl Acms {
         Some((binding, server))
     }
 
+    /// Where the user is to be found: a login that is not confirmed counts where there is no other session, since it may
+    /// have its WELCOME before its server's BIND is here.
+    pub(super) fn whereabouts(&self, user: &[u8]) -> Option<&Server> {
+        let bound = self.standing(user).map(|(_, server)| server);
+        bound.or_else(|| self.claims.newest_of(user).map(|claim| &self.servers[claim.place as usize]))
+    }
+
     /// Why a user is not found: the one place where OFFLINE is decided.
     fn absence(&self, now: Time) -> Bounce {
         let awaits = !self.awaited.is_empty() && now < self.grace_ends;
@@ -100,22 +114,27 @@ impl Acms {
         }
     }
 
-    /// A new session: it gets the user, unless the older one is kept.
-    fn claim(&mut self, now: Time, place: u32, user: UserId, session: u64, policy: u32) -> Result<(), Fault> {
-        let policy = Relogin::from_wire(policy)
-            .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "info_type of a CLAIM is a relogin policy"))?;
-        let older = self.standing(user.as_bytes()).map(|(binding, _)| *binding);
-        let is_other = |older: &Binding| older.place != place || older.session != session;
-        let answer = match older.filter(is_other) {
-            Some(_) if policy == Relogin::KeepOld => CloseCode::ALREADY_ONLINE.to_wire(),
-            // Numbered by when they began: on the same server the higher is the newer, whichever is claimed last.
-            Some(other) if other.place == place && other.session > session => CloseCode::REPLACED.to_wire(),
-            older => {
-                // On the same server, that server ends the older session when it reads the answer.
-                if let Some(older) = older.filter(|older| older.place != place) {
-                    self.send_kick(now, older, user.as_bytes(), CloseCode::REPLACED);
-                }
-                self.bind(place, user.clone(), session, signed(now));
+    /// A new session wants the user. Whoever has the user keeps it until that session is known to have opened: its BIND
+    /// decides. So a login that came to nothing turns nobody out.
+    fn claim(&mut self, now: Time, place: u32, frame: &Frame<'_>) -> Result<(), Fault> {
+        let bad_field = |rule| Fault::new(CloseCode::BAD_FIELD, rule);
+        let Envelope { header, .. } = frame.envelope;
+        let (user, session) = (frame.envelope.from_user()?, header.id);
+        let policy = Relogin::from_wire(header.info_type)
+            .ok_or_else(|| bad_field("info_type of a CLAIM is a relogin policy"))?;
+        let age: [u8; 8] = frame.body()[..].try_into().map_err(|_| bad_field("the body of a CLAIM is an age"))?;
+        let tenure = self.servers[place as usize].tenure;
+        let claim = Binding { tenure, place, session, since: moment(now, u64::from_be_bytes(age)) };
+        let is_other = |other: &Binding| other.place != place || other.session != session;
+        let bound = self.standing(user.as_bytes()).map(|(binding, _)| *binding).filter(is_other);
+        let is_contested = self.claims.of(user.as_bytes()).iter().any(is_other);
+        let answer = match (policy, bound) {
+            (Relogin::KeepOld, Some(_)) => CloseCode::ALREADY_ONLINE.to_wire(),
+            // That login may come to nothing: this one is not refused for good.
+            (Relogin::KeepOld, None) if is_contested => CloseCode::UNAVAILABLE.to_wire(),
+            (Relogin::ReplaceOld, Some(bound)) if is_older(&claim, &bound) => CloseCode::REPLACED.to_wire(),
+            (Relogin::KeepOld, None) | (Relogin::ReplaceOld, Some(_) | None) => {
+                self.claims.open(user.clone(), claim);
                 0
             }
         };
@@ -142,6 +161,7 @@ impl Acms {
 
     fn unbind(&mut self, place: u32, user: &[u8], session: u64) {
         let tenure = self.servers[place as usize].tenure;
+        self.claims.close(user, tenure, session);
         let exact = |binding: &Binding| binding.tenure == tenure && binding.session == session;
         if self.directory.binding(user).is_some_and(exact) {
             self.forget(user);
@@ -152,6 +172,7 @@ impl Acms {
     fn begin_burst(&mut self, place: u32) {
         self.tenures += 1;
         let server = &mut self.servers[place as usize];
+        self.claims.tenure_ended(server.tenure);
         server.tenure = Tenure(self.tenures);
         server.synced = false;
         server.digest = Digest::default();
@@ -163,16 +184,18 @@ impl Acms {
         while !body.is_empty() {
             let (entry, rest) =
                 BindEntry::split_first(body).ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "a BIND is cut short"))?;
-            let age = i64::try_from(entry.age_ms).unwrap_or(i64::MAX).saturating_mul(1_000);
-            self.bind_if_newest(now, place, UserId::parse(entry.user)?, entry.session, signed(now).saturating_sub(age));
+            self.bind_if_newest(now, place, UserId::parse(entry.user)?, entry.session, moment(now, entry.age_ms));
             body = rest;
         }
         Ok(())
     }
 
-    /// Both sides of a split may have let the user in: the newest login stays, wherever it is.
+    /// The session is open. Both sides of a split, or two logins at once, may have let the user in: the newest login stays,
+    /// wherever it is.
     fn bind_if_newest(&mut self, now: Time, place: u32, user: UserId, session: u64, since: i64) {
-        let id = self.servers[place as usize].id;
+        let Server { id, tenure, .. } = self.servers[place as usize];
+        // Both dates are late by what the frame took; the claim may have waited longer than this confirmation of it.
+        let since = self.claims.close(user.as_bytes(), tenure, session).map_or(since, |claim| claim.since.min(since));
         let rival = self.standing(user.as_bytes()).map(|(binding, server)| (*binding, server.id));
         match rival {
             Some((binding, _)) if binding.place == place => {
@@ -181,7 +204,6 @@ impl Acms {
                 }
             }
             Some((binding, rival)) if (binding.since, rival, binding.session) > (since, id, session) => {
-                let tenure = self.servers[place as usize].tenure;
                 let loser = Binding { tenure, place, session, since };
                 self.send_kick(now, loser, user.as_bytes(), CloseCode::REPLACED);
             }
@@ -202,7 +224,8 @@ impl Acms {
 
     fn kick(&mut self, now: Time, user: &[u8], code: u32) {
         let code = CloseCode::from_wire(code).unwrap_or(CloseCode::KICKED);
-        if let Some(binding) = self.standing(user).map(|(binding, _)| *binding) {
+        let bound = self.standing(user).map(|(binding, _)| *binding);
+        for binding in bound.into_iter().chain(self.claims.of(user).to_vec()) {
             self.send_kick(now, binding, user, code);
         }
     }
@@ -226,7 +249,7 @@ impl Acms {
     }
 
     fn look_up(&mut self, now: Time, conn: ConnId, id: u64, user: &[u8]) {
-        let server = self.standing(user).map(|(_, server)| server.id.0.to_be_bytes());
+        let server = self.whereabouts(user).map(|server| server.id.0.to_be_bytes());
         let (info_type, body) = match &server {
             Some(bytes) => (0, &bytes[..]),
             None => (self.absence(now).to_wire(), &[][..]),
@@ -235,7 +258,13 @@ impl Acms {
     }
 }
 
-/// A moment as a number that can lie before the start of this process's clock, as logins do that are older than it.
-fn signed(now: Time) -> i64 {
-    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+/// Whether a login is older than one that is in: on one server by their numbers, else by when they came.
+fn is_older(login: &Binding, bound: &Binding) -> bool {
+    if login.place == bound.place { login.session < bound.session } else { login.since < bound.since }
+}
+
+/// When a login came that is `age_ms` old: a number that can lie before the start of this process's clock.
+fn moment(now: Time, age_ms: u64) -> i64 {
+    let age = i64::try_from(age_ms).unwrap_or(i64::MAX).saturating_mul(1_000);
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX).saturating_sub(age)
 }

@@ -1,9 +1,10 @@
 //! The cluster manager's core: it knows who is where, and passes frames from one server to another.
 //!
-//! `mod` holds the state, `admission` the way from a stranger to a member, `member` what members say; the way of a frame is
-//! `Acms::relay` there: one look-up of `to`, one of `from`, one slice to the receiver's server.
+//! `mod` holds the state, `admission` the way from a stranger to a member, `member` what members say, `claims` the logins
+//! that are under way; the way of a frame is `Acms::relay` in `member`: one look-up of `to`, one of `from`, one slice to the receiver's server.
 
 mod admission;
+mod claims;
 mod member;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,6 +23,8 @@ use crate::role::{Core, Counters, Digest, Directory, Entropy, Fault, Gone, Tenur
 use crate::time::Time;
 use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof};
+
+use claims::Claims;
 
 /// Directory places looked at between two turns while what a lost server left is swept.
 const SWEEP_PLACES: usize = 4096;
@@ -136,6 +139,7 @@ pub struct Acms {
     servers: Slab<Server>,
     places: BTreeMap<ServerId, u32>,
     directory: Directory,
+    claims: Claims,
     tenures: u64,
     /// Servers that were in the cluster before this start and have not told of their users.
     awaited: BTreeSet<ServerId>,
@@ -160,6 +164,7 @@ impl Acms {
             servers: Slab::new(),
             places: BTreeMap::new(),
             directory: Directory::new(entropy.hasher()),
+            claims: Claims::new(&mut entropy),
             tenures: 0,
             awaited: BTreeSet::new(),
             grace_ends: now + limits::DIRECTORY_GRACE,
@@ -186,14 +191,14 @@ impl Acms {
         self.servers.len()
     }
 
-    /// Users on all servers.
+    /// Users that are in, on all servers.
     pub fn user_count(&self) -> usize {
         self.servers.iter().map(|(_, server)| server.digest.count as usize).sum()
     }
 
     /// The user's server; none where the user is not online anywhere.
     pub fn locate(&self, user: &[u8]) -> Option<ServerId> {
-        self.standing(user).map(|(_, server)| server.id)
+        self.whereabouts(user).map(|server| server.id)
     }
 
     /// Closes every connection with SHUTDOWN and takes no more. Done when [`Acms::is_stopped`].
@@ -271,6 +276,7 @@ impl Acms {
                 let server = self.servers.remove(place as usize);
                 self.places.remove(&server.id);
                 self.directory.tenure_ended();
+                self.claims.tenure_ended(server.tenure);
                 self.events.push_back(Event::Lost { server: server.id, users: server.digest.count, gone });
                 self.tell_servers(now, Some(conn));
                 Some(server.id)

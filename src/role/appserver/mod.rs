@@ -54,7 +54,7 @@ impl Peer {
     /// The user that is in on this connection.
     pub fn user(&self) -> Option<&UserId> {
         match self {
-            Peer::Client(Client { session: Session::Online { user, .. }, .. }) => Some(user),
+            Peer::Client(Client { session: Session::Online(entrant), .. }) => Some(&entrant.user),
             Peer::Client(_) | Peer::Acms(_) => None,
         }
     }
@@ -64,14 +64,22 @@ impl Peer {
 enum Session {
     /// No LOGIN yet.
     Anonymous,
-    /// The application is looking at its LOGIN, which numbers the session: a check that takes long makes it no newer.
-    Checking(UserId, u64),
+    /// The application is looking at its LOGIN.
+    Checking(Entrant),
     /// The ACMS is looking at its claim.
-    Claiming(UserId, u64),
+    Claiming(Entrant),
     /// In.
-    Online { user: UserId, session: u64, since: Time },
+    Online(Entrant),
     /// Out; the connection is closing.
     Left,
+}
+
+/// Who a session is of. Its LOGIN numbers and dates it: a check that takes long, or a slow cluster, makes it no newer.
+#[derive(Clone, Debug)]
+struct Entrant {
+    user: UserId,
+    session: u64,
+    since: Time,
 }
 
 /// Where a frame came from, for what may have to go back.

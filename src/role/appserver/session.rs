@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 
-use super::{AppServer, CutOff, Event, Peer, Session};
+use super::{AppServer, CutOff, Entrant, Event, Peer, Session};
 use crate::buf::Frame;
 use crate::id::{ConnId, UserId};
 use crate::limits;
@@ -90,8 +90,10 @@ impl AppServer {
         let number = self.sessions + 1;
         let Some((addr, session)) = self.session_mut(conn) else { return Ok(()) };
         match session {
-            Session::Anonymous => *session = Session::Checking(user.clone(), number),
-            Session::Checking(..) | Session::Claiming(..) | Session::Online { .. } | Session::Left => {
+            Session::Anonymous => {
+                *session = Session::Checking(Entrant { user: user.clone(), session: number, since: now });
+            }
+            Session::Checking(_) | Session::Claiming(_) | Session::Online(_) | Session::Left => {
                 return Err(Fault::unexpected(Kind::Login));
             }
         }
@@ -103,7 +105,7 @@ impl AppServer {
 
     /// Whether the application or the cluster is looking at this connection's login.
     pub(super) fn is_looked_at(&mut self, conn: ConnId) -> bool {
-        matches!(self.session_mut(conn), Some((_, Session::Checking(..) | Session::Claiming(..))))
+        matches!(self.session_mut(conn), Some((_, Session::Checking(_) | Session::Claiming(_))))
     }
 
     fn session_mut(&mut self, conn: ConnId) -> Option<(std::net::SocketAddr, &mut Session)> {
@@ -116,10 +118,10 @@ impl AppServer {
 
     /// What the application says to an [`Event::LoginAsked`]. Nothing happens where that connection has ended.
     pub fn verdict(&mut self, now: Time, conn: ConnId, verdict: Verdict) {
-        let Some((_, Session::Checking(user, session))) = self.session_mut(conn) else { return };
-        let (user, session) = (user.clone(), *session);
+        let Some((_, Session::Checking(entrant))) = self.session_mut(conn) else { return };
+        let entrant = entrant.clone();
         let fault = match verdict {
-            Verdict::Accept => return self.admit(now, conn, user, session),
+            Verdict::Accept => return self.admit(now, conn, entrant),
             Verdict::Refuse(cause) => Fault::new(CloseCode::REFUSED, cause),
             Verdict::Unavailable(cause) => Fault::new(CloseCode::UNAVAILABLE, cause),
             Verdict::Fault => Fault::new(CloseCode::INTERNAL, "the login check failed"),
@@ -128,24 +130,23 @@ impl AppServer {
     }
 
     /// The application agrees; the cluster, where there is one, has to agree too.
-    fn admit(&mut self, now: Time, conn: ConnId, user: UserId, session: u64) {
+    fn admit(&mut self, now: Time, conn: ConnId, entrant: Entrant) {
         if self.uplinks.is_empty() {
-            return self.admit_locally(now, conn, user, session);
+            return self.admit_locally(now, conn, entrant);
         }
         if self.uplink_conn().is_err() {
-            return self.admit_cut_off(now, conn, user, session);
+            return self.admit_cut_off(now, conn, entrant);
         }
-        self.claims.insert(session, conn, &user);
-        self.digest_add(&user, session);
+        self.claims.insert(entrant.session, conn, &entrant.user);
         if let Some((_, state)) = self.session_mut(conn) {
-            *state = Session::Claiming(user.clone(), session);
+            *state = Session::Claiming(entrant.clone());
         }
-        self.send_claim(now, &user, session);
+        self.send_claim(now, &entrant);
     }
 
-    fn admit_cut_off(&mut self, now: Time, conn: ConnId, user: UserId, session: u64) {
+    fn admit_cut_off(&mut self, now: Time, conn: ConnId, entrant: Entrant) {
         match self.config.cut_off {
-            CutOff::ServeLocal => self.admit_locally(now, conn, user, session),
+            CutOff::ServeLocal => self.admit_locally(now, conn, entrant),
             CutOff::RefuseNew => {
                 self.close(now, conn, &Fault::new(CloseCode::UNAVAILABLE, "the cluster cannot be reached"));
             }
@@ -153,39 +154,27 @@ impl AppServer {
     }
 
     /// Where nobody else decides, this server's own sessions count.
-    fn admit_locally(&mut self, now: Time, conn: ConnId, user: UserId, session: u64) {
-        if self.config.relogin == Relogin::KeepOld && self.conn_of(&user).is_some() {
+    fn admit_locally(&mut self, now: Time, conn: ConnId, entrant: Entrant) {
+        if self.config.relogin == Relogin::KeepOld && self.conn_of(&entrant.user).is_some() {
             return self.close(now, conn, &already_online());
         }
-        self.open_session(now, conn, user, session);
+        self.open_session(now, conn, entrant);
     }
 
-    /// The ACMS's answer to a CLAIM: 0, or the code to close with.
-    pub(super) fn claimed(&mut self, now: Time, user: &[u8], session: u64, answer: u32) {
-        let Some(conn) = self.claims.remove(session) else { return self.claimed_again(now, user, session, answer) };
-        let Some((_, Session::Claiming(user, _))) = self.session_mut(conn) else { return };
-        let user = user.clone();
+    /// The ACMS's answer to a CLAIM: 0, or the code to close with. One that was repeated behind a burst is answered twice,
+    /// and only the first answer finds somebody waiting: the BIND that follows from it decides.
+    pub(super) fn claimed(&mut self, now: Time, session: u64, answer: u32) {
+        let Some(conn) = self.claims.remove(session) else { return };
+        let Some((_, Session::Claiming(entrant))) = self.session_mut(conn) else { return };
+        let entrant = entrant.clone();
         match CloseCode::from_wire(answer) {
             // Where the ACMS forgot the older session for a moment, this server did not.
-            None if self.config.relogin == Relogin::KeepOld && self.conn_of(&user).is_some() => {
+            None if self.config.relogin == Relogin::KeepOld && self.conn_of(&entrant.user).is_some() => {
                 self.close(now, conn, &already_online());
             }
-            None => {
-                self.open_session(now, conn, user.clone(), session);
-                // A burst under way may have passed this session's place while it was only claimed.
-                if self.is_bursting() {
-                    self.bind_again(now, &user);
-                }
-            }
+            None => self.open_session(now, conn, entrant),
             Some(CloseCode::ALREADY_ONLINE) => self.close(now, conn, &already_online()),
             Some(code) => self.close(now, conn, &Fault::new(code, "the cluster refused the login")),
-        }
-    }
-
-    /// The answer to a claim that was made twice around a burst: the second may take back what the first gave.
-    fn claimed_again(&mut self, now: Time, user: &[u8], session: u64, answer: u32) {
-        if let Some(code) = CloseCode::from_wire(answer) {
-            self.kicked(now, user, session, code);
         }
     }
 
@@ -193,27 +182,26 @@ impl AppServer {
     pub(super) fn settle_claims(&mut self, now: Time) {
         for (session, conn) in self.claims.list() {
             self.claims.remove(session);
-            if let Some((_, Session::Claiming(user, _))) = self.session_mut(conn) {
-                let user = user.clone();
-                self.admit_cut_off(now, conn, user, session);
+            if let Some((_, Session::Claiming(entrant))) = self.session_mut(conn) {
+                let entrant = entrant.clone();
+                self.admit_cut_off(now, conn, entrant);
             }
         }
     }
 
-    fn open_session(&mut self, now: Time, conn: ConnId, user: UserId, session: u64) {
+    fn open_session(&mut self, now: Time, conn: ConnId, entrant: Entrant) {
+        let Entrant { user, session, .. } = entrant.clone();
         if let Some(other) = self.conn_of(&user) {
             let is_newer =
-                matches!(self.session_mut(other), Some((_, Session::Online { session: at, .. })) if *at > session);
+                matches!(self.session_mut(other), Some((_, Session::Online(other))) if other.session > session);
             if is_newer {
                 return self.close(now, conn, &replaced());
             }
             self.close(now, other, &replaced());
         }
         let Some((addr, state)) = self.session_mut(conn) else { return };
-        let before = std::mem::replace(state, Session::Online { user: user.clone(), session, since: now });
-        if !matches!(before, Session::Claiming(..)) {
-            self.digest_add(&user, session);
-        }
+        *state = Session::Online(entrant.clone());
+        self.digest_add(&user, session);
         self.anonymous -= 1;
         self.users.insert(user.clone(), conn);
         self.links.advance(now, conn, Stage::Open);
@@ -222,6 +210,7 @@ impl AppServer {
         if self.links.send_control(now, conn, &welcome).is_err() {
             return self.close(now, conn, &Fault::new(CloseCode::SLOW, "took nothing before its login"));
         }
+        self.confirm(now, &entrant);
         self.events.push_back(Event::LoggedIn { conn, user, addr });
     }
 
@@ -244,7 +233,7 @@ impl AppServer {
     /// Takes a session out of the tables, and out of the cluster's. Returns whose it was.
     pub(super) fn leave(&mut self, now: Time, conn: ConnId, session: Session, gone: Gone) -> Option<UserId> {
         match session {
-            Session::Online { user, session, .. } => {
+            Session::Online(Entrant { user, session, .. }) => {
                 debug_assert_eq!(self.users.get(user.as_bytes()), Some(&conn));
                 self.users.remove(user.as_bytes());
                 self.digest_remove(&user, session);
@@ -252,16 +241,13 @@ impl AppServer {
                 self.events.push_back(Event::LoggedOut { user: user.clone(), gone });
                 Some(user)
             }
-            Session::Claiming(user, session) => {
+            Session::Claiming(Entrant { user, session, .. }) => {
                 self.anonymous -= 1;
                 self.claims.remove(session);
-                self.digest_remove(&user, session);
                 self.unbind(now, &user, session);
-                // The ACMS may have given the user to this session, which ends before it began: an older one has it again.
-                self.bind_again(now, &user);
                 Some(user)
             }
-            Session::Checking(user, _) => {
+            Session::Checking(Entrant { user, .. }) => {
                 self.anonymous -= 1;
                 Some(user)
             }
@@ -273,10 +259,9 @@ impl AppServer {
         }
     }
 
-    /// Tells the ACMS of the user's session here, as a burst does.
-    fn bind_again(&mut self, now: Time, user: &UserId) {
-        let Some(conn) = self.conn_of(user) else { return };
-        let Some((_, Session::Online { session, since, .. })) = self.session_mut(conn) else { return };
+    /// Tells the ACMS that the session is open: now an older one elsewhere has to go. Where the cluster can't be reached,
+    /// the burst will tell.
+    fn confirm(&mut self, now: Time, Entrant { user, session, since }: &Entrant) {
         let mut body = BytesMut::new();
         BindEntry::encode(*session, now.since(*since).as_millis(), user, &mut body);
         self.control_up(now, &Outgoing { body: &body, ..Outgoing::of(Kind::Bind) });
@@ -292,7 +277,7 @@ impl AppServer {
     pub(super) fn kicked(&mut self, now: Time, user: &[u8], session: u64, code: CloseCode) {
         let Some(conn) = self.users.get(user).copied() else { return };
         let is_meant =
-            matches!(self.session_mut(conn), Some((_, Session::Online { session: at, .. })) if *at == session);
+            matches!(self.session_mut(conn), Some((_, Session::Online(entrant))) if entrant.session == session);
         if is_meant {
             let fault = if code == CloseCode::REPLACED { replaced() } else { Fault::new(code, "removed") };
             self.close(now, conn, &fault);

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{AppServer, ClusterState, Event, Membership, Origin, Peer, Session};
+use super::{AppServer, ClusterState, Entrant, Event, Membership, Origin, Peer, Session};
 use crate::buf::{Bounds, Frame, Inbound};
 use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
@@ -274,7 +274,7 @@ impl AppServer {
             Kind::Data | Kind::Query | Kind::Reply | Kind::Ack | Kind::Bounce => {
                 self.route_from_acms(now, place, frame);
             }
-            Kind::Claimed => self.claimed(now, frame.envelope.to, header.id, header.info_type),
+            Kind::Claimed => self.claimed(now, header.id, header.info_type),
             Kind::Kick => {
                 let code = CloseCode::from_wire(header.info_type).unwrap_or(CloseCode::KICKED);
                 self.kicked(now, frame.envelope.to, header.id, code);
@@ -325,23 +325,21 @@ impl AppServer {
     /// Claims that the ACMS forgot with the burst's beginning, made again behind it. One that it had answered is answered twice; the second
     /// answer finds nobody waiting.
     fn claim_again(&mut self, now: Time) {
-        for (session, conn) in self.claims.list() {
+        for (_, conn) in self.claims.list() {
             let Some(Peer::Client(client)) = self.links.get(conn).map(|link| &link.peer) else { continue };
-            if let Session::Claiming(user, _) = &client.session {
-                let user = user.clone();
-                self.send_claim(now, &user, session);
+            if let Session::Claiming(entrant) = &client.session {
+                let entrant = entrant.clone();
+                self.send_claim(now, &entrant);
             }
         }
     }
 
-    pub(super) fn send_claim(&mut self, now: Time, user: &UserId, session: u64) {
+    pub(super) fn send_claim(&mut self, now: Time, Entrant { user, session, since }: &Entrant) {
+        let age = now.since(*since).as_millis().to_be_bytes();
         let policy = self.config.relogin.to_wire();
-        let claim = Outgoing { info_type: policy, id: session, from: user.as_bytes(), ..Outgoing::of(Kind::Claim) };
+        let from = user.as_bytes();
+        let claim = Outgoing { info_type: policy, id: *session, from, body: &age, ..Outgoing::of(Kind::Claim) };
         self.control_up(now, &claim);
-    }
-
-    pub(super) fn is_bursting(&self) -> bool {
-        self.uplinks.iter().any(|uplink| uplink.burst.is_some())
     }
 
     fn continue_burst(&mut self, now: Time, place: usize) {
@@ -360,7 +358,7 @@ impl AppServer {
                 let peer = self.links.at(burst.next_place).map(|(_, link)| &link.peer);
                 burst.next_place += 1;
                 if let Some(Peer::Client(client)) = peer
-                    && let Session::Online { user, session, since } = &client.session
+                    && let Session::Online(Entrant { user, session, since }) = &client.session
                 {
                     BindEntry::encode(*session, now.since(*since).as_millis(), user, &mut body);
                     burst.told += 1;

@@ -1,0 +1,57 @@
+//! Logins that a server has put to the ACMS and not yet said to have opened.
+
+use hashbrown::HashMap;
+
+use crate::id::UserId;
+use crate::role::{Binding, Entropy, Tenure};
+
+/// Open claims, by user. Each is confirmed by a BIND of its session, or given up by an UNBIND, or ends with its server's
+/// tenure: so there are as many as all servers have logins under way.
+pub(super) struct Claims {
+    users: HashMap<UserId, Vec<Binding>, ahash::RandomState>,
+}
+
+impl Claims {
+    pub(super) fn new(entropy: &mut Entropy) -> Claims {
+        Claims { users: HashMap::with_hasher(entropy.hasher()) }
+    }
+
+    /// The session wants the user, once more where it did before.
+    pub(super) fn open(&mut self, user: UserId, claim: Binding) {
+        self.close(user.as_bytes(), claim.tenure, claim.session);
+        self.users.entry(user).or_default().push(claim);
+    }
+
+    /// That exact claim is open no more. Returns it where it was.
+    pub(super) fn close(&mut self, user: &[u8], tenure: Tenure, session: u64) -> Option<Binding> {
+        let claims = self.users.get_mut(user)?;
+        let place = claims.iter().position(|claim| claim.tenure == tenure && claim.session == session)?;
+        let claim = claims.swap_remove(place);
+        if claims.is_empty() {
+            self.users.remove(user);
+        }
+        Some(claim)
+    }
+
+    /// Forgets the claims of a tenure that has ended.
+    pub(super) fn tenure_ended(&mut self, tenure: Tenure) {
+        self.users.retain(|_, claims| {
+            claims.retain(|claim| claim.tenure != tenure);
+            !claims.is_empty()
+        });
+    }
+
+    /// The user's claims.
+    pub(super) fn of(&self, user: &[u8]) -> &[Binding] {
+        // Asked for each frame that passes: most of the time nobody is logging in.
+        if self.users.is_empty() {
+            return &[];
+        }
+        self.users.get(user).map_or(&[], Vec::as_slice)
+    }
+
+    /// The newest of them.
+    pub(super) fn newest_of(&self, user: &[u8]) -> Option<&Binding> {
+        self.of(user).iter().max_by_key(|claim| (claim.since, claim.tenure, claim.session))
+    }
+}
