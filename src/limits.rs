@@ -166,6 +166,16 @@ pub const HANDLER_STUCK: Span = Span::from_secs(1);
 /// How long a server that stops waits for its connections to take their CLOSE.
 pub const SHUTDOWN_GRACE: Span = Span::from_secs(3);
 
+/// How long a server that stops while others go on spreads the sending of its users to those. The default.
+pub const DRAIN: Span = Span::from_secs(2);
+/// The longest that may be configured: a restart that waits longer is rather a fault.
+pub const DRAIN_CEILING: Span = Span::from_secs(600);
+/// How long a user that was sent to another server is not called offline: its engine dials at once, and again after pauses
+/// that come to about this much when the first dials fail.
+pub const MOVE_GRACE: Span = Span::from_secs(3);
+/// Users under way between two servers, at most: 64 bytes of id twice, 40 MiB in all. More are called offline.
+pub const MOVES_MAX: usize = 256 << 10;
+
 /// Empty ropes that are kept for queues to come: about as many as there are receivers in a turn, each of one small frame.
 pub const SPARE_ROPES_MAX: usize = 1024;
 /// Segments that all of these have room for together, at most: 3 MiB.

@@ -107,6 +107,7 @@ fn an_appserver_needs_no_option() {
     assert_eq!(server.heartbeat.as_millis(), 10_000);
     assert_eq!(server.heartbeat_timeout.as_millis(), 30_000);
     assert_eq!(server.login_timeout.as_millis(), 10_000);
+    assert_eq!(server.drain.as_millis(), 2_000);
     assert_eq!(server.max_frame, 1_048_576);
     assert_eq!((server.capacity, server.max_accepts_per_second), (server.max_connections, 10_000));
     assert_eq!((server.max_messages_per_second, server.max_bytes_per_second), (5_000, 16_777_216));
@@ -134,6 +135,7 @@ fn every_key_of_an_appservers_file_is_taken() {
             heartbeat_ms = 50
             heartbeat_timeout_ms = 100
             login_timeout_ms = 200
+            drain_seconds = 600
             max_frame = 0x2000
             max_connections = 10
             max_accepts_per_second = 30
@@ -154,6 +156,7 @@ fn every_key_of_an_appservers_file_is_taken() {
     assert_eq!((server.relogin, server.when_cut_off), (Relogin::KeepOld, CutOff::RefuseNew));
     assert_eq!((server.heartbeat.as_millis(), server.heartbeat_timeout.as_millis()), (50, 100));
     assert_eq!((server.login_timeout.as_millis(), server.max_frame), (200, 8_192));
+    assert_eq!(server.drain.as_millis(), 600_000);
     assert_eq!((server.max_connections, server.max_accepts_per_second, server.capacity), (10, 30, 9));
     assert_eq!((server.max_messages_per_second, server.max_bytes_per_second), (100, 0));
     assert_eq!(server.max_memory, Some(1 << 30));

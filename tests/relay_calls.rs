@@ -60,6 +60,7 @@ fn server(number: u16, acms: SocketAddr) -> Node<AppServer> {
             heartbeat: limits::HEARTBEAT,
             heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
             login_timeout: limits::LOGIN_TIMEOUT,
+            drain: limits::DRAIN,
             connections_max: 1000,
             max_accepts_per_second: 0,
             memory_max: usize::MAX,

@@ -230,9 +230,15 @@ fn goldens() -> Vec<Golden> {
             frame: Outgoing { id: 3, body: b"PPPPPPPPPPPPPPPPPPPPPPPPPPPPPPPP", ..Outgoing::of(Kind::Registered) },
         },
         Golden {
-            header: "00000015 84 00 00 05 00000001 0000000000000007",
-            tail: b"alice",
-            frame: Outgoing { info_type: 1, id: 7, from: b"alice", ..Outgoing::of(Kind::Claim) },
+            header: "0000001D 84 00 00 05 00000001 0000000000000007",
+            tail: b"alice\0\0\0\0\0\0\x01\xF4",
+            frame: Outgoing {
+                info_type: 1,
+                id: 7,
+                from: b"alice",
+                body: b"\0\0\0\0\0\0\x01\xF4",
+                ..Outgoing::of(Kind::Claim)
+            },
         },
         Golden {
             header: "00000015 85 00 05 00 000005E5 0000000000000007",
@@ -292,6 +298,11 @@ fn goldens() -> Vec<Golden> {
             tail: b"bob\x00\x02",
             frame: Outgoing { id: 5, from: b"bob", body: b"\x00\x02", ..Outgoing::of(Kind::Found) },
         },
+        Golden {
+            header: "00000010 90 00 00 00 00000000 0000000000000000",
+            tail: b"",
+            frame: Outgoing::of(Kind::Drain),
+        },
     ]
 }
 
@@ -301,9 +312,9 @@ const TWO_BINDINGS: &[u8] = b"\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00\x00\x
 
 #[test]
 fn the_goldens_cover_every_kind_at_its_number() {
-    let numbers: [u8; 34] = [
+    let numbers: [u8; 35] = [
         0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x14, 0x20, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32,
-        0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8B, 0x8C, 0x8D, 0x8E, 0x8F,
+        0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8B, 0x8C, 0x8D, 0x8E, 0x8F, 0x90,
     ];
     assert_eq!(Kind::ALL.iter().map(|kind| kind.to_wire()).collect::<Vec<u8>>(), numbers);
     let mut covered: Vec<u8> = goldens().iter().map(|golden| golden.bytes()[4]).collect();
@@ -840,12 +851,16 @@ fn the_json_of_the_link() {
     assert_eq!(serde_json::from_str::<Register>(text).expect("a register"), again);
 
     let servers = Servers {
-        servers: vec![ServerEntry { server: ServerId(1), address: "10.0.0.1:6000".into() }],
+        servers: vec![ServerEntry { server: ServerId(1), address: "10.0.0.1:6000".into(), draining: false }],
         awaited: vec![],
     };
     let text = r#"{"servers":[{"server":1,"address":"10.0.0.1:6000"}]}"#;
     assert_eq!(serde_json::to_string(&servers).expect("JSON"), text);
     assert_eq!(serde_json::from_str::<Servers>(text).expect("servers"), servers);
+    let text = r#"{"server":2,"address":"10.0.0.2:6000","draining":true}"#;
+    let entry = ServerEntry { server: ServerId(2), address: "10.0.0.2:6000".into(), draining: true };
+    assert_eq!(serde_json::to_string(&entry).expect("JSON"), text);
+    assert_eq!(serde_json::from_str::<ServerEntry>(text).expect("an entry"), entry);
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn run(settings: AppServerSettings) -> io::Result<()> {
         .when_cut_off(settings.when_cut_off)
         .heartbeat(settings.heartbeat.to_duration(), settings.heartbeat_timeout.to_duration())
         .login_timeout(settings.login_timeout.to_duration())
+        .drain(settings.drain.to_duration())
         .max_frame(settings.max_frame)
         .max_connections(settings.max_connections as usize)
         .max_accepts_per_second(settings.max_accepts_per_second)

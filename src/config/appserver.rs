@@ -45,6 +45,8 @@ pub struct AppServerSettings {
     pub heartbeat_timeout: Span,
     /// From accept to a complete LOGIN.
     pub login_timeout: Span,
+    /// How long the sending of all users to other servers is spread over, where it stops and others go on.
+    pub drain: Span,
     /// Bytes of a frame after its length field, at most; in `MAX_FRAME_FLOOR..=MAX_FRAME` of [`limits`].
     pub max_frame: usize,
     /// Client connections, at most; 1 or more.
@@ -90,6 +92,8 @@ pub enum UserLineError {
 
 /// Milliseconds that a span may have: down to what the timer wheel can tell apart, up to an hour.
 const SPAN_MS: RangeInclusive<u64> = 20..=3_600_000;
+/// Seconds that a drain may take.
+const DRAIN_SECONDS: RangeInclusive<u64> = 0..=limits::DRAIN_CEILING.as_millis() / 1_000;
 /// Bytes that `max_frame` may be.
 const MAX_FRAME: RangeInclusive<u64> = limits::MAX_FRAME_FLOOR as u64..=limits::MAX_FRAME as u64;
 /// Connections that may be configured: Linux gives a process no more descriptors unless `fs.nr_open` is raised.
@@ -132,6 +136,12 @@ pub struct AppServerArgs {
     /// Milliseconds that a new connection has to log in; in 20..=3600000
     #[arg(long, value_name = "MS", default_value_t = limits::LOGIN_TIMEOUT.as_millis(), value_parser = span_ms())]
     login_timeout_ms: u64,
+    /// Seconds that a server which stops spreads the sending of its users to other servers over; in 0..=600
+    #[arg(
+        long, value_name = "S", default_value_t = limits::DRAIN.as_millis() / 1_000,
+        value_parser = RangedU64ValueParser::<u64>::new().range(DRAIN_SECONDS)
+    )]
+    drain_seconds: u64,
     /// Bytes of a message with its header, at most; in 4096..=1048576
     #[arg(
         long, value_name = "BYTES", default_value_t = limits::MAX_FRAME,
@@ -199,6 +209,7 @@ impl Arguments for AppServerArgs {
             heartbeat: Span::from_millis(self.heartbeat_ms),
             heartbeat_timeout: Span::from_millis(self.heartbeat_timeout_ms),
             login_timeout: Span::from_millis(self.login_timeout_ms),
+            drain: Span::from_secs(self.drain_seconds),
             max_frame: self.max_frame,
             max_connections,
             max_accepts_per_second: self.max_accepts_per_second,

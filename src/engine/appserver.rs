@@ -21,7 +21,7 @@ use crate::limits;
 use crate::net::{Reactor, Tuning, default_memory_max, raise_descriptor_limit};
 use crate::role::appserver::{self as core, ClusterState, CutOff, Event, Inbox, Outcome, QueryRef, Rates, Verdict};
 use crate::role::client::QueryFailure;
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::wire::link::Relogin;
 use crate::wire::{Bounce, CloseCode, Flags};
 
@@ -121,6 +121,13 @@ impl AppServerBuilder {
     /// How long a connection may take to log in; 10 s by default.
     pub fn login_timeout(mut self, timeout: std::time::Duration) -> AppServerBuilder {
         self.config.login_timeout = timeout.into();
+        self
+    }
+
+    /// How long a server that stops spreads the sending of its users to the other servers of its cluster over: 2 s by
+    /// default, 10 minutes at most.
+    pub fn drain(mut self, span: std::time::Duration) -> AppServerBuilder {
+        self.config.drain = Span::from(span).min(limits::DRAIN_CEILING);
         self
     }
 
@@ -296,6 +303,7 @@ impl AppServer {
                 heartbeat: limits::HEARTBEAT,
                 heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
                 login_timeout: limits::LOGIN_TIMEOUT,
+                drain: limits::DRAIN,
                 connections_max: usize::MAX,
                 max_accepts_per_second: limits::ACCEPT_RATE,
                 memory_max: usize::MAX,
@@ -359,14 +367,26 @@ impl AppServer {
         }
     }
 
-    /// As [`AppServer::run`], and stops on SIGTERM or SIGINT; on a second one at once.
+    /// As [`AppServer::run`], and stops on SIGTERM or SIGINT, once it has sent its users to the other servers of its
+    /// cluster, where there are any; on a second signal at once.
     pub fn run_until_signal(mut self) -> io::Result<()> {
         self.reactor.take_signals()?;
         self.run()
     }
 
     fn signalled(&mut self) {
-        if self.stopping.has_begun() { self.stopping.hurry() } else { self.stop() }
+        if self.stopping.has_begun() { self.stopping.hurry() } else { self.drain() }
+    }
+
+    fn drain(&mut self) {
+        let now = self.reactor.now();
+        self.reactor.stop_listening();
+        let users = self.core.users_online();
+        let span = self.core.drain(now);
+        if span > Span::default() {
+            log::info!("sending {users} users to other servers within {} ms", span.as_millis());
+        }
+        self.stopping.begin(now + span);
     }
 
     fn stop(&mut self) {

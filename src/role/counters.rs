@@ -36,6 +36,8 @@ pub struct Counters {
     pub shed: u64,
     /// Bytes that waited for them or had come of them, and were dropped.
     pub shed_bytes: u64,
+    /// Bytes that came on a connection after its CLOSE was queued: not looked at.
+    pub late_bytes: u64,
     /// Connections whose first bytes were of another protocol or of the wrong role.
     pub wrong_port: u64,
     /// Connections whose first bytes were garbage.
@@ -59,6 +61,7 @@ impl std::fmt::Display for Counters {
             ("closed RATE", self.closed_rate),
             ("shed", self.shed),
             ("shed bytes", self.shed_bytes),
+            ("late bytes", self.late_bytes),
             ("wrong port", self.wrong_port),
             ("bad magic", self.bad_magic),
             ("sent away", self.sent_away),

@@ -101,6 +101,8 @@ kinds! {
     Lookup = 0x8E,
     /// ACMS to AS: there, or nowhere.
     Found = 0x8F,
+    /// AS to ACMS: I am sending my users to others.
+    Drain = 0x90,
 }
 
 impl Kind {
@@ -121,7 +123,7 @@ impl Kind {
             Kind::Presence | Kind::Ask | Kind::Answer => 0,
             Kind::Challenge | Kind::Prove | Kind::Register | Kind::Registered | Kind::Claim | Kind::Claimed => 0,
             Kind::Unbind | Kind::BurstBegin | Kind::Bind | Kind::Synced | Kind::Kick | Kind::Digest => 0,
-            Kind::Resync | Kind::Servers | Kind::Lookup | Kind::Found => 0,
+            Kind::Resync | Kind::Servers | Kind::Lookup | Kind::Found | Kind::Drain => 0,
         }
     }
 }

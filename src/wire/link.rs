@@ -123,6 +123,9 @@ pub struct ServerEntry {
     pub server: ServerId,
     /// Where clients reach it.
     pub address: String,
+    /// Whether it sends its users to others: nobody is to be sent to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// One binding in a BIND: session sequence (8 bytes), age in milliseconds (8), length of the user id (1), user id.

@@ -6,12 +6,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+use trunkline::{Client, Event, Pending, State};
 
 use crate::now;
 use crate::port::Port;
 use crate::program::{ACMS, APPSERVER, CHAT, Program, TRUNKLINE};
 use crate::raw::{
-    CHALLENGE, DATA, Frame, OFFLINE, QUERY, REFUSED, Raw, SERVER_PREFACE, SHUTDOWN, UNREACHABLE, WELCOME,
+    CHALLENGE, DATA, Frame, MOVE, OFFLINE, QUERY, REFUSED, Raw, SERVER_PREFACE, SHUTDOWN, UNREACHABLE, WELCOME,
 };
 
 const INFO: [(&str, &str); 1] = [("RUST_LOG", "info")];
@@ -202,6 +203,7 @@ fn the_demo_echoes_every_line() {
 fn sigterm_ends_each_role_and_tells_every_client() {
     let mut cluster = Cluster::start();
     let [as0, as1] = cluster.clients();
+    cluster.servers[0].stderr.line_with("cluster up");
     let mut clients = [Raw::login(as0, "alice"), Raw::login(as0, "bob"), Raw::dial(as0)];
     let mut elsewhere = Raw::login(as1, "carol");
     let mut stranger = Raw::dial(cluster.transfer);
@@ -210,7 +212,7 @@ fn sigterm_ends_each_role_and_tells_every_client() {
 
     cluster.servers[0].terminate();
     for client in &mut clients {
-        client.expect_close(SHUTDOWN);
+        client.expect_close(MOVE);
     }
     drop(clients);
     cluster.servers[0].expect_exit(0);
@@ -229,6 +231,67 @@ fn sigterm_ends_each_role_and_tells_every_client() {
     elsewhere.expect_close(SHUTDOWN);
     drop(elsewhere);
     cluster.servers[1].expect_exit(0);
+}
+
+/// Three servers are restarted in turn while users on two of them exchange messages: each arrives, once, and nobody's
+/// engine stops.
+#[test]
+fn a_rolling_restart_loses_no_acknowledged_message() {
+    const EACH: usize = 40;
+    let acms = start_acms(0, &INFO);
+    let transfer = acms.ready("transfer").to_string();
+    let ports: [Port; 3] = std::array::from_fn(|_| Port::reserve());
+    let start = |server: usize| {
+        let (id, listen) = (server.to_string(), ports[server].addr().to_string());
+        let drain = ["--drain-seconds", "1"];
+        Program::start(APPSERVER, &[&["--id", &id, "--listen", &listen, "--acms", &transfer], &drain[..]].concat())
+    };
+    let mut servers: Vec<Program> = (0..3).map(start).collect();
+    acms.stderr.lines_with("told of its", 3);
+    let connect = |user: &str, server: usize| Client::connect(ports[server].addr(), user).expect("it is let in");
+    let pairs: Vec<[Client; 2]> = (0..4)
+        .map(|pair| [connect(&format!("a{pair}"), pair % 3), connect(&format!("b{pair}"), (pair + 1) % 3)])
+        .collect();
+    let mut pending: Vec<Vec<Pending<_>>> = vec![Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    let send_some = |pending: &mut Vec<Vec<Pending<_>>>| {
+        for (pair, [from, to]) in pairs.iter().enumerate() {
+            for _ in 0..EACH {
+                let number = pending[pair].len() as u32;
+                pending[pair].push(from.send_acked(to.user(), number, vec![0; 100]).expect("its window has room"));
+            }
+        }
+    };
+    send_some(&mut pending);
+    for server in 0..3 {
+        servers[server].terminate();
+        // The stages of a drain, each seen in the log, with messages under way at all of them.
+        servers[server].stderr.line_with("sending ");
+        send_some(&mut pending);
+        acms.stderr.line_with(&format!("server {server} left with 0 users"));
+        send_some(&mut pending);
+        servers[server].expect_exit(0);
+        servers[server] = start(server);
+        acms.stderr.lines_with("told of its", 4 + server);
+        send_some(&mut pending);
+    }
+    for (pair, [from, to]) in pairs.iter().enumerate() {
+        let count = pending[pair].len();
+        for (number, outcome) in pending[pair].drain(..).enumerate() {
+            let outcome = outcome.wait_timeout(crate::PATIENCE).expect("it is resolved in time");
+            assert_eq!(outcome, Ok(Ok(Ok(()))), "message {number} of pair {pair}");
+        }
+        let mut times = vec![0; count];
+        while let Ok(event) = to.events().try_recv() {
+            match event {
+                Event::Message(message) => times[message.info_type as usize] += 1,
+                Event::State(State::Stopped { code, text }) => panic!("pair {pair}: stopped: {code}: {text}"),
+                Event::State(_) | Event::Query(_) | Event::Undelivered { .. } => {}
+            }
+        }
+        assert_eq!(times, vec![1; count], "how often each message of pair {pair} arrived");
+        let stopped = |event: Event| matches!(event, Event::State(State::Stopped { .. }));
+        assert!(!from.events().try_iter().any(stopped), "the sender of pair {pair} stopped");
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub(crate) const OFFLINE: u32 = 1;
 pub(crate) const UNREACHABLE: u32 = 2;
 
 pub(crate) const SHUTDOWN: u32 = 1000;
+pub(crate) const MOVE: u32 = 1001;
 pub(crate) const FULL: u32 = 1004;
 pub(crate) const BAD_MAGIC: u32 = 1500;
 pub(crate) const WRONG_PORT: u32 = 1501;

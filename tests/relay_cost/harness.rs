@@ -190,6 +190,7 @@ pub(crate) fn server(number: u16) -> Node<AppServer> {
         heartbeat: Span::from_secs(10),
         heartbeat_timeout: Span::from_secs(30),
         login_timeout: Span::from_secs(10),
+        drain: Span::from_secs(2),
         connections_max: 100_000,
         max_accepts_per_second: 0,
         memory_max: usize::MAX,

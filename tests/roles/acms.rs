@@ -14,9 +14,9 @@ use trunkline::time::Time;
 use trunkline::wire::CloseCode;
 
 use crate::wire_peer::{
-    ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLIENT_PREFACE, CLOSE, DATA, DIGEST, FOUND, KICK, LOGIN,
-    LOOKUP, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, REPLY, RESYNC, Raw, SERVER_PREFACE, SERVERS, SYNCED, Seam,
-    UNBIND,
+    ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLIENT_PREFACE, CLOSE, DATA, DIGEST, DRAIN, FOUND, KICK,
+    LOGIN, LOOKUP, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, REPLY, RESYNC, Raw, SERVER_PREFACE, SERVERS, SYNCED,
+    Seam, UNBIND,
 };
 
 pub(crate) type Hub = Seam<Acms>;
@@ -330,7 +330,7 @@ fn what_a_member_says_wrong_has_its_code() {
         (1503, Raw::of(RESYNC)),
         (1503, Raw::of(LOGIN).from("alice")),
         (1503, Raw::of(0x20).to("g").from("alice")),
-        (1503, Raw::of(0x90)),
+        (1503, Raw::of(0x9F)),
         (1505, claim(1, "alice").info(2)),
         (1505, claim(1, "")),
         (1505, claim(1, "alice").body([0; 7])),
@@ -1177,4 +1177,74 @@ fn servers_that_have_not_come_back_are_named_to_the_others() {
     drain(&mut next);
     next.put(a, data("alice", "bob", 1));
     assert_eq!(next.frame(a), Raw::of(BOUNCE).info(3).id(1).to("alice").from("bob"), "server 2 may have him");
+}
+
+// Drain.
+
+#[test]
+fn a_draining_server_is_named_so_to_all() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    drain(&mut hub);
+    hub.put(a, Raw::of(DRAIN));
+    let one = r#"{"server":1,"address":"10.0.0.1:6000","draining":true}"#;
+    let two = r#"{"server":2,"address":"10.0.0.2:6000"}"#;
+    let told = Raw::of(SERVERS).body(format!(r#"{{"servers":[{one},{two}]}}"#));
+    assert_eq!((hub.frame(a), hub.frame(b)), (told.clone(), told));
+    hub.put(a, Raw::of(DRAIN));
+    hub.silent(b);
+    hub.put(b, data("bob", "alice", 1));
+    assert_eq!(hub.frame(a), data("bob", "alice", 1), "who is still there is served");
+}
+
+#[test]
+fn a_user_under_way_between_two_servers_is_not_offline() {
+    let retry = Raw::of(BOUNCE).info(3).id(1).to("bob").from("alice");
+    for arrives in [true, false] {
+        let mut hub = hub();
+        let (a, b) = two_with_users(&mut hub);
+        hub.put(a, Raw::of(UNBIND).info(1001).id(1).from("alice"));
+        hub.put(b, data("bob", "alice", 1));
+        assert_eq!(hub.frame(b), retry);
+        assert_eq!(found(&mut hub, b, "alice"), Err(3));
+        assert_eq!(found(&mut hub, b, "carol"), Err(1));
+        if arrives {
+            log_in(&mut hub, b, "alice", 9);
+            hub.put(b, Raw::of(UNBIND).id(9).from("alice"));
+        } else {
+            pass_alive(&mut hub, &[a, b], 2_999);
+            assert_eq!(found(&mut hub, b, "alice"), Err(3));
+            pass_alive(&mut hub, &[a, b], 1);
+        }
+        assert_eq!(found(&mut hub, b, "alice"), Err(1), "she was there, or did not come");
+    }
+}
+
+#[test]
+fn a_move_that_comes_behind_the_arrival_makes_nobody_moving() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.pass_ms(1);
+    log_in(&mut hub, b, "alice", 9);
+    hub.frames(a);
+    hub.put(a, Raw::of(UNBIND).info(1001).id(1).from("alice"));
+    assert_eq!(found(&mut hub, a, "alice"), Ok(2));
+    hub.put(b, Raw::of(UNBIND).id(9).from("alice"));
+    assert_eq!(found(&mut hub, a, "alice"), Err(1));
+}
+
+#[test]
+fn more_users_under_way_than_are_remembered_are_offline() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    let users = 256 * 1024 + 1;
+    let mut bytes = Vec::new();
+    for number in 0..users {
+        let user = format!("user{number}");
+        bytes.extend(bind(&[(number + 2, 0, &user)]).bytes());
+        bytes.extend(Raw::of(UNBIND).info(1001).id(number + 2).from(&user).bytes());
+    }
+    hub.feed(a, bytes);
+    assert_eq!(found(&mut hub, b, &format!("user{}", users - 2)), Err(3));
+    assert_eq!(found(&mut hub, b, &format!("user{}", users - 1)), Err(1));
 }

@@ -17,7 +17,7 @@ use trunkline::wire::link::Relogin;
 use trunkline::wire::{Bounce, CloseCode, Flags};
 
 use crate::wire_peer::{
-    ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLIENT_PREFACE, CLOSE, DATA, DIGEST,
+    ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLIENT_PREFACE, CLOSE, DATA, DIGEST, DRAIN,
     DROPPABLE, ERROR, FOUND, GROUP_DATA, GROUP_JOIN, KICK, LOGIN, LOGOUT, LOOKUP, PING, PONG, PROVE, QUERY, REGISTER,
     REGISTERED, REPLY, RESYNC, RETRY, Raw, SERVER_PREFACE, SERVERS, SYNCED, Seam, UNBIND, WANT_ACK, WELCOME, addr,
 };
@@ -35,6 +35,7 @@ fn config() -> Config {
         heartbeat: Span::from_secs(10),
         heartbeat_timeout: Span::from_secs(30),
         login_timeout: Span::from_secs(10),
+        drain: Span::from_secs(2),
         connections_max: 100_000,
         max_accepts_per_second: 0,
         memory_max: usize::MAX,
@@ -1938,4 +1939,155 @@ fn an_answer_keeps_to_max_frame() {
     let answer = server.frame(alice);
     let length = answer.bytes().len() - 4;
     assert!(length <= 4096, "an ANSWER with a length of {length}");
+}
+
+// Drain.
+
+/// In a cluster with servers 2 and 4, and 3, which drains.
+fn joined_by_others() -> (Server, ConnId) {
+    let (mut server, up) = joined();
+    let one = r#"{"server":1,"address":"10.0.0.1:6000"}"#;
+    let two = r#"{"server":2,"address":"10.0.0.2:6000"}"#;
+    let three = r#"{"server":3,"address":"10.0.0.3:6000","draining":true}"#;
+    let four = r#"{"server":4,"address":"10.0.0.4:6000"}"#;
+    server.put(up, Raw::of(SERVERS).body(format!(r#"{{"servers":[{one},{two},{three},{four}]}}"#)));
+    (server, up)
+}
+
+fn start_drain(server: &mut Server) {
+    server.core.drain(server.now);
+    server.turn();
+}
+
+/// Where the client was sent.
+#[track_caller]
+fn moved(server: &mut Server, conn: ConnId) -> String {
+    let (code, body) = server.closed(conn);
+    assert_eq!(code, 1001);
+    let place =
+        body.strip_prefix(r#"{"text":"the server is draining","go_to":""#).and_then(|rest| rest.strip_suffix("\"}"));
+    place.unwrap_or_else(|| panic!("{body}")).to_owned()
+}
+
+#[test]
+fn a_draining_server_sends_its_users_to_the_others_in_turn() {
+    let (mut server, up) = joined_by_others();
+    let mut clients: Vec<(ConnId, u64)> =
+        (0..4).map(|number| log_in_through(&mut server, up, &format!("user{number}"))).collect();
+    clients.sort_unstable_by_key(|(conn, _)| conn.index);
+    start_drain(&mut server);
+    let mut places = BTreeMap::new();
+    for (step, (conn, session)) in clients.into_iter().enumerate() {
+        *places.entry(moved(&mut server, conn)).or_insert(0) += 1;
+        let mut told = server.frames(up);
+        if step == 0 {
+            assert_eq!(told.remove(0), Raw::of(DRAIN));
+        }
+        let user = format!("user{}", session - 1);
+        assert_eq!(told.remove(0), Raw::of(UNBIND).info(1001).id(session).from(&user));
+        if step < 3 {
+            assert!(told.is_empty(), "{told:?}");
+            server.pass_ms(450);
+            assert_eq!(server.core.users_online(), 3 - step, "one each half second");
+            server.pass_ms(50);
+        } else {
+            assert_eq!(told, [Raw::of(PING).id(1)]);
+        }
+    }
+    assert_eq!(places, BTreeMap::from([("10.0.0.2:6000".to_owned(), 2), ("10.0.0.4:6000".to_owned(), 2)]));
+    assert!(!server.core.is_stopped());
+    server.put(up, Raw::of(PONG).id(1));
+    server.closed_with(up, 1000);
+    assert!(server.core.is_stopped());
+}
+
+#[test]
+fn while_a_server_drains_those_who_are_there_are_served() {
+    let (mut server, up) = joined_by_others();
+    let (one, _) = log_in_through(&mut server, up, "one");
+    let (two, _) = log_in_through(&mut server, up, "two");
+    start_drain(&mut server);
+    let (gone, (stays, name)) =
+        if server.core.conn_of(&user("one")).is_none() { (one, (two, "two")) } else { (two, (one, "one")) };
+    let left = if name == "two" { "one" } else { "two" };
+    moved(&mut server, gone);
+    server.frames(up);
+    server.put(up, data("zoe", name, 1));
+    assert_eq!(server.frame(stays), data("zoe", name, 1));
+    server.put(stays, data(name, left, 2));
+    assert_eq!(server.frame(up), data(name, left, 2), "who was sent away is elsewhere");
+    server.put(up, data("zoe", left, 3));
+    assert_eq!(server.frame(up), Raw::of(BOUNCE).info(3).id(3).to("zoe").from(left), "and not offline");
+    server.stall(stays);
+    server.put(up, data("zoe", name, 4));
+    server.pass_ms(1_100);
+    server.unstall(stays);
+    assert_eq!(server.next(stays), data("zoe", name, 4), "what was queued comes before the CLOSE");
+    server.feed_unread(stays, data(name, "zoe", 5).bytes());
+    moved(&mut server, stays);
+    assert_eq!(server.core.counters().late_bytes, 16 + 4 + 3 + 3 + 2, "{name} sent it too late");
+}
+
+#[test]
+fn logins_under_way_and_newcomers_are_sent_on_as_well() {
+    let (mut server, up) = joined_by_others();
+    let silent = server.accept();
+    let checked = asking(&mut server, "checked");
+    let (claimed, session) = claiming(&mut server, up, "claimed");
+    start_drain(&mut server);
+    server.frames(up);
+    server.pass_ms(1_500);
+    for conn in [silent, checked, claimed] {
+        moved(&mut server, conn);
+    }
+    let told = server.frames(up);
+    assert_eq!(
+        told.iter().find(|frame| frame.kind == UNBIND),
+        Some(&Raw::of(UNBIND).info(1001).id(session).from("claimed"))
+    );
+    let late = server.accept();
+    moved(&mut server, late);
+}
+
+#[test]
+fn where_no_other_server_is_there_a_drain_is_a_stop() {
+    let servers = [
+        r#"{"server":1,"address":"10.0.0.1:6000"}"#,
+        r#"{"server":1,"address":"10.0.0.1:6000"},{"server":3,"address":"10.0.0.3:6000","draining":true}"#,
+    ];
+    for servers in servers {
+        let (mut server, up) = joined();
+        server.put(up, Raw::of(SERVERS).body(format!(r#"{{"servers":[{servers}]}}"#)));
+        let (alice, _) = log_in_through(&mut server, up, "alice");
+        start_drain(&mut server);
+        server.closed_with(alice, 1000);
+    }
+    let mut server = alone();
+    let alice = log_in(&mut server, "alice");
+    start_drain(&mut server);
+    server.closed_with(alice, 1000);
+    assert!(server.core.is_stopped());
+}
+
+#[test]
+fn a_drain_without_users_or_without_the_acms_ends() {
+    let (mut server, up) = joined_by_others();
+    start_drain(&mut server);
+    assert_eq!(server.frames(up), [Raw::of(DRAIN), Raw::of(PING).id(1)]);
+    server.reset(up);
+    assert!(server.core.is_stopped());
+}
+
+#[test]
+fn a_draining_server_that_comes_back_to_its_acms_says_so_again() {
+    let (mut server, up) = joined_by_others();
+    let (_alice, _) = log_in_through(&mut server, up, "alice");
+    let (_bob, _) = log_in_through(&mut server, up, "bob");
+    start_drain(&mut server);
+    server.frames(up);
+    server.reset(up);
+    server.pass_ms(200);
+    let up = register(&mut server);
+    assert_eq!(server.next(up), Raw::of(DRAIN));
+    assert_eq!(server.next(up), Raw::of(BURST_BEGIN));
 }

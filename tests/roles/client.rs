@@ -207,6 +207,24 @@ fn retry_after_and_go_to_are_honoured() {
 }
 
 #[test]
+fn a_move_is_followed_at_once_and_a_refused_one_is_not() {
+    let body = r#"{"text":"moving","go_to":"10.0.0.2:6001"}"#;
+    let (mut program, conn) = online();
+    program.put(conn, Raw::of(CLOSE).info(1001).body(body));
+    assert!(until_dial(&mut program) <= 1);
+    let (dial, at) = program.dials.pop().expect("a dial");
+    assert_eq!(at, addr("10.0.0.2:6001"));
+    program.core.ended(program.now, dial, End::Failed(std::io::ErrorKind::ConnectionRefused));
+    program.turn();
+    assert!((50..=118).contains(&until_dial(&mut program)), "the first pause of the usual ones");
+    assert_eq!(program.dials.last().map(|(_, at)| *at), Some(addr(SERVER)), "the usual address");
+    let conn = program.answer_dial();
+    program.wire(conn).got.clear();
+    program.put(conn, Raw::of(CLOSE).info(1001).body(body));
+    assert!(until_dial(&mut program) >= 50, "servers that send it round before it is in do not make it spin");
+}
+
+#[test]
 fn a_logout_ends_it() {
     let (mut program, conn) = online();
     program.core.log_out(program.now);

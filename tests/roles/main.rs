@@ -23,7 +23,7 @@ const NOT_SENT: &[&str] = &[];
 
 const CLOSE_CODES: &[Row] = &[
     row(1000, "SHUTDOWN", &["a_server_that_stops_says_so_to_everyone", "an_acms_that_stops_says_so_to_everyone"]),
-    row(1001, "MOVE", NOT_SENT),
+    row(1001, "MOVE", &["a_draining_server_sends_its_users_to_the_others_in_turn"]),
     row(1002, "SLOW", &["a_client_that_takes_nothing_for_ten_seconds_is_slow", "the_slowest_receiver_goes_first"]),
     row(
         1003,

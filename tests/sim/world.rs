@@ -146,6 +146,7 @@ impl World {
             heartbeat: limits::HEARTBEAT,
             heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
             login_timeout: limits::LOGIN_TIMEOUT,
+            drain: limits::DRAIN,
             connections_max: 100,
             max_accepts_per_second: 0,
             memory_max: usize::MAX,

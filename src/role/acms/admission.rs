@@ -129,6 +129,7 @@ impl Acms {
             address: register.address.clone(),
             tenure: Tenure(self.tenures),
             synced: false,
+            draining: false,
             digest: Digest::default(),
             mismatches: 0,
         };
@@ -160,7 +161,11 @@ impl Acms {
 
     pub(super) fn tell_servers(&mut self, now: Time, except: Option<ConnId>) {
         let entries = self.servers.iter();
-        let entries = entries.map(|(_, server)| ServerEntry { server: server.id, address: server.address.clone() });
+        let entries = entries.map(|(_, server)| ServerEntry {
+            server: server.id,
+            address: server.address.clone(),
+            draining: server.draining,
+        });
         let awaited = self.awaited.iter().copied().filter(|_| now < self.grace_ends).collect();
         let servers = Servers { servers: entries.collect(), awaited };
         let body = serde_json::to_vec(&servers).expect("numbers and plain text");

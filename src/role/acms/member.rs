@@ -20,7 +20,8 @@ impl Acms {
         match header.kind {
             Kind::Data | Kind::Query | Kind::Reply | Kind::Ack | Kind::Bounce => self.relay(now, place, frame),
             Kind::Claim => self.claim(now, place, frame)?,
-            Kind::Unbind => self.unbind(place, from, header.id),
+            Kind::Unbind => self.unbind(now, place, from, header.id, header.info_type),
+            Kind::Drain => self.drain(now, place),
             Kind::BurstBegin => self.begin_burst(place),
             Kind::Bind => self.bind_all(now, place, &frame.body())?,
             Kind::Synced => self.synced(place),
@@ -65,7 +66,7 @@ impl Acms {
         let forwarded = match receiver.map(|server| server.conn) {
             Some(conn) if self.is_held_back(conn) => Err(Bounce::Busy),
             Some(conn) => self.links.forward(now, conn, frame).map(drop).map_err(|_| Bounce::Busy),
-            None => Err(self.absence(now)),
+            None => Err(self.absence(now, to)),
         };
         match forwarded {
             Ok(()) => self.counters.forwarded += 1,
@@ -95,7 +96,10 @@ impl Acms {
     }
 
     /// Why a user is not found: the one place where OFFLINE is decided.
-    fn absence(&self, now: Time) -> Bounce {
+    fn absence(&self, now: Time, user: &[u8]) -> Bounce {
+        if self.moves.is_moving(now, user) {
+            return Bounce::Retry;
+        }
         let awaits = !self.awaited.is_empty() && now < self.grace_ends;
         let complete = !awaits && self.servers.iter().all(|(_, server)| server.synced);
         if complete { Bounce::Offline } else { Bounce::Retry }
@@ -146,6 +150,7 @@ impl Acms {
 
     fn bind(&mut self, place: u32, user: UserId, session: u64, since: i64) {
         self.forget(user.as_bytes());
+        self.moves.arrived(user.as_bytes());
         let server = &mut self.servers[place as usize];
         server.digest.add(server.incarnation, user.as_bytes(), session);
         self.directory.bind(user, Binding { tenure: server.tenure, place, session, since });
@@ -159,13 +164,23 @@ impl Acms {
         }
     }
 
-    fn unbind(&mut self, place: u32, user: &[u8], session: u64) {
+    fn unbind(&mut self, now: Time, place: u32, user: &[u8], session: u64, code: u32) {
         let tenure = self.servers[place as usize].tenure;
         self.claims.close(user, tenure, session);
         let exact = |binding: &Binding| binding.tenure == tenure && binding.session == session;
         if self.directory.binding(user).is_some_and(exact) {
             self.forget(user);
             self.directory.unbind(user, tenure, session);
+            if code == CloseCode::MOVE.to_wire() {
+                self.moves.left(now, user);
+            }
+        }
+    }
+
+    /// The server sends its users to others: they are to know that it is no place to send theirs.
+    fn drain(&mut self, now: Time, place: u32) {
+        if !std::mem::replace(&mut self.servers[place as usize].draining, true) {
+            self.tell_servers(now, None);
         }
     }
 
@@ -252,7 +267,7 @@ impl Acms {
         let server = self.whereabouts(user).map(|server| server.id.0.to_be_bytes());
         let (info_type, body) = match &server {
             Some(bytes) => (0, &bytes[..]),
-            None => (self.absence(now).to_wire(), &[][..]),
+            None => (self.absence(now, user).to_wire(), &[][..]),
         };
         self.control(now, conn, &Outgoing { info_type, id, from: user, body, ..Outgoing::of(Kind::Found) });
     }

@@ -6,6 +6,7 @@
 mod admission;
 mod claims;
 mod member;
+mod moves;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof};
 
 use claims::Claims;
+use moves::Moves;
 
 /// Directory places looked at between two turns while what a lost server left is swept.
 const SWEEP_PLACES: usize = 4096;
@@ -126,6 +128,8 @@ struct Server {
     /// Bindings of another tenure do not stand.
     tenure: Tenure,
     synced: bool,
+    /// It sends its users to others.
+    draining: bool,
     digest: Digest,
     mismatches: u32,
 }
@@ -140,6 +144,7 @@ pub struct Acms {
     places: BTreeMap<ServerId, u32>,
     directory: Directory,
     claims: Claims,
+    moves: Moves,
     tenures: u64,
     /// Servers that were in the cluster before this start and have not told of their users.
     awaited: BTreeSet<ServerId>,
@@ -165,6 +170,7 @@ impl Acms {
             places: BTreeMap::new(),
             directory: Directory::new(entropy.hasher()),
             claims: Claims::new(&mut entropy),
+            moves: Moves::new(&mut entropy),
             tenures: 0,
             awaited: BTreeSet::new(),
             grace_ends: now + limits::DIRECTORY_GRACE,
@@ -349,6 +355,7 @@ impl Core for Acms {
                 Due::DialTimeout => unreachable!("the cluster manager dials nobody"),
             }
         }
+        self.moves.expire(now);
         let servers = &self.servers;
         self.directory.sweep(SWEEP_PLACES, |binding| {
             servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)

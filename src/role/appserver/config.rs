@@ -20,6 +20,8 @@ pub struct Config {
     pub heartbeat_timeout: Span,
     /// From accept to a complete LOGIN.
     pub login_timeout: Span,
+    /// How long the sending of all users to other servers is spread over, where it stops and others go on.
+    pub drain: Span,
     /// Connections, at most; more are closed FULL.
     pub connections_max: usize,
     /// Connections let in a second, and at once; more are closed FULL and told when to come again. 0 for no bound.

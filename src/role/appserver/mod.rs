@@ -1,10 +1,12 @@
 //! The application server's core: users log in here, and their frames go to each other or up to the ACMS.
 //!
 //! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
-//! to the ACMS, `ask` the questions about who is where, `meter` how fast a client may send.
+//! to the ACMS, `ask` the questions about who is where, `meter` how fast a client may send, `drain` the way of all users
+//! to other servers.
 
 mod ask;
 mod config;
+mod drain;
 mod event;
 mod meter;
 mod route;
@@ -29,6 +31,7 @@ use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
 
 use ask::Question;
 pub use config::{Config, CutOff, Membership};
+use drain::Drain;
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef};
 pub use meter::Rates;
 use meter::{Meter, Standing, Tariff};
@@ -119,6 +122,10 @@ pub struct AppServer {
     entropy: Entropy,
     events: VecDeque<Event>,
     counters: Counters,
+    /// Its users are being sent to other servers.
+    drain: Option<Drain>,
+    /// How many were.
+    moved: usize,
     stopping: bool,
 }
 
@@ -148,6 +155,8 @@ impl AppServer {
             events: VecDeque::new(),
             counters: Counters::default(),
             config,
+            drain: None,
+            moved: 0,
             stopping: false,
         }
     }
@@ -385,6 +394,8 @@ impl Core for AppServer {
         self.anonymous += 1;
         if self.stopping {
             self.close(now, conn, &Fault::new(CloseCode::SHUTDOWN, "the server is stopping"));
+        } else if self.drain.is_some() {
+            self.move_client(now, conn);
         } else if full {
             self.close(now, conn, &Fault::new(CloseCode::FULL, "the server has no room for more connections"));
         } else if let Err(wait) = self.pace.admit(now, &mut self.entropy.jitter) {
@@ -400,7 +411,10 @@ impl Core for AppServer {
 
     fn received(&mut self, now: Time, conn: ConnId, chunk: &Bytes, range: Range<usize>) {
         let bytes = range.len();
-        let Some(mut inbound) = self.links.begin(now, conn, chunk, range) else { return };
+        let Some(mut inbound) = self.links.begin(now, conn, chunk, range) else {
+            self.counters.late_bytes += bytes as u64;
+            return;
+        };
         let uplink = self.links.get(conn).and_then(|link| match link.peer {
             Peer::Acms(place) => Some(place),
             Peer::Client(_) => None,
@@ -452,6 +466,7 @@ impl Core for AppServer {
                 }
             }
         }
+        self.continue_drain(now);
         self.expire_uplinks(now);
         self.expire_questions(now);
         self.expire_queries(now);
@@ -462,6 +477,6 @@ impl Core for AppServer {
         let questions = self.question_ends.front().map(|(ends, _)| *ends);
         let queries = self.query_ends.first().map(|(ends, _)| *ends);
         let uplinks = self.uplinks.iter().filter(|_| !self.stopping).filter_map(Uplink::deadline).min();
-        [self.links.deadline(), questions, queries, uplinks].into_iter().flatten().min()
+        [self.links.deadline(), questions, queries, uplinks, self.drain_deadline()].into_iter().flatten().min()
     }
 }

@@ -237,14 +237,14 @@ impl AppServer {
                 debug_assert_eq!(self.users.get(user.as_bytes()), Some(&conn));
                 self.users.remove(user.as_bytes());
                 self.digest_remove(&user, session);
-                self.unbind(now, &user, session);
+                self.unbind(now, &user, session, gone);
                 self.events.push_back(Event::LoggedOut { user: user.clone(), gone });
                 Some(user)
             }
             Session::Claiming(Entrant { user, session, .. }) => {
                 self.anonymous -= 1;
                 self.claims.remove(session);
-                self.unbind(now, &user, session);
+                self.unbind(now, &user, session, gone);
                 Some(user)
             }
             Session::Checking(Entrant { user, .. }) => {
@@ -267,8 +267,9 @@ impl AppServer {
         self.control_up(now, &Outgoing { body: &body, ..Outgoing::of(Kind::Bind) });
     }
 
-    fn unbind(&mut self, now: Time, user: &UserId, session: u64) {
-        let unbind = Outgoing { id: session, from: user.as_bytes(), ..Outgoing::of(Kind::Unbind) };
+    fn unbind(&mut self, now: Time, user: &UserId, session: u64, gone: Gone) {
+        let info_type = if gone == Gone::Closed(CloseCode::MOVE) { CloseCode::MOVE.to_wire() } else { 0 };
+        let unbind = Outgoing { info_type, id: session, from: user.as_bytes(), ..Outgoing::of(Kind::Unbind) };
         // Where the cluster can't be reached there is nothing to unbind: the burst will not name the session.
         self.control_up(now, &unbind);
     }

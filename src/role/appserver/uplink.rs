@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{AppServer, ClusterState, Entrant, Event, Membership, Origin, Peer, Session};
+use super::{AppServer, ClusterState, Drain, Entrant, Event, Membership, Origin, Peer, Session};
 use crate::buf::{Bounds, Frame, Inbound};
 use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
@@ -25,6 +25,8 @@ pub(super) struct Uplink {
     epoch: u64,
     /// Who else was in the cluster when it was last heard of.
     peers: Vec<ServerId>,
+    /// Where users can go instead: the addresses of the others that are there and are not draining themselves.
+    targets: Vec<String>,
     /// Count and hash of the sessions that the ACMS should know of.
     digest: Digest,
     digest_at: Time,
@@ -61,6 +63,7 @@ impl Uplink {
             backoff: Backoff::default(),
             epoch: 0,
             peers: Vec::new(),
+            targets: Vec::new(),
             digest: Digest::default(),
             digest_at: Time::NEVER,
             burst: None,
@@ -111,6 +114,11 @@ impl AppServer {
         }
         self.close(now, conn, &Fault::new(CloseCode::SLOW, "no room for control frames"));
         false
+    }
+
+    /// Where users can be sent.
+    pub(super) fn targets(&self) -> &[String] {
+        self.uplinks.first().map_or(&[], |uplink| &uplink.targets)
     }
 
     pub(super) fn expire_uplinks(&mut self, now: Time) {
@@ -165,6 +173,9 @@ impl AppServer {
         self.settle_claims(now);
         self.settle_questions(now);
         self.release_waiters(now, place);
+        if matches!(self.drain, Some(Drain::Leaving)) && !self.stopping {
+            self.stop(now);
+        }
     }
 
     /// Stops reading from a client whose frames fill the uplink `conn`.
@@ -264,6 +275,9 @@ impl AppServer {
         let epoch = uplink.epoch;
         self.links.advance(now, conn, Stage::Open);
         self.events.push_back(Event::Cluster(ClusterState::Up { epoch }));
+        if self.drain.is_some() {
+            self.tell_drain(now);
+        }
         self.begin_burst(now, place);
         Ok(())
     }
@@ -283,12 +297,16 @@ impl AppServer {
             Kind::Servers => {
                 let servers: Servers = parse_object(&frame.body())
                     .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of SERVERS is its JSON"))?;
+                let others = servers.servers.iter().filter(|entry| entry.server != self.config.server);
+                let targets = others.filter(|entry| !entry.draining).map(|entry| entry.address.clone());
                 let registered = servers.servers.iter().map(|entry| entry.server);
-                self.uplinks[place].peers = registered.chain(servers.awaited).collect();
+                let uplink = &mut self.uplinks[place];
+                uplink.targets = targets.collect();
+                uplink.peers = registered.chain(servers.awaited).collect();
             }
             Kind::Found => self.found(now, frame),
             Kind::Ping => self.pong(now, conn, &frame.envelope)?,
-            Kind::Pong => {}
+            Kind::Pong => self.ponged(now, header.id),
             Kind::Close => self.closed_by_peer(now, conn, frame)?,
             kind => return Err(Fault::unexpected(kind)),
         }
@@ -308,6 +326,8 @@ impl AppServer {
         }
         let routed = match self.users.get(envelope.to) {
             Some(receiver) => self.deliver(now, *receiver, frame),
+            // Its users are on their way to other servers.
+            None if self.drain.is_some() => Err(Bounce::Retry),
             None => Err(Bounce::Offline),
         };
         if let Err(cause) = routed {

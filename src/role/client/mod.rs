@@ -63,6 +63,8 @@ pub struct Client {
     server: SocketAddr,
     backoff: Backoff,
     was_online: bool,
+    /// Dialling where a server sent it: at once, and once until it is online.
+    moving: bool,
     /// This start's ids lie above it.
     first_id: u64,
     next_id: u64,
@@ -91,6 +93,7 @@ impl Client {
             server: config.server,
             backoff: Backoff::default(),
             was_online: false,
+            moving: false,
             first_id,
             next_id: first_id,
             pending: BTreeMap::new(),
@@ -407,8 +410,11 @@ impl Client {
             self.act_at(id, Time::NEVER);
         }
         let asked = told.retry_after_ms.map_or(Span::default(), Span::from_millis);
-        let pause = self.backoff.next(&mut self.entropy.jitter).max(asked);
-        self.server = told.go_to.and_then(|addr| addr.parse().ok()).unwrap_or(self.config.server);
+        let go_to: Option<SocketAddr> = told.go_to.and_then(|addr| addr.parse().ok());
+        let is_sent = gone == Gone::ClosedByPeer(CloseCode::MOVE) && go_to.is_some();
+        let at_once = is_sent && !std::mem::replace(&mut self.moving, is_sent);
+        let pause = if at_once { asked } else { self.backoff.next(&mut self.entropy.jitter).max(asked) };
+        self.server = go_to.unwrap_or(self.config.server);
         self.phase = Phase::Waiting(now + pause);
         self.events.push_back(Event::State(State::Reconnecting { gone, text: told.text, pause }));
     }
@@ -452,6 +458,7 @@ impl Client {
         self.links.advance(now, conn, Stage::Open);
         self.phase = Phase::Online { conn, max_frame: welcome.max_frame };
         self.backoff.reset();
+        self.moving = false;
         let resumed = std::mem::replace(&mut self.was_online, true);
         self.events.push_back(Event::State(State::Online { welcome, resumed }));
         for id in self.pending.keys().copied().collect::<Vec<_>>() {

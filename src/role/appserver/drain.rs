@@ -1,0 +1,90 @@
+//! A server that is to stop while others go on: its users are sent to those, a few at a time.
+
+use std::collections::VecDeque;
+
+use super::{AppServer, Peer};
+use crate::id::ConnId;
+use crate::role::Fault;
+use crate::time::{Span, Time};
+use crate::wire::{CloseCode, Kind, Outgoing};
+
+/// The id of the PING behind the last UNBIND: its PONG comes behind all that the ACMS had passed on before.
+const LAST_PING: u64 = 1;
+
+/// How far a server's drain is.
+pub(super) enum Drain {
+    /// Clients are sent away, in the order of this list.
+    Moving { began: Time, clients: VecDeque<ConnId>, of: usize },
+    /// All have been; what the ACMS passed on to them before it knew is still bounced.
+    Leaving,
+}
+
+impl AppServer {
+    /// Sends every client to another server of the cluster, spread over `drain` of the config, and then stops. Alone, or
+    /// where no other server is known to be there, it stops at once. Returns how long it takes to send them.
+    pub fn drain(&mut self, now: Time) -> Span {
+        if self.stopping || self.drain.is_some() {
+            return Span::default();
+        }
+        if self.targets().is_empty() {
+            self.stop(now);
+            return Span::default();
+        }
+        self.tell_drain(now);
+        let is_client = |peer: &Peer| matches!(peer, Peer::Client(_));
+        let clients = self.links.iter().filter(|(_, link)| link.is_live() && is_client(&link.peer));
+        let clients: VecDeque<ConnId> = clients.map(|(conn, _)| conn).collect();
+        self.drain = Some(Drain::Moving { began: now, of: clients.len(), clients });
+        self.continue_drain(now);
+        self.config.drain
+    }
+
+    /// Tells the ACMS that nobody is to be sent here.
+    pub(super) fn tell_drain(&mut self, now: Time) {
+        self.control_up(now, &Outgoing::of(Kind::Drain));
+    }
+
+    /// Sends away those whose time has come.
+    pub(super) fn continue_drain(&mut self, now: Time) {
+        while self.drain_deadline().is_some_and(|due| due <= now) {
+            let Some(Drain::Moving { clients, .. }) = &mut self.drain else { return };
+            let Some(conn) = clients.pop_front() else { return self.leave_cluster(now) };
+            self.move_client(now, conn);
+        }
+    }
+
+    /// When the next client is sent away: each has its moment, evenly from the drain's beginning to its end.
+    pub(super) fn drain_deadline(&self) -> Option<Time> {
+        match self.drain.as_ref()? {
+            Drain::Moving { began, clients, .. } if clients.is_empty() => Some(*began),
+            Drain::Moving { began, clients, of } => {
+                let sent = (of - clients.len()) as u64;
+                Some(*began + Span::from_micros(self.config.drain.as_micros() * sent / *of as u64))
+            }
+            Drain::Leaving => None,
+        }
+    }
+
+    /// Closes a client with the address of another server, each in its turn.
+    pub(super) fn move_client(&mut self, now: Time, conn: ConnId) {
+        self.moved += 1;
+        let targets = self.targets();
+        let go_to = (!targets.is_empty()).then(|| targets[self.moved % targets.len()].clone());
+        self.close(now, conn, &Fault { go_to, ..Fault::new(CloseCode::MOVE, "the server is draining") });
+    }
+
+    /// Nobody is here any more: once what was under way to them has come back, the server stops.
+    fn leave_cluster(&mut self, now: Time) {
+        self.drain = Some(Drain::Leaving);
+        if !self.control_up(now, &Outgoing { id: LAST_PING, ..Outgoing::of(Kind::Ping) }) {
+            self.stop(now);
+        }
+    }
+
+    /// The ACMS has answered a PING.
+    pub(super) fn ponged(&mut self, now: Time, id: u64) {
+        if id == LAST_PING && matches!(self.drain, Some(Drain::Leaving)) {
+            self.stop(now);
+        }
+    }
+}
