@@ -2,7 +2,7 @@
 //!
 //! The cores never read a clock: the reactor (or the simulator) tells them the time, which only grows.
 
-use std::ops::{Add, Sub};
+use std::ops::{Add, AddAssign, Sub};
 
 /// A moment: microseconds since the process's reactor started, on a monotonic clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +38,12 @@ impl Add<Span> for Time {
     type Output = Time;
     fn add(self, span: Span) -> Time {
         Time(self.0.saturating_add(span.0))
+    }
+}
+
+impl AddAssign for Span {
+    fn add_assign(&mut self, more: Span) {
+        self.0 += more.0;
     }
 }
 

@@ -7,10 +7,11 @@ use std::process::{Command, Output};
 
 use trunkline::config::{
     AcmsArgs, AcmsSettings, AppServerArgs, AppServerSettings, Arguments, ChatArgs, ChatSettings, ConfigError, HostPort,
-    HostPortError, LoginCheck, Resolved, ServerAssignedPolicy, resolve_from,
+    HostPortError, LoginCheck, Resolved, resolve_from,
 };
 use trunkline::id::ServerId;
 use trunkline::limits;
+use trunkline::role::acms::Policy;
 use trunkline::time::Span;
 use trunkline::wire::link::Relogin;
 use trunkline::{CutOff, Tuning};
@@ -90,7 +91,7 @@ fn an_acms_needs_no_option() {
     let acms: AcmsSettings = settings::<AcmsArgs>(&[]);
     assert_eq!(acms.transfer.to_string(), "127.0.0.1:12000");
     assert_eq!(acms.management.to_string(), "127.0.0.1:11000");
-    assert_eq!(acms.server_assigned_policy, ServerAssignedPolicy::MinUserCount);
+    assert_eq!(acms.server_assigned_policy, Policy::MinUserCount);
     assert_eq!(acms.cluster, "trunkline");
     assert!(acms.cluster_secret.is_empty());
 }

@@ -91,6 +91,7 @@ impl Cluster {
                 epoch: 1,
                 connections_max: 10,
                 memory_max: usize::MAX,
+                policy: acms::Policy::default(),
                 seed: [9; 32],
             };
             Acms::new(reactor.now(), config)

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 use trunkline::id::{IdError, ServerId, UserId};
 use trunkline::limits::MAX_FRAME;
-use trunkline::wire::link::{BindEntry, Membership, ProveBody, Prover, Register, ServerEntry, Servers};
+use trunkline::wire::link::{BindEntry, Membership, ProveBody, Prover, Register, ServerEntry, ServerState, Servers};
 use trunkline::wire::{
     Answer, Ask, AskKind, CloseBody, CloseCode, Cluster, Envelope, Flags, Header, Kind, Located, Login, Malformed,
     Opening, Outgoing, Preface, Role, Versions, Welcome,
@@ -303,6 +303,11 @@ fn goldens() -> Vec<Golden> {
             tail: b"",
             frame: Outgoing::of(Kind::Drain),
         },
+        Golden {
+            header: "0000001E 91 00 00 00 00000000 0000000000000000",
+            tail: b"\0\0\0\x02\0\0\0\0\0\0\x02\x08\0\xFA",
+            frame: Outgoing { body: b"\0\0\0\x02\0\0\0\0\0\0\x02\x08\0\xFA", ..Outgoing::of(Kind::State) },
+        },
     ]
 }
 
@@ -312,9 +317,9 @@ const TWO_BINDINGS: &[u8] = b"\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00\x00\x
 
 #[test]
 fn the_goldens_cover_every_kind_at_its_number() {
-    let numbers: [u8; 35] = [
+    let numbers: [u8; 36] = [
         0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x14, 0x20, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32,
-        0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8B, 0x8C, 0x8D, 0x8E, 0x8F, 0x90,
+        0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8B, 0x8C, 0x8D, 0x8E, 0x8F, 0x90, 0x91,
     ];
     assert_eq!(Kind::ALL.iter().map(|kind| kind.to_wire()).collect::<Vec<u8>>(), numbers);
     let mut covered: Vec<u8> = goldens().iter().map(|golden| golden.bytes()[4]).collect();
@@ -861,6 +866,14 @@ fn the_json_of_the_link() {
     let entry = ServerEntry { server: ServerId(2), address: "10.0.0.2:6000".into(), draining: true };
     assert_eq!(serde_json::to_string(&entry).expect("JSON"), text);
     assert_eq!(serde_json::from_str::<ServerEntry>(text).expect("an entry"), entry);
+}
+
+#[test]
+fn what_a_server_says_of_itself() {
+    let state = ServerState { users: 2, queued_bytes: 520, busy_permille: 250 };
+    let bytes = b"\0\0\0\x02\0\0\0\0\0\0\x02\x08\0\xFA";
+    assert_eq!((&state.encode(), ServerState::parse(bytes)), (bytes, Some(state)));
+    assert_eq!((ServerState::parse(&bytes[1..]), ServerState::parse(&[0; 15])), (None, None));
 }
 
 #[test]

@@ -23,8 +23,9 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: AcmsSettings) -> io::Result<()> {
-    let AcmsSettings { transfer, cluster, cluster_secret, max_memory, tuning, .. } = settings;
-    let mut builder = Acms::builder().name(cluster).secret(cluster_secret).tuning(tuning);
+    let AcmsSettings { transfer, cluster, cluster_secret, max_memory, tuning, server_assigned_policy, .. } = settings;
+    let builder = Acms::builder().name(cluster).secret(cluster_secret).tuning(tuning);
+    let mut builder = builder.assignment(server_assigned_policy);
     if let Some(bytes) = max_memory {
         builder = builder.max_memory(bytes);
     }

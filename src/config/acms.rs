@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, PossibleValue};
 use clap::{Parser, ValueEnum};
 
 use super::{Arguments, ClusterArgs, ConfigError, MANAGEMENT_PORT, MemoryArgs, TRANSFER_PORT, TuningArgs};
 use crate::net::Tuning;
+use crate::role::acms::Policy;
 
 /// What an ACMS runs with. Not `Debug`: it holds the cluster's secret.
 pub struct AcmsSettings {
@@ -14,8 +15,8 @@ pub struct AcmsSettings {
     pub transfer: SocketAddr,
     /// Where the management API listens; port 0 for one that the system picks.
     pub management: SocketAddr,
-    /// How the management API assigns a server to a user.
-    pub server_assigned_policy: ServerAssignedPolicy,
+    /// Which server a new user is sent to.
+    pub server_assigned_policy: Policy,
     /// The cluster's name.
     pub cluster: String,
     /// The cluster's secret, at least 16 bytes; empty where it has none.
@@ -24,13 +25,6 @@ pub struct AcmsSettings {
     pub max_memory: Option<usize>,
     /// What its reactor trades.
     pub tuning: Tuning,
-}
-
-/// How a user who asks for a server is given one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ServerAssignedPolicy {
-    /// The server with the fewest users
-    MinUserCount,
 }
 
 /// The cluster manager: knows which user is on which application server, and relays between the servers
@@ -46,9 +40,9 @@ pub struct AcmsArgs {
     /// TCP port set aside for the management API, which this release does not open; 0 lets the system pick
     #[arg(long, value_name = "PORT", default_value_t = MANAGEMENT_PORT)]
     management_port: u16,
-    /// How the management API will give a user a server; not used by this release
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t = ServerAssignedPolicy::MinUserCount)]
-    server_assigned_policy: ServerAssignedPolicy,
+    /// Which server a new user is sent to who asks for one
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Policy::MinUserCount)]
+    server_assigned_policy: Policy,
     #[command(flatten)]
     cluster: ClusterArgs,
     #[command(flatten)]
@@ -81,6 +75,20 @@ impl Arguments for AcmsArgs {
             max_memory: self.memory.max_memory,
             tuning: self.tuning.tuning(),
             cluster_secret,
+        })
+    }
+}
+
+impl ValueEnum for Policy {
+    fn value_variants<'a>() -> &'a [Policy] {
+        &[Policy::RoundRobin, Policy::MinUserCount, Policy::LeastBusy]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Policy::RoundRobin => PossibleValue::new("round-robin").help("Each in turn"),
+            Policy::MinUserCount => PossibleValue::new("min-user-count").help("The one with the fewest users"),
+            Policy::LeastBusy => PossibleValue::new("least-busy").help("The one whose loop is busy the least"),
         })
     }
 }

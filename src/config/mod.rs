@@ -27,7 +27,7 @@ mod acms;
 mod appserver;
 mod chat;
 
-pub use acms::{AcmsArgs, AcmsSettings, ServerAssignedPolicy};
+pub use acms::{AcmsArgs, AcmsSettings};
 pub use appserver::{AppServerArgs, AppServerSettings, LoginCheck, UserLineError};
 pub use chat::{ChatArgs, ChatSettings};
 

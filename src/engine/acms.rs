@@ -12,7 +12,7 @@ use super::{Running, Stopping, boot_number, check_name, ending, listen_at, log_s
 use crate::limits;
 use crate::net::{Reactor, Tuning, default_memory_max, raise_descriptor_limit};
 use crate::role::Gone;
-use crate::role::acms::{self as core, Event};
+use crate::role::acms::{self as core, Event, Policy};
 use crate::wire::CloseCode;
 
 /// What a cluster manager is made of; see [`Acms::builder`].
@@ -41,6 +41,12 @@ impl AcmsBuilder {
     /// from 95 % on the slowest are closed SLOW.
     pub fn max_memory(mut self, bytes: usize) -> AcmsBuilder {
         self.memory_max = Some(bytes.max(limits::MEMORY_MAX_FLOOR));
+        self
+    }
+
+    /// Which server a new user is sent to; the one with the fewest users by default.
+    pub fn assignment(mut self, policy: Policy) -> AcmsBuilder {
+        self.config.policy = policy;
         self
     }
 
@@ -109,6 +115,7 @@ impl Acms {
             epoch: 0,
             connections_max: usize::MAX,
             memory_max: usize::MAX,
+            policy: Policy::default(),
             seed: [0; 32],
         };
         AcmsBuilder { config, memory_max: None, tuning: Tuning::default() }

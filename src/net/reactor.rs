@@ -107,6 +107,8 @@ pub struct Reactor {
     spare: Option<File>,
     tuning: Tuning,
     calls: Calls,
+    /// Time since the start in which there was nothing to do, or which was rested.
+    waited: Span,
     /// By the index of their [`ConnId`].
     sockets: Vec<Option<Socket>>,
     /// Sockets with data, in the order they are read.
@@ -144,6 +146,7 @@ impl Reactor {
             spare: spare_descriptor(),
             tuning,
             calls: Calls::default(),
+            waited: Span::default(),
             sockets: Vec::new(),
             ready: VecDeque::new(),
             unblocked: Vec::new(),
@@ -203,6 +206,7 @@ impl Reactor {
     pub fn receive<C: Core>(&mut self, core: &mut C, deadline: Option<Time>) -> io::Result<Woken> {
         let due = core.deadline();
         let woken = self.wait(core, due.into_iter().chain(deadline).min())?;
+        core.waited(self.waited);
         self.accept(core);
         self.read(core);
         for (conn, end) in std::mem::take(&mut self.broken) {
@@ -237,7 +241,7 @@ impl Reactor {
         if !self.has_work() && deadline.is_none_or(|deadline| deadline > self.now) {
             self.pause();
         }
-        let timeout = self.timeout([deadline, self.accept_after].into_iter().flatten().min());
+        let (timeout, began) = self.timeout([deadline, self.accept_after].into_iter().flatten().min());
         self.calls.waits += 1;
         if let Err(error) = self.poll.poll(&mut self.events, timeout)
             && error.kind() != ErrorKind::Interrupted
@@ -247,6 +251,7 @@ impl Reactor {
         let mut woken = Woken::default();
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         self.before = std::mem::replace(&mut self.now, self.clock.now());
+        self.waited += began.map_or(Span::default(), |began| self.now.since(began));
         for event in &events {
             match event.token() {
                 WAKER => {
@@ -271,22 +276,26 @@ impl Reactor {
 
     /// Rests before the wait, where the load is such that there will be something to do behind it.
     #[expect(clippy::disallowed_methods, reason = "resting is what was asked for")]
-    fn pause(&self) {
+    fn pause(&mut self) {
         let rest = self.tuning.rest;
         if rest == Span::default() {
             return;
         }
         let (now, next) = (self.clock.now(), self.now + rest);
         if now < next && self.now < self.before + rest + rest {
-            std::thread::sleep(next.since(now).to_duration());
+            let rest = next.since(now);
+            std::thread::sleep(rest.to_duration());
+            self.waited += rest;
         }
     }
 
-    fn timeout(&self, deadline: Option<Time>) -> Option<std::time::Duration> {
+    /// How long to wait, and since when, where there is nothing else to do.
+    fn timeout(&self, deadline: Option<Time>) -> (Option<std::time::Duration>, Option<Time>) {
         if self.has_work() {
-            return Some(std::time::Duration::ZERO);
+            return (Some(std::time::Duration::ZERO), None);
         }
-        deadline.map(|deadline| deadline.since(self.clock.now()).to_duration())
+        let began = self.clock.now();
+        (deadline.map(|deadline| deadline.since(began).to_duration()), Some(began))
     }
 
     /// Remembers what a socket is ready for.

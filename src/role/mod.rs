@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::id::ConnId;
 use crate::link::{End, Links};
-use crate::time::Time;
+use crate::time::{Span, Time};
 
 pub mod acms;
 pub mod appserver;
@@ -30,7 +30,7 @@ pub use pace::Pace;
 
 /// The seam between a role and what moves its bytes: the reactor in production, the simulator in tests.
 ///
-/// The calling order of a turn: any of [`accepted`](Core::accepted), [`connected`](Core::connected),
+/// The calling order of a turn: [`waited`](Core::waited), where the shell measures it; any of [`accepted`](Core::accepted), [`connected`](Core::connected),
 /// [`received`](Core::received), [`ended`](Core::ended); [`expire`](Core::expire) where [`deadline`](Core::deadline) has
 /// come; the role's own calls; then for each connection that [`Links::take_dirty`] names, writes, with
 /// [`relieved`](Core::relieved) where [`Links::wrote`] says so; last the rest of what `Links` lists for the shell. `now`
@@ -56,6 +56,9 @@ pub trait Core {
 
     /// The queue of `conn` has fallen to half of its soft bound.
     fn relieved(&mut self, now: Time, conn: ConnId);
+
+    /// How long there was nothing to do so far, since the start: what a shell did not wait, it was busy.
+    fn waited(&mut self, _waited: Span) {}
 
     /// Meets the deadlines that have come.
     fn expire(&mut self, now: Time);

@@ -103,6 +103,8 @@ kinds! {
     Found = 0x8F,
     /// AS to ACMS: I am sending my users to others.
     Drain = 0x90,
+    /// AS to ACMS: how many users, how busy.
+    State = 0x91,
 }
 
 impl Kind {
@@ -123,7 +125,7 @@ impl Kind {
             Kind::Presence | Kind::Ask | Kind::Answer => 0,
             Kind::Challenge | Kind::Prove | Kind::Register | Kind::Registered | Kind::Claim | Kind::Claimed => 0,
             Kind::Unbind | Kind::BurstBegin | Kind::Bind | Kind::Synced | Kind::Kick | Kind::Digest => 0,
-            Kind::Resync | Kind::Servers | Kind::Lookup | Kind::Found | Kind::Drain => 0,
+            Kind::Resync | Kind::Servers | Kind::Lookup | Kind::Found | Kind::Drain | Kind::State => 0,
         }
     }
 }

@@ -159,6 +159,37 @@ impl<'a> BindEntry<'a> {
     }
 }
 
+/// The body of STATE: users online (4 bytes), bytes queued (8), busy thousandths of the last second (2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerState {
+    /// Users that are in.
+    pub users: u32,
+    /// Bytes that wait in the server's queues.
+    pub queued_bytes: u64,
+    /// Thousandths of its time that its reactor did not wait for something to do.
+    pub busy_permille: u16,
+}
+
+const STATE_BYTES: usize = 4 + 8 + 2;
+
+impl ServerState {
+    /// The body's bytes.
+    pub fn encode(&self) -> [u8; STATE_BYTES] {
+        let mut bytes = [0; STATE_BYTES];
+        BigEndian::write_u32(&mut bytes[0..4], self.users);
+        BigEndian::write_u64(&mut bytes[4..12], self.queued_bytes);
+        BigEndian::write_u16(&mut bytes[12..14], self.busy_permille);
+        bytes
+    }
+
+    /// Parses the body; none where it is not 14 bytes.
+    pub fn parse(body: &[u8]) -> Option<ServerState> {
+        let bytes: &[u8; STATE_BYTES] = body.try_into().ok()?;
+        let (users, queued_bytes) = (BigEndian::read_u32(&bytes[0..4]), BigEndian::read_u64(&bytes[4..12]));
+        Some(ServerState { users, queued_bytes, busy_permille: BigEndian::read_u16(&bytes[12..14]) })
+    }
+}
+
 /// `info_type` of a CLAIM: what becomes of an older session of the same user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

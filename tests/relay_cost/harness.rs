@@ -219,6 +219,7 @@ pub(crate) fn hub() -> Node<Acms> {
         epoch: 1,
         connections_max: 100,
         memory_max: usize::MAX,
+        policy: acms::Policy::default(),
         seed: [9; 32],
     };
     Node::new(Acms::new(START, config))

@@ -9,14 +9,14 @@ use std::hash::Hasher;
 use trunkline::id::{ConnId, ServerId};
 use trunkline::link::End;
 use trunkline::role::Gone;
-use trunkline::role::acms::{Acms, Config, Event};
+use trunkline::role::acms::{Acms, Assigned, Config, Event, NoServer, Policy};
 use trunkline::time::Time;
 use trunkline::wire::CloseCode;
 
 use crate::wire_peer::{
     ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLIENT_PREFACE, CLOSE, DATA, DIGEST, DRAIN, FOUND, KICK,
-    LOGIN, LOOKUP, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, REPLY, RESYNC, Raw, SERVER_PREFACE, SERVERS, SYNCED,
-    Seam, UNBIND,
+    LOGIN, LOOKUP, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, REPLY, RESYNC, Raw, SERVER_PREFACE, SERVERS, STATE,
+    SYNCED, Seam, UNBIND,
 };
 
 pub(crate) type Hub = Seam<Acms>;
@@ -32,6 +32,7 @@ pub(crate) fn hub_with(change: impl FnOnce(&mut Config)) -> Hub {
         epoch: EPOCH,
         connections_max: 1000,
         memory_max: usize::MAX,
+        policy: Policy::default(),
         seed: [2; 32],
     };
     change(&mut config);
@@ -331,6 +332,7 @@ fn what_a_member_says_wrong_has_its_code() {
         (1503, Raw::of(LOGIN).from("alice")),
         (1503, Raw::of(0x20).to("g").from("alice")),
         (1503, Raw::of(0x9F)),
+        (1505, Raw::of(STATE).body([0; 13])),
         (1505, claim(1, "alice").info(2)),
         (1505, claim(1, "")),
         (1505, claim(1, "alice").body([0; 7])),
@@ -1247,4 +1249,134 @@ fn more_users_under_way_than_are_remembered_are_offline() {
     hub.feed(a, bytes);
     assert_eq!(found(&mut hub, b, &format!("user{}", users - 2)), Err(3));
     assert_eq!(found(&mut hub, b, &format!("user{}", users - 1)), Err(1));
+}
+
+// Assignment.
+
+/// A server with `users` users and room for `capacity`.
+fn member_with(hub: &mut Hub, server: u16, users: u64, capacity: u32) -> ConnId {
+    let body = format!(r#"{{"address":"10.0.0.{server}:6000","capacity":{capacity}}}"#);
+    let conn = registering(hub, server, 1, &Raw::of(REGISTER).body(body));
+    hub.put(conn, Raw::of(BURST_BEGIN));
+    for user in 0..users {
+        hub.put(conn, bind(&[(user + 1, 0, &format!("user{server}-{user}"))]));
+    }
+    hub.put(conn, Raw::of(SYNCED).info(users as u32));
+    conn
+}
+
+/// What a STATE says: users, bytes queued, thousandths busy.
+fn state(users: u32, queued: u64, busy: u16) -> Raw {
+    Raw::of(STATE).body([&users.to_be_bytes()[..], &queued.to_be_bytes(), &busy.to_be_bytes()].concat())
+}
+
+fn assign(hub: &mut Hub) -> Result<u16, NoServer> {
+    hub.core.assign(hub.now, None).map(|assigned| assigned.server.0)
+}
+
+fn assign_named(hub: &mut Hub, user: &str) -> Result<u16, NoServer> {
+    hub.core.assign(hub.now, Some(&user.parse().expect("an id"))).map(|assigned| assigned.server.0)
+}
+
+#[test]
+fn an_assignment_names_number_and_address() {
+    let mut hub = hub();
+    assert_eq!(hub.core.assign(hub.now, None), Err(NoServer::NoneRegistered));
+    member_with(&mut hub, 7, 0, 10);
+    let assigned = Assigned { server: ServerId(7), address: "10.0.0.7:6000".to_owned() };
+    assert_eq!(hub.core.assign(hub.now, None), Ok(assigned));
+}
+
+#[test]
+fn ten_thousand_at_one_moment_are_spread_evenly() {
+    for policy in [Policy::RoundRobin, Policy::MinUserCount, Policy::LeastBusy] {
+        let mut hub = hub_with(|config| config.policy = policy);
+        for server in 1..=20 {
+            let conn = member_with(&mut hub, server, 0, 100_000);
+            hub.put(conn, state(1_000, 0, 300));
+        }
+        let mut counts = [0; 20];
+        for _ in 0..10_000 {
+            counts[usize::from(assign(&mut hub).expect("there is room")) - 1] += 1;
+        }
+        assert!(counts.iter().all(|count| (490..=510).contains(count)), "{policy:?}: {counts:?}");
+    }
+}
+
+#[test]
+fn round_robin_takes_each_in_turn() {
+    let mut hub = hub_with(|config| config.policy = Policy::RoundRobin);
+    for (server, users) in [(1, 5), (4, 0), (9, 2)] {
+        member_with(&mut hub, server, users, 10);
+    }
+    let assigned: Vec<_> = (0..5).map(|_| assign(&mut hub)).collect();
+    assert_eq!(assigned, [Ok(1), Ok(4), Ok(9), Ok(1), Ok(4)]);
+}
+
+#[test]
+fn the_fewest_users_are_counted_with_those_on_their_way() {
+    let mut hub = hub();
+    member_with(&mut hub, 1, 3, 10);
+    member_with(&mut hub, 2, 1, 10);
+    let assigned: Vec<_> = (0..4).map(|_| assign(&mut hub)).collect();
+    assert_eq!(assigned, [Ok(2), Ok(2), Ok(1), Ok(2)]);
+}
+
+#[test]
+fn the_least_busy_gets_as_many_as_make_it_as_busy_as_the_others() {
+    let mut hub = hub_with(|config| config.policy = Policy::LeastBusy);
+    let (a, b) = (member_with(&mut hub, 1, 100, 1_000), member_with(&mut hub, 2, 100, 1_000));
+    hub.put(a, state(100, 0, 100));
+    hub.put(b, state(100, 0, 200));
+    let assigned: Vec<_> = (0..130).map(|_| assign(&mut hub)).collect();
+    assert!(assigned[..100].iter().all(|server| *server == Ok(1)), "until it would be as busy");
+    assert_eq!(assigned[100..].iter().filter(|server| **server == Ok(2)).count(), 10, "then by what a user costs");
+}
+
+#[test]
+fn a_reservation_ends_with_its_time_or_when_its_user_is_in() {
+    let mut hub = hub();
+    let (a, b) = (member_with(&mut hub, 1, 0, 1), member_with(&mut hub, 2, 0, 1));
+    assert_eq!(assign_named(&mut hub, "alice"), Ok(1));
+    assert_eq!(assign_named(&mut hub, "bob"), Ok(2));
+    assert_eq!(assign_named(&mut hub, "carol"), Err(NoServer::Full));
+    assert_eq!(assign_named(&mut hub, "bob"), Err(NoServer::Full), "but his place is kept for him");
+    hub.frames(a);
+    log_in(&mut hub, a, "bob", 1);
+    assert_eq!(assign(&mut hub), Ok(2), "he went elsewhere");
+    assert_eq!(assign(&mut hub), Err(NoServer::Full));
+    drain(&mut hub);
+    pass_alive(&mut hub, &[a, b], 9_999);
+    assert_eq!(assign(&mut hub), Err(NoServer::Full));
+    pass_alive(&mut hub, &[a, b], 1);
+    assert_eq!(assign(&mut hub), Ok(2), "nobody came, and bob is on the other");
+    assert_eq!(assign(&mut hub), Err(NoServer::Full));
+}
+
+#[test]
+fn nobody_is_sent_to_a_server_that_takes_nobody() {
+    let mut hub = hub();
+    let (a, b) = (member_with(&mut hub, 1, 0, 10), member_with(&mut hub, 2, 5, 10));
+    unsynced(&mut hub, 3);
+    assert_eq!(assign(&mut hub), Ok(1), "the third looks empty only because it has not told of its users");
+    hub.core.freeze(ServerId(1));
+    assert_eq!(assign(&mut hub), Ok(2));
+    hub.put(b, Raw::of(DRAIN));
+    assert_eq!(assign(&mut hub), Err(NoServer::NoneOpen));
+    hub.core.thaw(ServerId(1));
+    assert_eq!(assign(&mut hub), Ok(1));
+    hub.core.freeze(ServerId(1));
+    hub.reset(a);
+    member_with(&mut hub, 1, 0, 10);
+    assert_eq!(assign(&mut hub), Err(NoServer::NoneOpen), "frozen it stays when it comes back");
+}
+
+#[test]
+fn a_lost_server_is_assigned_nobody() {
+    let mut hub = hub();
+    let a = member_with(&mut hub, 1, 0, 10);
+    member_with(&mut hub, 2, 5, 10);
+    assert_eq!(assign(&mut hub), Ok(1));
+    hub.reset(a);
+    assert_eq!(assign(&mut hub), Ok(2));
 }

@@ -19,7 +19,8 @@ use trunkline::wire::{Bounce, CloseCode, Flags};
 use crate::wire_peer::{
     ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLIENT_PREFACE, CLOSE, DATA, DIGEST, DRAIN,
     DROPPABLE, ERROR, FOUND, GROUP_DATA, GROUP_JOIN, KICK, LOGIN, LOGOUT, LOOKUP, PING, PONG, PROVE, QUERY, REGISTER,
-    REGISTERED, REPLY, RESYNC, RETRY, Raw, SERVER_PREFACE, SERVERS, SYNCED, Seam, UNBIND, WANT_ACK, WELCOME, addr,
+    REGISTERED, REPLY, RESYNC, RETRY, Raw, SERVER_PREFACE, SERVERS, STATE, SYNCED, Seam, UNBIND, WANT_ACK, WELCOME,
+    addr,
 };
 
 pub(crate) type Server = Seam<AppServer>;
@@ -1309,13 +1310,13 @@ fn a_claim_names_the_policy() {
 fn a_claim_and_its_confirmation_tell_the_logins_age() {
     let (mut server, up) = joined();
     let conn = asking(&mut server, "alice");
-    server.pass_ms(700);
+    server.pass_ms(300);
     server.frames(up);
     say(&mut server, conn, Verdict::Accept);
-    assert_eq!(server.frame(up), Raw::of(CLAIM).id(1).from("alice").body(b"\0\0\0\0\0\0\x02\xBC"));
-    server.pass_ms(800);
+    assert_eq!(server.frame(up), Raw::of(CLAIM).id(1).from("alice").body(b"\0\0\0\0\0\0\x01\x2C"));
+    server.pass_ms(400);
     server.put(up, Raw::of(CLAIMED).to("alice").id(1));
-    assert_eq!(server.frame(up), Raw::of(BIND).body(b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x05\xDC\x05alice"));
+    assert_eq!(server.frame(up), Raw::of(BIND).body(b"\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x02\xBC\x05alice"));
 }
 
 #[test]
@@ -1660,7 +1661,7 @@ fn the_digest_is_that_of_the_documents_example() {
     assert_eq!(digest_of(2, &[(7, "alice")]), 0xCF26_2001_866B_C867);
     let (mut server, up) = joined();
     pass_alive(&mut server, up, &[], 9);
-    assert!(server.frames(up).iter().all(|frame| frame.kind == PING));
+    assert!(server.frames(up).iter().all(|frame| frame.kind == STATE));
     for number in 1..=6 {
         let (conn, session) = log_in_through(&mut server, up, &format!("user{number}"));
         assert_eq!(session, number);
@@ -1701,17 +1702,22 @@ fn the_digest_counts_those_who_came_while_cut_off_and_nobody_who_is_only_claimed
 // The cluster: keep-alive.
 
 #[test]
-fn the_link_is_pinged_after_a_second_of_having_sent_nothing() {
+fn the_link_says_something_each_second_whatever_it_hears() {
     let (mut server, up) = joined();
     let (alice, _) = log_in_through(&mut server, up, "alice");
     server.pass_ms(900);
     server.put(alice, data("alice", "zoe", 1));
     server.put(up, Raw::of(PONG));
     assert_eq!(server.frame(up).kind, DATA);
-    server.pass_ms(950);
-    server.silent(up);
-    server.pass_ms(100);
-    assert_eq!(server.frame(up).kind, PING, "what was heard does not count, what was sent does");
+    for _ in 0..2 {
+        server.pass_ms(1_000);
+        let kinds: Vec<u8> = server.frames(up).iter().map(|frame| frame.kind).collect();
+        assert!(
+            kinds == [STATE] || kinds == [STATE, PING],
+            "what was sent counts, what was heard does not: {kinds:02x?}"
+        );
+        server.put(up, Raw::of(PONG));
+    }
     server.put(up, Raw::of(PING).id(77));
     assert_eq!(server.frame(up), Raw::of(PONG).id(77));
 }
@@ -1980,6 +1986,7 @@ fn a_draining_server_sends_its_users_to_the_others_in_turn() {
     for (step, (conn, session)) in clients.into_iter().enumerate() {
         *places.entry(moved(&mut server, conn)).or_insert(0) += 1;
         let mut told = server.frames(up);
+        told.retain(|frame| frame.kind != STATE);
         if step == 0 {
             assert_eq!(told.remove(0), Raw::of(DRAIN));
         }
@@ -2090,4 +2097,26 @@ fn a_draining_server_that_comes_back_to_its_acms_says_so_again() {
     let up = register(&mut server);
     assert_eq!(server.next(up), Raw::of(DRAIN));
     assert_eq!(server.next(up), Raw::of(BURST_BEGIN));
+}
+
+// What it says of itself.
+
+#[test]
+fn each_second_it_tells_of_its_users_its_queues_and_how_busy_it_was() {
+    let (mut server, up) = joined();
+    let (alice, _) = log_in_through(&mut server, up, "alice");
+    log_in_through(&mut server, up, "bob");
+    server.stall(alice);
+    server.put(up, data("zoe", "alice", 1).body(vec![0; 492]));
+    server.pass_ms(900);
+    server.silent(up);
+    server.core.waited(Span::from_millis(750));
+    server.pass_ms(100);
+    let state = b"\0\0\0\x02\0\0\0\0\0\0\x02\x08\0\xFA";
+    assert_eq!(server.frame(up), Raw::of(STATE).body(state), "2 users, 520 bytes, 250 thousandths");
+    server.core.waited(Span::from_millis(1_750));
+    server.pass_ms(1_000);
+    assert_eq!(server.frame(up).body[12..], [0, 0]);
+    server.pass_ms(1_000);
+    assert_eq!(server.frame(up).body[12..], [0x03, 0xE8]);
 }

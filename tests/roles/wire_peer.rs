@@ -46,6 +46,7 @@ pub(crate) const SERVERS: u8 = 0x8D;
 pub(crate) const LOOKUP: u8 = 0x8E;
 pub(crate) const FOUND: u8 = 0x8F;
 pub(crate) const DRAIN: u8 = 0x90;
+pub(crate) const STATE: u8 = 0x91;
 
 /// Flags.
 pub(crate) const WANT_ACK: u8 = 0x01;

@@ -128,8 +128,15 @@ impl World {
         let seed = self.entropy();
         if node == ACMS {
             let (cluster, secret) = ("sim".to_owned(), b"secret".to_vec());
-            let config =
-                acms::Config { cluster, secret, epoch: 100 + boot, connections_max: 100, memory_max: usize::MAX, seed };
+            let config = acms::Config {
+                cluster,
+                secret,
+                epoch: 100 + boot,
+                connections_max: 100,
+                memory_max: usize::MAX,
+                policy: acms::Policy::default(),
+                seed,
+            };
             return Role::Acms(Box::new(Acms::new(Time::ZERO, config)));
         }
         let cluster = Membership {

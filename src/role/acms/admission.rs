@@ -8,7 +8,7 @@ use crate::link::Stage;
 use crate::memory::Health;
 use crate::role::{Digest, Fault, Gone, Tenure};
 use crate::time::Time;
-use crate::wire::link::{Membership, Nonce, ProveBody, Prover, Register, ServerEntry, Servers};
+use crate::wire::link::{Membership, Nonce, ProveBody, Prover, Register, ServerEntry, ServerState, Servers};
 use crate::wire::{CloseCode, Envelope, Kind, Outgoing, Role, parse_object};
 
 impl Acms {
@@ -127,6 +127,8 @@ impl Acms {
             id,
             incarnation,
             address: register.address.clone(),
+            capacity: register.capacity,
+            state: ServerState::default(),
             tenure: Tenure(self.tenures),
             synced: false,
             draining: false,

@@ -5,7 +5,7 @@ use crate::buf::Frame;
 use crate::id::{ConnId, UserId};
 use crate::role::{Binding, Digest, Drop, Fault, Tenure};
 use crate::time::Time;
-use crate::wire::link::{BindEntry, Relogin, ServerMessageId};
+use crate::wire::link::{BindEntry, Relogin, ServerMessageId, ServerState};
 use crate::wire::{Bounce, CloseCode, Envelope, Kind, Outgoing};
 
 impl Acms {
@@ -22,6 +22,7 @@ impl Acms {
             Kind::Claim => self.claim(now, place, frame)?,
             Kind::Unbind => self.unbind(now, place, from, header.id, header.info_type),
             Kind::Drain => self.drain(now, place),
+            Kind::State => self.report(place, &frame.body())?,
             Kind::BurstBegin => self.begin_burst(place),
             Kind::Bind => self.bind_all(now, place, &frame.body())?,
             Kind::Synced => self.synced(place),
@@ -151,6 +152,7 @@ impl Acms {
     fn bind(&mut self, place: u32, user: UserId, session: u64, since: i64) {
         self.forget(user.as_bytes());
         self.moves.arrived(user.as_bytes());
+        self.reservations.redeem(user.as_bytes());
         let server = &mut self.servers[place as usize];
         server.digest.add(server.incarnation, user.as_bytes(), session);
         self.directory.bind(user, Binding { tenure: server.tenure, place, session, since });
@@ -175,6 +177,12 @@ impl Acms {
                 self.moves.left(now, user);
             }
         }
+    }
+
+    fn report(&mut self, place: u32, body: &[u8]) -> Result<(), Fault> {
+        self.servers[place as usize].state = ServerState::parse(body)
+            .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of a STATE is 14 bytes"))?;
+        Ok(())
     }
 
     /// The server sends its users to others: they are to know that it is no place to send theirs.

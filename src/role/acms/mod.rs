@@ -1,9 +1,11 @@
 //! The cluster manager's core: it knows who is where, and passes frames from one server to another.
 //!
 //! `mod` holds the state, `admission` the way from a stranger to a member, `member` what members say, `claims` the logins
-//! that are under way; the way of a frame is `Acms::relay` in `member`: one look-up of `to`, one of `from`, one slice to the receiver's server.
+//! that are under way, `moves` the users that are, `assignment` where new ones are sent; the way of a frame is
+//! `Acms::relay` in `member`: one look-up of `to`, one of `from`, one slice to the receiver's server.
 
 mod admission;
+mod assignment;
 mod claims;
 mod member;
 mod moves;
@@ -23,8 +25,11 @@ use crate::memory::Strain;
 use crate::role::{Core, Counters, Digest, Directory, Entropy, Fault, Gone, Tenure};
 use crate::time::Time;
 use crate::wire::CloseCode;
-use crate::wire::link::{Nonce, Proof};
+use crate::wire::link::{Nonce, Proof, ServerState};
 
+pub use assignment::{Assigned, NoServer, Policy};
+
+use assignment::Reservations;
 use claims::Claims;
 use moves::Moves;
 
@@ -44,6 +49,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Bytes that all connections may hold together.
     pub memory_max: usize,
+    /// Which server a new user is sent to.
+    pub policy: Policy,
     /// The source of all randomness.
     pub seed: [u8; 32],
 }
@@ -125,6 +132,10 @@ struct Server {
     id: ServerId,
     incarnation: u64,
     address: String,
+    /// Users that it takes.
+    capacity: u32,
+    /// What it last said of itself.
+    state: ServerState,
     /// Bindings of another tenure do not stand.
     tenure: Tenure,
     synced: bool,
@@ -145,6 +156,10 @@ pub struct Acms {
     directory: Directory,
     claims: Claims,
     moves: Moves,
+    reservations: Reservations,
+    /// Servers that nobody is sent to, by an operator's will.
+    frozen: BTreeSet<ServerId>,
+    last_assigned: ServerId,
     tenures: u64,
     /// Servers that were in the cluster before this start and have not told of their users.
     awaited: BTreeSet<ServerId>,
@@ -171,6 +186,9 @@ impl Acms {
             directory: Directory::new(entropy.hasher()),
             claims: Claims::new(&mut entropy),
             moves: Moves::new(&mut entropy),
+            reservations: Reservations::new(&mut entropy),
+            frozen: BTreeSet::new(),
+            last_assigned: ServerId(u16::MAX),
             tenures: 0,
             awaited: BTreeSet::new(),
             grace_ends: now + limits::DIRECTORY_GRACE,
@@ -356,6 +374,7 @@ impl Core for Acms {
             }
         }
         self.moves.expire(now);
+        self.reservations.expire(now);
         let servers = &self.servers;
         self.directory.sweep(SWEEP_PLACES, |binding| {
             servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)

@@ -8,6 +8,7 @@ mod ask;
 mod config;
 mod drain;
 mod event;
+mod load;
 mod meter;
 mod route;
 mod session;
@@ -25,7 +26,7 @@ use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Link, Links, Patience, Pause, Stage};
 use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone, Pace};
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
 
@@ -33,6 +34,7 @@ use ask::Question;
 pub use config::{Config, CutOff, Membership};
 use drain::Drain;
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef};
+use load::Load;
 pub use meter::Rates;
 use meter::{Meter, Standing, Tariff};
 use session::Claims;
@@ -122,6 +124,7 @@ pub struct AppServer {
     entropy: Entropy,
     events: VecDeque<Event>,
     counters: Counters,
+    load: Load,
     /// Its users are being sent to other servers.
     drain: Option<Drain>,
     /// How many were.
@@ -155,6 +158,7 @@ impl AppServer {
             events: VecDeque::new(),
             counters: Counters::default(),
             config,
+            load: Load::new(now),
             drain: None,
             moved: 0,
             stopping: false,
@@ -449,6 +453,10 @@ impl Core for AppServer {
             Peer::Client(_) => self.links.resume(now, conn, Pause::Congested),
             Peer::Acms(place) => self.release_waiters(now, *place),
         }
+    }
+
+    fn waited(&mut self, waited: Span) {
+        self.load.waited(waited);
     }
 
     fn expire(&mut self, now: Time) {

@@ -30,6 +30,7 @@ pub(super) struct Uplink {
     /// Count and hash of the sessions that the ACMS should know of.
     digest: Digest,
     digest_at: Time,
+    state_at: Time,
     /// The burst under way.
     burst: Option<Burst>,
     /// Clients that are not read from until the link has room.
@@ -66,6 +67,7 @@ impl Uplink {
             targets: Vec::new(),
             digest: Digest::default(),
             digest_at: Time::NEVER,
+            state_at: Time::NEVER,
             burst: None,
             waiters: Vec::new(),
         }
@@ -90,7 +92,7 @@ impl Uplink {
     pub(super) fn deadline(&self) -> Option<Time> {
         match self.state {
             State::Waiting(until) => Some(until),
-            State::Up(_) => Some(self.digest_at),
+            State::Up(_) => Some(self.digest_at.min(self.state_at)),
             State::Greeting { .. } | State::Refused => None,
         }
     }
@@ -128,8 +130,15 @@ impl AppServer {
             }
             match self.uplinks[place].state {
                 State::Waiting(until) if until <= now => self.dial(now, place),
-                State::Up(_) if self.uplinks[place].digest_at <= now => self.send_digest(now, place),
-                State::Waiting(_) | State::Greeting { .. } | State::Up(_) | State::Refused => {}
+                State::Up(_) => {
+                    if self.uplinks[place].state_at <= now {
+                        self.send_state(now, place);
+                    }
+                    if self.uplinks[place].digest_at <= now {
+                        self.send_digest(now, place);
+                    }
+                }
+                State::Waiting(_) | State::Greeting { .. } | State::Refused => {}
             }
         }
     }
@@ -272,6 +281,7 @@ impl AppServer {
         uplink.epoch = frame.envelope.header.id;
         uplink.backoff.reset();
         uplink.digest_at = now + limits::DIGEST_INTERVAL;
+        uplink.state_at = now + limits::STATE_INTERVAL;
         let epoch = uplink.epoch;
         self.links.advance(now, conn, Stage::Open);
         self.events.push_back(Event::Cluster(ClusterState::Up { epoch }));
@@ -393,6 +403,14 @@ impl AppServer {
             }
             self.control_up(now, &Outgoing { body: &body, ..Outgoing::of(Kind::Bind) });
         }
+    }
+
+    fn send_state(&mut self, now: Time, place: usize) {
+        self.uplinks[place].state_at = now + limits::STATE_INTERVAL;
+        let users = u32::try_from(self.users.len()).unwrap_or(u32::MAX);
+        let queued_bytes = self.links.iter().map(|(_, link)| link.queue().len() as u64).sum();
+        let state = link::ServerState { users, queued_bytes, busy_permille: self.load.permille(now) };
+        self.control_up(now, &Outgoing { body: &state.encode(), ..Outgoing::of(Kind::State) });
     }
 
     fn send_digest(&mut self, now: Time, place: usize) {
