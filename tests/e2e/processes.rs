@@ -262,16 +262,16 @@ fn a_rolling_restart_loses_no_acknowledged_message() {
         }
     };
     send_some(&mut pending);
-    for server in 0..3 {
-        servers[server].terminate();
+    for (number, server) in servers.iter_mut().enumerate() {
+        server.terminate();
         // The stages of a drain, each seen in the log, with messages under way at all of them.
-        servers[server].stderr.line_with("sending ");
+        server.stderr.line_with("sending ");
         send_some(&mut pending);
-        acms.stderr.line_with(&format!("server {server} left with 0 users"));
+        acms.stderr.line_with(&format!("server {number} left with 0 users"));
         send_some(&mut pending);
-        servers[server].expect_exit(0);
-        servers[server] = start(server);
-        acms.stderr.lines_with("told of its", 4 + server);
+        server.expect_exit(0);
+        *server = start(number);
+        acms.stderr.lines_with("told of its", 4 + number);
         send_some(&mut pending);
     }
     for (pair, [from, to]) in pairs.iter().enumerate() {
