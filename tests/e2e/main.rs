@@ -1,9 +1,11 @@
 //! The whole thing from outside: real processes, real sockets, and the engines that an application embeds.
 //!
 //! Loopback only, and ports that the system chose. Nothing waits for time to pass: each wait is for an event, and
-//! [`PATIENCE`] only ends a wait that has failed.
+//! [`PATIENCE`] only ends a wait that has failed. Where a time is itself what is looked at (a pace, a share of a
+//! processor), it is a channel's tick.
 #![cfg(feature = "cli")]
 
+mod chaos;
 mod engines;
 mod hostile;
 mod port;

@@ -10,7 +10,7 @@ use trunkline::{Client, Event, Pending, State};
 
 use crate::now;
 use crate::port::Port;
-use crate::program::{ACMS, APPSERVER, CHAT, Program, TRUNKLINE};
+use crate::program::{ACMS, APPSERVER, CHAT, Program, TRUNKLINE, start_acms};
 use crate::raw::{
     CHALLENGE, DATA, Frame, MOVE, OFFLINE, QUERY, REFUSED, Raw, SERVER_PREFACE, SHUTDOWN, UNREACHABLE, WELCOME,
 };
@@ -69,11 +69,6 @@ impl Cluster {
     fn clients(&self) -> [SocketAddr; 2] {
         [self.servers[0].ready("clients"), self.servers[1].ready("clients")]
     }
-}
-
-fn start_acms(transfer_port: u16, variables: &[(&str, &str)]) -> Program {
-    let args = ["--management-port", "0", "--transfer-port", &transfer_port.to_string()];
-    Program::start_with(ACMS, &args, variables)
 }
 
 fn start_server(id: &str, transfer: SocketAddr, variables: &[(&str, &str)], more: &[&str]) -> Program {

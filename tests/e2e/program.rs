@@ -22,6 +22,12 @@ pub(crate) struct Program {
     pub(crate) stderr: Output,
 }
 
+/// A cluster manager on this port; 0: on one that the system picks.
+pub(crate) fn start_acms(transfer_port: u16, variables: &[(&str, &str)]) -> Program {
+    let args = ["--management-port", "0", "--transfer-port", &transfer_port.to_string()];
+    Program::start_with(ACMS, &args, variables)
+}
+
 /// What a process has written so far.
 #[derive(Clone)]
 pub(crate) struct Output {
@@ -56,6 +62,12 @@ impl Program {
         Ok(Program { child, stdin, stdout, stderr })
     }
 
+    /// Fails where it has ended by itself.
+    #[track_caller]
+    pub(crate) fn expect_running(&self) {
+        assert!(!self.stderr.lock().ended, "{} ended:\n{}", self.stderr.name, self.stderr.text());
+    }
+
     /// The address that the `ready` line gives for `key`.
     #[track_caller]
     pub(crate) fn ready(&self, key: &str) -> SocketAddr {
@@ -74,11 +86,25 @@ impl Program {
     }
 
     pub(crate) fn terminate(&self) {
-        kill_process(self.pid(), Signal::TERM).expect("the program has not been waited for");
+        self.signal(Signal::TERM);
     }
 
-    fn pid(&self) -> Pid {
+    /// Holds every thread of it (SIGSTOP): to others it is silent, and its sockets stay.
+    pub(crate) fn hold(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed()).expect("a process's id is not 0")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the program has not been waited for");
     }
 
     /// The descriptors that it has open.
@@ -151,6 +177,11 @@ impl Output {
 
     pub(crate) fn text(&self) -> String {
         self.lock().text.clone()
+    }
+
+    /// What was written behind the first `bytes`.
+    pub(crate) fn text_from(&self, bytes: usize) -> String {
+        self.lock().text[bytes..].to_owned()
     }
 
     /// The first line with `part`.
