@@ -12,8 +12,9 @@ use crossbeam_channel::TryRecvError;
 use trunkline::{Client, Event, Pending, QueryFailure, SendError, SendFailure, State, UserId};
 
 use self::ledger::{ACMS, Failure, Kind, Ledger, Moment, SERVERS, Stamp};
+use crate::cluster::{INFO, start_acms};
 use crate::port::Port;
-use crate::program::{self, APPSERVER, Program};
+use crate::program::{APPSERVER, Program};
 use crate::{PATIENCE, now};
 
 const USERS: usize = 10 * SERVERS;
@@ -126,7 +127,7 @@ impl Chaos {
         member.starts += 1;
         member.running = Some(if place == ACMS {
             self.log_read = 0;
-            program::start_acms(transfer.port(), &[("RUST_LOG", "info")])
+            start_acms(transfer.port(), &INFO)
         } else {
             let (id, listen, acms) = (place.to_string(), member.port.addr().to_string(), transfer.to_string());
             Program::start(APPSERVER, &["--id", &id, "--listen", &listen, "--acms", &acms])

@@ -6,6 +6,7 @@
 #![cfg(feature = "cli")]
 
 mod chaos;
+mod cluster;
 mod engines;
 mod hostile;
 mod port;

@@ -8,14 +8,14 @@ use std::time::Duration;
 use serde_json::Value;
 use trunkline::{Client, Event, Pending, State};
 
+use crate::cluster::{Cluster, INFO, start_acms, start_server};
 use crate::now;
 use crate::port::Port;
-use crate::program::{ACMS, APPSERVER, CHAT, Program, TRUNKLINE, start_acms};
+use crate::program::{ACMS, APPSERVER, CHAT, Program, TRUNKLINE};
 use crate::raw::{
     CHALLENGE, DATA, Frame, MOVE, OFFLINE, QUERY, REFUSED, Raw, SERVER_PREFACE, SHUTDOWN, UNREACHABLE, WELCOME,
 };
 
-const INFO: [(&str, &str); 1] = [("RUST_LOG", "info")];
 /// The largest `length` that a server takes, unless it is configured lower.
 const MAX_FRAME: usize = 1 << 20;
 
@@ -40,41 +40,6 @@ impl Drop for Dir {
     fn drop(&mut self) {
         std::fs::remove_dir_all(&self.0).expect("the test's own directory can be removed");
     }
-}
-
-/// A cluster of processes, every server of which has told the ACMS of its users.
-struct Cluster {
-    acms: Program,
-    transfer: SocketAddr,
-    servers: Vec<Program>,
-}
-
-impl Cluster {
-    fn start() -> Cluster {
-        Cluster::start_with(&INFO, &[])
-    }
-
-    fn start_with(variables: &[(&str, &str)], server_args: &[&str]) -> Cluster {
-        Cluster::around(start_acms(0, variables), variables, server_args)
-    }
-
-    /// Two servers of a running ACMS.
-    fn around(acms: Program, variables: &[(&str, &str)], server_args: &[&str]) -> Cluster {
-        let transfer = acms.ready("transfer");
-        let servers = ["0", "1"].map(|id| start_server(id, transfer, variables, server_args)).into();
-        acms.stderr.lines_with("told of its", 2);
-        Cluster { acms, transfer, servers }
-    }
-
-    fn clients(&self) -> [SocketAddr; 2] {
-        [self.servers[0].ready("clients"), self.servers[1].ready("clients")]
-    }
-}
-
-fn start_server(id: &str, transfer: SocketAddr, variables: &[(&str, &str)], more: &[&str]) -> Program {
-    let acms = transfer.to_string();
-    let args = ["--id", id, "--listen", "127.0.0.1:0", "--acms", &acms];
-    Program::start_with(APPSERVER, &[&args, more].concat(), variables)
 }
 
 fn start_chat(server: SocketAddr, user: &str, more: &[&str]) -> Program {

@@ -22,12 +22,6 @@ pub(crate) struct Program {
     pub(crate) stderr: Output,
 }
 
-/// A cluster manager on this port; 0: on one that the system picks.
-pub(crate) fn start_acms(transfer_port: u16, variables: &[(&str, &str)]) -> Program {
-    let args = ["--management-port", "0", "--transfer-port", &transfer_port.to_string()];
-    Program::start_with(ACMS, &args, variables)
-}
-
 /// What a process has written so far.
 #[derive(Clone)]
 pub(crate) struct Output {
