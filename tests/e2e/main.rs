@@ -9,10 +9,12 @@ mod chaos;
 mod cluster;
 mod engines;
 mod hostile;
+mod partition;
 mod port;
 mod processes;
 mod program;
 mod raw;
+mod silence;
 
 use std::time::{Duration, Instant};
 

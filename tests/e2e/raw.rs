@@ -36,6 +36,7 @@ pub(crate) const TOO_BIG: u32 = 1504;
 pub(crate) const BAD_FIELD: u32 = 1505;
 pub(crate) const SPOOF: u32 = 1506;
 pub(crate) const REFUSED: u32 = 1507;
+pub(crate) const REPLACED: u32 = 1508;
 pub(crate) const LOGGED_OUT: u32 = 1511;
 
 /// Bytes of `length` that are neither ids nor body.
