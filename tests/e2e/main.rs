@@ -7,14 +7,17 @@
 
 mod chaos;
 mod cluster;
+mod descriptors;
 mod engines;
 mod hostile;
+mod overload;
 mod partition;
 mod port;
 mod processes;
 mod program;
 mod raw;
 mod silence;
+mod vitals;
 
 use std::time::{Duration, Instant};
 

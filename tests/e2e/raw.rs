@@ -28,6 +28,8 @@ pub(crate) const UNREACHABLE: u32 = 2;
 pub(crate) const SHUTDOWN: u32 = 1000;
 pub(crate) const MOVE: u32 = 1001;
 pub(crate) const FULL: u32 = 1004;
+pub(crate) const LOGIN_TIMEOUT: u32 = 1006;
+pub(crate) const PARTIAL: u32 = 1007;
 pub(crate) const BAD_MAGIC: u32 = 1500;
 pub(crate) const WRONG_PORT: u32 = 1501;
 pub(crate) const VERSION: u32 = 1502;
@@ -117,12 +119,18 @@ impl Raw {
 
     /// Preface and LOGIN with this body; the answer, whatever it is.
     pub(crate) fn try_login(addr: SocketAddr, user: &str, body: &[u8]) -> (Raw, Frame) {
+        let mut raw = Raw::knock(addr, user, body);
+        let answer = raw.next().expect("an answer to LOGIN");
+        (raw, answer)
+    }
+
+    /// Preface and LOGIN with this body; the answer is not waited for.
+    pub(crate) fn knock(addr: SocketAddr, user: &str, body: &[u8]) -> Raw {
         let mut raw = Raw::dial(addr);
         raw.user = user.to_owned();
         let login = Frame::new(LOGIN, user, "", 0, body);
         raw.write(&[CLIENT_PREFACE.as_slice(), &login.encode()].concat());
-        let answer = raw.next().expect("an answer to LOGIN");
-        (raw, answer)
+        raw
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
