@@ -64,7 +64,6 @@ fn ports(base: Option<u16>) -> [u16; 3] {
 fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dyn std::error::Error>> {
     let acms = Acms::builder().bind(("127.0.0.1", acms_port))?;
     let acms_addr = acms.local_addr();
-    println!("ready acms transfer={acms_addr}");
     let mut servers = Vec::new();
     let (sender, joined) = bounded(ports.len());
     for (number, port) in ports.into_iter().enumerate() {
@@ -73,8 +72,12 @@ fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dy
             .handler(Joined(sender.clone()))
             .cluster(Membership::new(id, acms_addr.to_string()))
             .bind(("127.0.0.1", port))?;
-        println!("ready appserver id={id} clients={}", server.local_addr());
         servers.push(server);
+    }
+    // Once every port is bound: where one is in use, nothing was ready.
+    println!("ready acms transfer={acms_addr}");
+    for (id, server) in servers.iter().enumerate() {
+        println!("ready appserver id={id} clients={}", server.local_addr());
     }
     let addrs: Vec<_> = servers.iter().map(AppServer::local_addr).collect();
     let handles: Vec<_> = servers.iter().map(AppServer::handle).collect();
