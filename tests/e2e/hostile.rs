@@ -6,10 +6,10 @@ use std::process::Command;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use trunkline::{Acms, AppServer, Gone, Handler, Membership, Running, ServerHandle, ServerId, UserId};
 
-use crate::program::{APPSERVER, Program};
+use crate::program::{ACMS, APPSERVER, Program};
 use crate::raw::{
-    BAD_FIELD, BAD_MAGIC, CHALLENGE, CLIENT_PREFACE, CLOSE, DATA, FULL, Frame, LOGIN, LOGOUT, OFFLINE, PROTOCOL, Raw,
-    SERVER_PREFACE, SPOOF, TOO_BIG, VERSION, WELCOME, WRONG_PORT,
+    BAD_FIELD, BAD_MAGIC, BOUNCE, BUSY, CHALLENGE, CLIENT_PREFACE, CLOSE, DATA, FULL, Frame, LOGIN, LOGOUT, OFFLINE,
+    PROTOCOL, Raw, SERVER_PREFACE, SPOOF, TOO_BIG, VERSION, WELCOME, WRONG_PORT,
 };
 use crate::{PATIENCE, now};
 
@@ -334,6 +334,84 @@ fn a_server_at_its_cap_says_full_and_serves_on() {
     let note = newcomer.send("user0", 2, "me too");
     users[0].expect(&note);
     drop((users, newcomer));
+    server.terminate();
+    server.expect_exit(0);
+}
+
+/// Fewer than a minute's worth of connections from one address may be logged; none in more than a short line.
+#[test]
+fn strangers_are_counted_and_leave_none_of_their_words_in_the_log() {
+    const EACH: usize = 20;
+    const LINE_BYTES_MAX: usize = 300;
+    const WORDS: &str = "xyzzy";
+    let garbage = WORDS.repeat(1_000).into_bytes();
+    let http = format!("GET /{WORDS} HTTP/1.1\r\nHost: {WORDS}\r\n\r\n").into_bytes();
+    let tls = [&[0x16, 0x03, 0x01, 0x02, 0x00][..], WORDS.repeat(100).as_bytes()].concat();
+    let alone = ["--listen", "127.0.0.1:0"].as_slice();
+    let manager = ["--transfer-port", "0", "--management-port", "0"].as_slice();
+    for (path, args, key, wrong_role) in
+        [(APPSERVER, alone, "clients", SERVER_PREFACE), (ACMS, manager, "transfer", CLIENT_PREFACE)]
+    {
+        let mut program = Program::start(path, args);
+        let addr = program.ready(key);
+        for _ in 0..EACH {
+            let openings =
+                [(&garbage, BAD_MAGIC), (&http, WRONG_PORT), (&tls, WRONG_PORT), (&wrong_role.to_vec(), WRONG_PORT)];
+            for (bytes, code) in openings {
+                let mut stranger = Raw::dial(addr);
+                stranger.write_in_vain(bytes);
+                stranger.expect_close(code);
+            }
+        }
+        program.terminate();
+        program.expect_exit(0);
+        let log = program.stderr.text();
+        let counters = program.stderr.line_with("stopped: ");
+        let [wrong_port, bad_magic] = [format!("wrong port {}", 3 * EACH), format!("bad magic {EACH}")];
+        assert!(counters.contains(&wrong_port) && counters.contains(&bad_magic), "{counters}");
+        let lines: Vec<&str> = log.lines().collect();
+        assert!(lines.len() <= 4 * EACH + 3, "{} lines for {} strangers", lines.len(), 4 * EACH);
+        assert!(lines.iter().all(|line| line.len() <= LINE_BYTES_MAX) && !log.contains(WORDS), "{log}");
+    }
+}
+
+/// Each is reset while a megabyte is being written to it, half of it before it resets and half behind.
+#[test]
+fn users_that_reset_under_a_flood_take_nothing_with_them() {
+    const ROUNDS: u64 = 20;
+    const FRAMES: u64 = 32;
+    const FRAME_BYTES: usize = 32 << 10;
+    let mut server = Program::start(APPSERVER, &["--listen", "127.0.0.1:0"]);
+    let addr = server.ready("clients");
+    let (mut alice, mut bob) = (Raw::login(addr, "alice"), Raw::login(addr, "bob"));
+    for round in 0..ROUNDS {
+        let mut victim = Some(Raw::login(addr, "victim"));
+        for id in 0..FRAMES {
+            if id == FRAMES / 2 {
+                victim.take().into_iter().for_each(Raw::reset);
+            }
+            alice.send("victim", id, vec![id as u8; FRAME_BYTES]);
+        }
+        // What the server had for it went with it. The rest came back, once the server had seen the reset.
+        let ends = now() + PATIENCE;
+        let mut is_gone = false;
+        while !is_gone {
+            assert!(now() < ends, "round {round}: the server does not see that its user is gone");
+            alice.send("victim", FRAMES, "gone?");
+            let mark = alice.send("alice", FRAMES + 1, "to myself");
+            while let Some(frame) = alice.next().filter(|frame| *frame != mark) {
+                assert!(frame.kind == BOUNCE && [OFFLINE, BUSY].contains(&frame.info_type), "{frame:?}");
+                is_gone |= frame.id == FRAMES && frame.info_type == OFFLINE;
+            }
+        }
+        // Another's megabyte, written in many parts, is whole.
+        let largest: Vec<u8> = (0..1_000_000_u32).map(|at| (at / 7) as u8 ^ round as u8).collect();
+        let large = alice.send("bob", round, largest);
+        bob.expect(&large);
+    }
+    server.expect_running();
+    alice.log_out();
+    bob.log_out();
     server.terminate();
     server.expect_exit(0);
 }

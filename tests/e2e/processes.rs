@@ -1,6 +1,8 @@
 //! The programs as an operator and a user run them.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -9,12 +11,12 @@ use serde_json::Value;
 use trunkline::{Client, Event, Pending, State};
 
 use crate::cluster::{Cluster, INFO, start_acms, start_server};
-use crate::now;
 use crate::port::Port;
 use crate::program::{ACMS, APPSERVER, CHAT, Program, TRUNKLINE};
 use crate::raw::{
     CHALLENGE, DATA, Frame, MOVE, OFFLINE, QUERY, REFUSED, Raw, SERVER_PREFACE, SHUTDOWN, UNREACHABLE, WELCOME,
 };
+use crate::{PATIENCE, now};
 
 /// The largest `length` that a server takes, unless it is configured lower.
 const MAX_FRAME: usize = 1 << 20;
@@ -46,11 +48,27 @@ fn start_chat(server: SocketAddr, user: &str, more: &[&str]) -> Program {
     Program::start(CHAT, &[&["--server", &server.to_string(), "--user", user], more].concat())
 }
 
-/// A port that somebody else listens on.
-fn taken_port() -> (TcpListener, String) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    let addr = listener.local_addr().expect("it is bound").to_string();
-    (listener, addr)
+/// Neighbouring ports, the first of which is free and the others are somebody else's where `taken` says so.
+fn neighbouring_ports<const N: usize>(taken: [bool; N]) -> (u16, Vec<TcpListener>) {
+    let ends = now() + PATIENCE;
+    loop {
+        assert!(now() < ends, "no {N} ports beside each other are free");
+        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let base = first.local_addr().expect("it is bound").port();
+        let rest = (1..N as u16).map(|more| TcpListener::bind((Ipv4Addr::LOCALHOST, base.checked_add(more)?)).ok());
+        let Some(rest) = rest.collect::<Option<Vec<_>>>() else { continue };
+        let all = std::iter::once(first).chain(rest);
+        return (base, all.zip(taken).filter_map(|(listener, taken)| taken.then_some(listener)).collect());
+    }
+}
+
+/// A program that can't have an address says so in one line that names it, exits 1, and has begun nothing.
+#[track_caller]
+fn expect_no_start(mut program: Program, name: &str, addr: &str) {
+    program.expect_exit(1);
+    let (stdout, stderr) = (program.stdout.text(), program.stderr.text());
+    assert_eq!((stdout.as_str(), stderr.lines().count()), ("", 1), "{stdout}{stderr}");
+    assert!(stderr.starts_with(&format!("{name}: ")) && stderr.contains(addr), "{stderr} names {addr}");
 }
 
 fn welcome(raw: &Frame) -> Value {
@@ -274,19 +292,54 @@ fn a_second_signal_does_not_wait_for_those_who_stay() {
 }
 
 #[test]
-fn a_port_in_use_is_named_in_one_line() {
-    let (_taken, addr) = taken_port();
-    let port = addr.rsplit(':').next().expect("a port").to_owned();
-    let acms_args = ["--management-port", "0", "--transfer-port", &port];
-    let server_args = ["--listen", &addr, "--acms", "127.0.0.1:1"];
-    for (path, args, name) in
-        [(ACMS, &acms_args[..], "trunkline-acms"), (APPSERVER, &server_args[..], "trunkline-appserver")]
-    {
-        let mut program = Program::start(path, args);
-        program.expect_exit(1);
-        let (stdout, stderr) = (program.stdout.text(), program.stderr.text());
-        assert_eq!((stdout.as_str(), stderr.lines().count()), ("", 1), "{stdout}{stderr}");
-        assert!(stderr.starts_with(&format!("{name}: ")) && stderr.contains(&addr), "{stderr}");
+fn an_address_that_cannot_be_had_is_named_in_one_line() {
+    let (port, _taken) = neighbouring_ports([true]);
+    // Where a server would have dialled, had it begun.
+    let acms = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    acms.set_nonblocking(true).expect("a socket's own option");
+    let transfer = acms.local_addr().expect("it is bound").to_string();
+    // An address for documents: no machine has it.
+    for (ip, port) in [("127.0.0.1", port), ("192.0.2.1", 6000)] {
+        let (addr, port) = (format!("{ip}:{port}"), port.to_string());
+        let args = ["--bind", ip, "--insecure", "--management-port", "0", "--transfer-port", &port];
+        expect_no_start(Program::start(ACMS, &args), "trunkline-acms", &addr);
+        let args = ["--listen", &addr, "--acms", &transfer];
+        expect_no_start(Program::start(APPSERVER, &args), "trunkline-appserver", &addr);
+    }
+    assert_eq!(acms.accept().map_err(|error| error.kind()).err(), Some(ErrorKind::WouldBlock), "none has dialled");
+}
+
+#[test]
+fn a_demo_one_of_whose_ports_is_in_use_starts_nothing() {
+    for taken in [[true, false, false], [false, true, false], [false, false, true]] {
+        let (base, _taken) = neighbouring_ports(taken);
+        let at = base + taken.iter().position(|taken| *taken).unwrap_or_default() as u16;
+        let demo = Program::start(TRUNKLINE, &["demo", "--port-base", &base.to_string()]);
+        expect_no_start(demo, "trunkline demo", &format!("127.0.0.1:{at}"));
+    }
+}
+
+#[test]
+fn a_port_that_is_not_allowed_is_named_in_one_line() {
+    const NOBODY: u32 = 65_534;
+    const PORT: &str = "1";
+    let first_allowed = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if first_allowed.is_ok_and(|port| port.trim().parse::<u16>().is_ok_and(|port| port <= 1)) {
+        return println!("skipped: everyone may listen at port {PORT} here");
+    }
+    for (path, name, args) in [
+        (ACMS, "trunkline-acms", ["--management-port", "0", "--transfer-port", PORT].as_slice()),
+        (APPSERVER, "trunkline-appserver", &["--listen", "127.0.0.1:1"]),
+    ] {
+        let mut command = Command::new(path);
+        command.args(args);
+        if rustix::process::geteuid().is_root() {
+            command.uid(NOBODY);
+        }
+        match Program::spawn(&mut command) {
+            Ok(program) => expect_no_start(program, name, "127.0.0.1:1"),
+            Err(error) => return println!("skipped: {path} can't be run by others: {error}"),
+        }
     }
 }
 
@@ -345,16 +398,19 @@ fn a_cluster_secret_lets_in_who_knows_it_and_nobody_else() {
 fn a_second_server_with_the_same_id_is_refused() {
     let cluster = Cluster::start();
     let [as0, as1] = cluster.clients();
-    let mut second = start_server("0", cluster.transfer, &INFO, &[]);
-    second.expect_exit(1);
-    let refused =
-        second.stderr.line_with("trunkline-appserver: the cluster refused this server: 1512 DUPLICATE_SERVER");
-    let addresses = [as0, second.ready("clients")].map(|addr| addr.to_string());
-    assert!(addresses.iter().all(|addr| refused.contains(addr)), "{refused} names {addresses:?}");
     let (mut alice, mut bob) = (Raw::login(as0, "alice"), Raw::login(as1, "bob"));
-    bob.expect(&alice.send("bob", 1, "still here"));
-    alice.expect(&bob.send("alice", 1, "here too"));
+    for id in 1..=2 {
+        let mut second = start_server("0", cluster.transfer, &INFO, &[]);
+        second.expect_exit(1);
+        let refused =
+            second.stderr.line_with("trunkline-appserver: the cluster refused this server: 1512 DUPLICATE_SERVER");
+        let addresses = [as0, second.ready("clients")].map(|addr| addr.to_string());
+        assert!(addresses.iter().all(|addr| refused.contains(addr)), "{refused} names {addresses:?}");
+        bob.expect(&alice.send("bob", id, "still here"));
+        alice.expect(&bob.send("alice", id, "here too"));
+    }
     assert!(!cluster.servers[0].stderr.text().contains("cluster down"));
+    assert_eq!(cluster.acms.stderr.text().matches("server 0 registered").count(), 1, "it never came and went");
 }
 
 #[test]
