@@ -39,7 +39,10 @@ struct Member {
     port: Port,
     running: Option<Program>,
     starts: usize,
+    started_at: Moment,
     restarts_at: Moment,
+    /// Of a server: its present start has been in the cluster, and knows who else was.
+    has_registered: bool,
 }
 
 struct User {
@@ -62,6 +65,8 @@ struct Chaos {
     ledger: Ledger,
     /// Bytes of the present ACMS's log that were looked at.
     log_read: usize,
+    /// Whether a server has registered with it that knows who was in the cluster before.
+    acms_is_aware: bool,
     /// The next kill's place among the members, and its time.
     turn: usize,
     kill_at: Moment,
@@ -76,7 +81,9 @@ impl Chaos {
             port: Port::reserve(),
             running: None,
             starts: 0,
+            started_at: Moment::ZERO,
             restarts_at: Moment::ZERO,
+            has_registered: false,
         });
         let mut chaos = Chaos {
             began: now(),
@@ -85,6 +92,8 @@ impl Chaos {
             users: Vec::new(),
             ledger: Ledger::of(USERS),
             log_read: 0,
+            // At the first start nobody was.
+            acms_is_aware: true,
             turn: 0,
             kill_at: Moment::ZERO,
             kills: 0,
@@ -122,9 +131,11 @@ impl Chaos {
     }
 
     fn start_member(&mut self, place: usize) {
-        let transfer = self.members[ACMS].port.addr();
+        let (now, transfer) = (self.now(), self.members[ACMS].port.addr());
         let member = &mut self.members[place];
         member.starts += 1;
+        member.started_at = now;
+        member.has_registered = false;
         member.running = Some(if place == ACMS {
             self.log_read = 0;
             start_acms(transfer.port(), &INFO)
@@ -144,6 +155,10 @@ impl Chaos {
         program.expect_running();
         program.kill();
         member.restarts_at = now + pause;
+        if place == ACMS {
+            self.acms_is_aware = false;
+            self.ledger.unaware.end(now);
+        }
         self.ledger.kills[place].push(now);
         for server in 0..SERVERS {
             if place == server || place == ACMS {
@@ -172,14 +187,21 @@ impl Chaos {
         }
     }
 
-    /// Which servers the present ACMS knows the users of.
+    /// Which servers the present ACMS knows, and the users of.
     fn read_log(&mut self) {
         let Some(acms) = &self.members[ACMS].running else { return };
         let (text, now) = (acms.stderr.text_from(self.log_read), self.began.elapsed());
         self.log_read += text.len();
         for line in text.lines() {
             for (server, apart) in self.ledger.apart.iter_mut().enumerate() {
-                if line.contains(&format!("server {server} told of its ")) {
+                if line.contains(&format!("server {server} registered: ")) {
+                    self.acms_is_aware |= std::mem::replace(&mut self.members[server].has_registered, true);
+                    if self.acms_is_aware {
+                        self.ledger.unaware.end(now);
+                    } else {
+                        self.ledger.unaware.begin(self.members[ACMS].started_at);
+                    }
+                } else if line.contains(&format!("server {server} told of its ")) {
                     apart.end(now);
                 } else if line.contains(&format!("server {server} lost ")) {
                     apart.begin(now);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, now};
 
 pub(crate) const CLIENT_PREFACE: &[u8; 8] = b"TRNK\x00\x01\x01\x00";
 pub(crate) const SERVER_PREFACE: &[u8; 8] = b"TRNK\x01\x01\x01\x00";
@@ -156,8 +156,10 @@ impl Raw {
 
     /// The next frame that is no PING, which is answered; none at the end of the stream.
     pub(crate) fn next(&mut self) -> Option<Frame> {
+        let ends = now() + PATIENCE;
         loop {
             let frame = self.read_frame()?;
+            assert!(now() < ends, "{}: nothing came but PINGs", self.user);
             if frame.kind != PING {
                 return Some(frame);
             }
