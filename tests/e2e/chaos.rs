@@ -30,6 +30,8 @@ const QUERY_PATIENCE: Duration = Duration::from_secs(5);
 const KILL_GAP_MS: std::ops::Range<u64> = 200..2_500;
 /// From a kill to the start of the same process again, milliseconds.
 const RESTART_PAUSE_MS: std::ops::Range<u64> = 20..500;
+/// How soon every server knows of a logout: long before the digests, compared every 10 s, would find one that was lost.
+const LOGOUT_TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 type Delivery = Pending<Result<Result<(), SendFailure>, SendError>>;
 type Reply = Pending<Result<Result<Vec<u8>, QueryFailure>, SendError>>;
@@ -384,8 +386,8 @@ impl Chaos {
         let wanted: Vec<_> = (0..USERS)
             .map(|user| if user < stays { (Some(true), Some((user % SERVERS) as u16)) } else { (Some(false), None) })
             .collect();
+        let ends = now() + LOGOUT_TOLD_WITHIN;
         for user in &self.users[..SERVERS] {
-            let ends = now() + PATIENCE;
             // A logout is told to the cluster a moment after its user.
             loop {
                 let asked = user.client.locate(&all).expect("its queue has room").wait();
