@@ -9,7 +9,7 @@ use trunkline::limits::MAX_FRAME;
 use trunkline::wire::link::{BindEntry, Membership, ProveBody, Prover, Register, ServerEntry, ServerState, Servers};
 use trunkline::wire::{
     Answer, Ask, AskKind, CloseBody, CloseCode, Cluster, Envelope, Flags, Header, Kind, Located, Login, Malformed,
-    Opening, Outgoing, Preface, Role, Versions, Welcome,
+    Opening, Outgoing, Preface, Protocol, Role, Versions, Welcome,
 };
 
 /// One frame: its 20 header bytes in hex, what follows them, and what both must mean.
@@ -606,18 +606,18 @@ fn the_highest_common_version() {
 
 #[test]
 fn tls_and_http_are_recognised_by_their_first_bytes() {
-    let starts: [(&[u8], usize, &str); 11] = [
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC", 2, "TLS"),
-        (b"\x16\x03\x03\x00\x7A\x01", 2, "TLS"),
-        (b"GET / HTTP/1.1\r\n", 4, "HTTP"),
-        (b"HEAD / HTTP/1.1\r\n", 4, "HTTP"),
-        (b"POST /v1/assign HTTP/1.1\r\n", 4, "HTTP"),
-        (b"PUT / HTTP/1.1\r\n", 4, "HTTP"),
-        (b"DELETE / HTTP/1.1\r\n", 4, "HTTP"),
-        (b"CONNECT a:443 HTTP/1.1\r\n", 4, "HTTP"),
-        (b"OPTIONS * HTTP/1.1\r\n", 4, "HTTP"),
-        (b"TRACE / HTTP/1.1\r\n", 4, "HTTP"),
-        (b"PATCH / HTTP/1.1\r\n", 4, "HTTP"),
+    let starts: [(&[u8], usize, Protocol); 11] = [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC", 2, Protocol::Tls),
+        (b"\x16\x03\x03\x00\x7A\x01", 2, Protocol::Tls),
+        (b"GET / HTTP/1.1\r\n", 4, Protocol::Http),
+        (b"HEAD / HTTP/1.1\r\n", 4, Protocol::Http),
+        (b"POST /v1/assign HTTP/1.1\r\n", 4, Protocol::Http),
+        (b"PUT / HTTP/1.1\r\n", 4, Protocol::Http),
+        (b"DELETE / HTTP/1.1\r\n", 4, Protocol::Http),
+        (b"CONNECT a:443 HTTP/1.1\r\n", 4, Protocol::Http),
+        (b"OPTIONS * HTTP/1.1\r\n", 4, Protocol::Http),
+        (b"TRACE / HTTP/1.1\r\n", 4, Protocol::Http),
+        (b"PATCH / HTTP/1.1\r\n", 4, Protocol::Http),
     ];
     for (start, known_from, name) in starts {
         for len in 0..=start.len() {

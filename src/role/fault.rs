@@ -6,7 +6,7 @@ use crate::limits;
 use crate::link::End;
 use crate::role::Counters;
 use crate::time::Span;
-use crate::wire::{CloseBody, CloseCode, Kind, Malformed, Opening, Role, VERSIONS};
+use crate::wire::{CloseBody, CloseCode, Kind, Malformed, Opening, Protocol, Role, VERSIONS};
 
 /// Why a connection is closed, as the CLOSE that its other side gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Fault {
     pub retry_after: Option<Span>,
     /// Where to dial instead.
     pub go_to: Option<String>,
+    /// Whether the other side could read a CLOSE at all.
+    pub told: bool,
 }
 
 /// How a connection ended.
@@ -35,7 +37,7 @@ pub enum Gone {
 impl Fault {
     /// A fault with this code and text.
     pub fn new(code: CloseCode, text: impl Into<Cow<'static, str>>) -> Fault {
-        Fault { code, text: text.into(), retry_after: None, go_to: None }
+        Fault { code, text: text.into(), retry_after: None, go_to: None, told: true }
     }
 
     /// The fault of a peer that may be back after this time.
@@ -74,9 +76,11 @@ impl Fault {
                     Err(Fault::new(CloseCode::VERSION, text))
                 }
             },
-            Opening::OtherProtocol(name) => {
+            Opening::OtherProtocol(protocol) => {
                 counters.wrong_port += 1;
-                Err(Fault::new(CloseCode::WRONG_PORT, format!("{name} on a plain port")))
+                let fault = Fault::new(CloseCode::WRONG_PORT, format!("{protocol} on a plain port"));
+                // Plain bytes in a TLS stream are taken for a broken record, or for an attack.
+                Err(Fault { told: protocol != Protocol::Tls, ..fault })
             }
             Opening::BadField(rule) => Err(Fault::new(CloseCode::BAD_FIELD, rule)),
             Opening::BadMagic => {

@@ -11,4 +11,4 @@ mod preface;
 pub use codes::{Bounce, CloseCode};
 pub use control::{Answer, Ask, AskKind, CloseBody, Cluster, Located, Login, Welcome, parse_object};
 pub use frame::{Envelope, Flags, Header, Kind, Malformed, Outgoing};
-pub use preface::{Opening, PREFACE_BYTES, Preface, Role, VERSION, VERSIONS, Versions};
+pub use preface::{Opening, PREFACE_BYTES, Preface, Protocol, Role, VERSION, VERSIONS, Versions};

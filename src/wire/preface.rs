@@ -57,12 +57,30 @@ pub enum Opening {
     Incomplete,
     /// A whole preface.
     Preface(Preface),
-    /// TLS or HTTP, by its first bytes: the right machine, the wrong port.
-    OtherProtocol(&'static str),
+    /// By its first bytes: the right machine, the wrong port.
+    OtherProtocol(Protocol),
     /// The magic is right, a field behind it is not.
     BadField(&'static str),
     /// Something else.
     BadMagic,
+}
+
+/// What may be spoken by mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Hypertext, of any version that begins with a method.
+    Http,
+    /// Transport Layer Security: a record that carries a handshake.
+    Tls,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Http => "HTTP",
+            Protocol::Tls => "TLS",
+        })
+    }
 }
 
 const HTTP_STARTS: [&[u8]; 9] = [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"CONN", b"OPTI", b"TRAC", b"PATC"];
@@ -98,10 +116,10 @@ impl Opening {
     }
 
     fn recognise_foreign(bytes: &[u8]) -> Opening {
-        let starts = HTTP_STARTS.iter().map(|start| (*start, "HTTP")).chain([(TLS_START, "TLS")]);
+        let starts = HTTP_STARTS.iter().map(|start| (*start, Protocol::Http)).chain([(TLS_START, Protocol::Tls)]);
         let mut possible = starts.filter(|(start, _)| agrees(bytes, start));
         match possible.next() {
-            Some((start, name)) if bytes.len() >= start.len() => Opening::OtherProtocol(name),
+            Some((start, protocol)) if bytes.len() >= start.len() => Opening::OtherProtocol(protocol),
             Some(_) => Opening::Incomplete,
             None => Opening::BadMagic,
         }

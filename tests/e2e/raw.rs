@@ -179,6 +179,16 @@ impl Raw {
         Some(Frame::decode(&counted))
     }
 
+    /// What comes until the server ends or breaks the connection.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{}", self.user),
+        }
+        rest
+    }
+
     #[track_caller]
     pub(crate) fn expect(&mut self, wanted: &Frame) {
         let frame = self.next();

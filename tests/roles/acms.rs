@@ -293,11 +293,20 @@ fn a_proof_is_good_for_one_connection() {
 }
 
 #[test]
+fn nothing_is_written_into_tls() {
+    let mut hub = hub();
+    let conn = hub.accept();
+    hub.feed(conn, b"\x16\x03\x01\x02\0\x01\0\x01");
+    assert!(hub.wire(conn).dropped && hub.wire(conn).got.is_empty());
+    assert_eq!(hub.core.counters().wrong_port, 1);
+}
+
+#[test]
 fn what_a_stranger_says_wrong_has_its_code() {
     let cases: Vec<(u32, Vec<u8>)> = vec![
         (1500, b"garbage!".to_vec()),
         (1501, CLIENT_PREFACE.to_vec()),
-        (1501, b"\x16\x03\x01\x02\0\x01\0\x01".to_vec()),
+        (1501, b"GET / HTTP/1.1\r\n".to_vec()),
         (1502, b"TRNK\x01\x02\x03\0".to_vec()),
         (1505, b"TRNK\x02\x01\x01\0".to_vec()),
         (1503, [&SERVER_PREFACE[..], &register("10.0.0.1:6000", 0, "").bytes()].concat()),

@@ -297,7 +297,6 @@ fn what_a_client_says_wrong_has_its_code() {
         (1500, "garbage", b"garbage!".to_vec()),
         (1500, "the magic with one bit changed", b"TRNJ\0\x01\x01\0".to_vec()),
         (1501, "a server's preface", SERVER_PREFACE.to_vec()),
-        (1501, "TLS", b"\x16\x03\x01\x02\0\x01\0\x01\xFC\x03\x03".to_vec()),
         (1501, "HTTP", b"GET / HTTP/1.1\r\n".to_vec()),
         (1505, "role 2", b"TRNK\x02\x01\x01\0".to_vec()),
         (1505, "version_min over version_max", b"TRNK\0\x02\x01\0".to_vec()),
@@ -326,6 +325,19 @@ fn what_a_client_says_wrong_has_its_code() {
         assert_eq!(counters.bad_magic, u64::from(code == 1500), "{what}");
         assert_eq!(counters.wrong_port, u64::from(code == 1501), "{what}");
     }
+}
+
+#[test]
+fn nothing_is_written_into_tls() {
+    let mut server = alone();
+    let conn = server.accept();
+    server.feed(conn, b"\x16\x03\x01\x02\0\x01\0\x01\xFC\x03\x03");
+    assert!(server.wire(conn).dropped && server.wire(conn).got.is_empty());
+    assert_eq!(server.core.counters().wrong_port, 1);
+    let closed = std::iter::from_fn(|| server.core.poll_event()).any(|event| {
+        matches!(event, Event::Closed { gone: Gone::Closed(CloseCode::WRONG_PORT), text, .. } if text == "TLS on a plain port")
+    });
+    assert!(closed);
 }
 
 #[test]

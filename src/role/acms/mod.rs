@@ -242,7 +242,11 @@ impl Acms {
     /// The one way in which this side ends a connection.
     fn close(&mut self, now: Time, conn: ConnId, fault: &Fault) {
         self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
-        self.links.close(now, conn, fault.code, &fault.body());
+        if fault.told {
+            self.links.close(now, conn, fault.code, &fault.body());
+        } else {
+            self.links.end(conn);
+        }
     }
 
     /// Sees to it that those who do not say who they are leave room for those who do.

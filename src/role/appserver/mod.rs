@@ -320,7 +320,11 @@ impl AppServer {
     /// The one way in which this side ends a connection.
     fn close(&mut self, now: Time, conn: ConnId, fault: &Fault) {
         self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
-        self.links.close(now, conn, fault.code, &fault.body());
+        if fault.told {
+            self.links.close(now, conn, fault.code, &fault.body());
+        } else {
+            self.links.end(conn);
+        }
     }
 
     /// Charges a client for a read. One in debt is not read from until it is paid, so nothing of what it sends waits here.
