@@ -91,10 +91,10 @@ impl Fault {
         }
     }
 
-    /// Code and text of a CLOSE. One outside the codes' range is read as a fault of the other side's.
-    pub fn read_close(frame: &Frame<'_>) -> (CloseCode, String) {
+    /// Code and body of a CLOSE. A code outside the range is read as a fault of the other side's.
+    pub fn read_close(frame: &Frame<'_>) -> (CloseCode, CloseBody) {
         let code = CloseCode::from_wire(frame.envelope.header.info_type).unwrap_or(CloseCode::INTERNAL);
-        (code, CloseBody::parse(&frame.body()).text)
+        (code, CloseBody::parse(&frame.body()))
     }
 }
 

@@ -1800,6 +1800,21 @@ fn redials_are_further_and_further_apart() {
 }
 
 #[test]
+fn an_acms_that_has_no_room_is_dialled_again_when_it_said() {
+    let mut server = dialling_with(|_| {});
+    let up = server.answer_dial();
+    server.put(up, Raw::of(CLOSE).info(1004).body(br#"{"text":"full","retry_after_ms":7000}"#));
+    server.pass_ms(6_950);
+    assert!(server.dials.is_empty());
+    server.pass_ms(100);
+    assert_eq!(server.dials.len(), 1);
+    let up = server.answer_dial();
+    server.reset(up);
+    server.pass_ms(250);
+    assert_eq!(server.dials.len(), 1, "it asked for that once");
+}
+
+#[test]
 fn a_dial_without_an_answer_is_given_up() {
     let mut server = dialling_with(|_| {});
     let (first, _) = server.dials.pop().expect("a dial");

@@ -190,8 +190,8 @@ impl Acms {
     }
 
     pub(super) fn closed_by_peer(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
-        let (code, text) = Fault::read_close(frame);
-        self.depart(now, conn, Gone::ClosedByPeer(code), &text);
+        let (code, told) = Fault::read_close(frame);
+        self.depart(now, conn, Gone::ClosedByPeer(code), &told.text);
         self.links.end(conn);
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! The way of a frame: from a user to another, to the server itself, or up.
 
-use super::{AppServer, Event, Inbox, Origin, Outcome, QueryRef};
+use super::{AppServer, Event, Inbox, Origin, Outcome, Peer, QueryRef};
 use crate::buf::{Frame, Inbound};
 use crate::id::{ConnId, check_id};
 use crate::limits;
 use crate::link::{Pause, Stage};
 use crate::role::{Drop, Fault, Gone};
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing, Role};
 
@@ -219,8 +219,13 @@ impl AppServer {
     }
 
     pub(super) fn closed_by_peer(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
-        let (code, text) = Fault::read_close(frame);
-        self.depart(now, conn, Gone::ClosedByPeer(code), &text);
+        let (code, told) = Fault::read_close(frame);
+        if let Some(millis) = told.retry_after_ms
+            && let Some(Peer::Acms(place)) = self.links.get(conn).map(|link| &link.peer)
+        {
+            self.uplinks[*place].retry_after = Span::from_millis(millis).min(limits::RETURN_MAX);
+        }
+        self.depart(now, conn, Gone::ClosedByPeer(code), &told.text);
         self.links.end(conn);
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::limits;
 use crate::link::{KeepAlive, Patience, Pause, Stage};
 use crate::role::directory::Digest;
 use crate::role::{Backoff, Drop, Fault, Gone};
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::wire::link::{self, BindEntry, Nonce, ProveBody, Prover, Register, ServerMessageId, Servers};
 use crate::wire::{Bounce, CloseCode, Kind, Outgoing, Preface, Role, parse_object};
 
@@ -21,6 +21,8 @@ pub(super) struct Uplink {
     membership: Membership,
     state: State,
     backoff: Backoff,
+    /// The ACMS, in closing the link, asked for this pause at least.
+    pub(super) retry_after: Span,
     /// The ACMS last registered with; 0 for none yet.
     epoch: u64,
     /// Who else was in the cluster when it was last heard of.
@@ -62,6 +64,7 @@ impl Uplink {
             membership,
             state: State::Waiting(now),
             backoff: Backoff::default(),
+            retry_after: Span::default(),
             epoch: 0,
             peers: Vec::new(),
             targets: Vec::new(),
@@ -167,6 +170,7 @@ impl AppServer {
         let pause = self.uplinks[place].backoff.next(&mut self.entropy.jitter);
         let uplink = &mut self.uplinks[place];
         uplink.burst = None;
+        let pause = pause.max(std::mem::take(&mut uplink.retry_after));
         let (state, change) = match gone {
             Gone::ClosedByPeer(code) if !code.reconnects() => {
                 (State::Refused, ClusterState::Refused { code, text: text.to_owned() })

@@ -485,8 +485,8 @@ impl Client {
     }
 
     fn closed_by_server(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
-        let (code, _) = Fault::read_close(frame);
-        self.lost(now, conn, Gone::ClosedByPeer(code), CloseBody::parse(&frame.body()));
+        let (code, told) = Fault::read_close(frame);
+        self.lost(now, conn, Gone::ClosedByPeer(code), told);
         self.links.end(conn);
         Ok(())
     }
