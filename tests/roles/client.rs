@@ -361,6 +361,8 @@ fn a_message_that_wants_it_is_acknowledged_and_handed_over_once() {
     assert_eq!(got(from("bob", WANT_ACK, 2), ack("bob", 2)), 1, "without RETRY it is another message");
     assert_eq!(got(from("bob", WANT_ACK | RETRY, 3), ack("bob", 3)), 1, "the first did not arrive");
     assert_eq!(got(from("", WANT_ACK, 0x0001_0000_0000_0001), ack("", 0x0001_0000_0000_0001)), 1, "from a server");
+    let others = data("bob", "carol", 4).flags(WANT_ACK);
+    assert_eq!(got(others, ack("bob", 4)), 1, "sent to another id by a server's mistake: still in this user's name");
 }
 
 #[test]

@@ -12,8 +12,9 @@ impl Client {
     pub(super) fn message(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
         let message = message_of(frame)?;
         if message.flags.has(Flags::WANT_ACK) {
-            let envelope = frame.envelope;
-            let ack = Outgoing { id: message.id, to: envelope.from, from: envelope.to, ..Outgoing::of(Kind::Ack) };
+            // Not the message's `to`: a server that writes another id there must not make this user look like a spoofer.
+            let (to, from) = (frame.envelope.from, self.config.user.as_bytes());
+            let ack = Outgoing { id: message.id, to, from, ..Outgoing::of(Kind::Ack) };
             self.links.send_control(now, conn, &ack).map_err(|_| Fault::new(CloseCode::SLOW, "no room for an ACK"))?;
             let again = message.flags.has(Flags::RETRY);
             if let Some(from) = &message.from
