@@ -21,6 +21,9 @@ pub const MAX_FRAME_FLOOR: usize = 4 << 10;
 pub const FRAME_WIRE_BYTES_MAX: usize = LENGTH_BYTES + MAX_FRAME;
 /// Bytes of the frames that a client may send before it is logged in.
 pub const LOGIN_FRAME_BYTES_MAX: usize = 4 << 10;
+/// Bytes that PONGs may take in the queue of a connection that is not logged in: with a CLOSE behind them less than
+/// [`LOGIN_FRAME_BYTES_MAX`], and more than anyone has a use for at that time.
+pub const GREETING_QUEUE_BYTES_MAX: usize = 1 << 10;
 /// Bytes of a CLOSE text: it must fit the smallest frame.
 pub const CLOSE_TEXT_BYTES_MAX: usize = 512;
 
@@ -200,6 +203,7 @@ const _: () = {
     assert!(CLIENT_QUEUE_SOFT_BYTES < CLIENT_QUEUE_BYTES_MAX);
     assert!(LOGIN_FRAME_BYTES_MAX <= MAX_FRAME_FLOOR);
     assert!(CLOSE_TEXT_BYTES_MAX + ENVELOPE_BYTES_MAX <= MAX_FRAME_FLOOR);
+    assert!(GREETING_QUEUE_BYTES_MAX + 2 * HEADER_BYTES + CLOSE_TEXT_BYTES_MAX <= LOGIN_FRAME_BYTES_MAX);
     assert!(LINK_TIMEOUT.as_micros() >= 2 * LINK_KEEPALIVE.as_micros());
     assert!(WELCOME_TIMEOUT.as_micros() > LOGIN_CHECK_TIMEOUT.as_micros());
     assert!(MEMORY_LOGINS_PERCENT < MEMORY_NO_LOGINS_PERCENT && MEMORY_NO_LOGINS_PERCENT < MEMORY_PAUSE_PERCENT);

@@ -440,6 +440,15 @@ impl<P> Links<P> {
         self.enqueue(now, conn, |queue| queue.send_control(frame)).map(drop)
     }
 
+    /// Answers a PING. Before its login a stranger can make few answers wait: it need not read what it asks for.
+    pub fn pong(&mut self, now: Time, conn: ConnId, id: u64) -> Result<(), Full> {
+        let link = self.get(conn).ok_or(Full)?;
+        if link.stage != Stage::Open && link.queue.len() >= limits::GREETING_QUEUE_BYTES_MAX {
+            return Err(Full);
+        }
+        self.send_control(now, conn, &Outgoing { id, ..Outgoing::of(Kind::Pong) })
+    }
+
     /// Sends bytes that are not a frame: a preface.
     pub fn send_bytes(&mut self, now: Time, conn: ConnId, bytes: &[u8]) {
         let sent = self.enqueue(now, conn, |queue| {

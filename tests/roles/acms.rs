@@ -8,8 +8,8 @@ use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 use trunkline::id::{ConnId, ServerId};
 use trunkline::link::End;
-use trunkline::role::Gone;
 use trunkline::role::acms::{Acms, Assigned, Config, Event, NoServer, Policy};
+use trunkline::role::{Core, Gone};
 use trunkline::time::Time;
 use trunkline::wire::CloseCode;
 
@@ -328,6 +328,20 @@ fn what_a_stranger_says_wrong_has_its_code() {
     hub.put(conn, prove(1, 7, &[0; 32]));
     hub.put(conn, Raw::of(REGISTER).body("{}"));
     hub.closed_with(conn, 1505);
+}
+
+#[test]
+fn a_stranger_that_reads_nothing_is_slow() {
+    let mut hub = hub();
+    let (conn, _) = challenged(&mut hub);
+    hub.stall(conn);
+    hub.feed(conn, Raw::of(PING).id(5).bytes().repeat(52));
+    assert_eq!(hub.core.links().get(conn).map(|link| link.queue().len()), Some(1_040), "52 PONGs wait");
+    hub.put(conn, Raw::of(PING).id(6));
+    hub.unstall(conn);
+    let frames = hub.frames(conn);
+    assert_eq!(frames[..52], vec![Raw::of(PONG).id(5); 52]);
+    assert_eq!((frames.len(), frames[52].kind, frames[52].info), (53, CLOSE, 1002));
 }
 
 #[test]

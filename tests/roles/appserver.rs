@@ -375,6 +375,20 @@ fn a_frame_before_its_turn_is_a_fault() {
 }
 
 #[test]
+fn a_stranger_that_reads_nothing_makes_little_wait() {
+    let mut server = alone();
+    let conn = server.accept();
+    server.stall(conn);
+    server.feed(conn, [CLIENT_PREFACE.to_vec(), Raw::of(PING).id(5).bytes().repeat(10_000)].concat());
+    assert_eq!(server.core.links().get(conn).map(|link| link.queue().len()), Some(1_040), "52 PONGs");
+    assert_eq!(server.core.counters().dropped_bounces, 10_000 - 52);
+    server.unstall(conn);
+    assert_eq!(server.frames(conn), vec![Raw::of(PONG).id(5); 52]);
+    server.put(conn, Raw::of(PING).id(6));
+    assert_eq!(server.frame(conn), Raw::of(PONG).id(6));
+}
+
+#[test]
 fn a_second_preface_is_a_fault() {
     for after_login in [false, true] {
         let mut server = alone();

@@ -185,8 +185,7 @@ impl Acms {
     }
 
     pub(super) fn pong(&mut self, now: Time, conn: ConnId, id: u64) -> Result<(), Fault> {
-        self.control(now, conn, &Outgoing { id, ..Outgoing::of(Kind::Pong) });
-        Ok(())
+        self.links.pong(now, conn, id).map_err(|_| Fault::new(CloseCode::SLOW, "takes no PONG"))
     }
 
     pub(super) fn closed_by_peer(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {

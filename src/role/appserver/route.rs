@@ -210,9 +210,8 @@ impl AppServer {
     }
 
     pub(super) fn pong(&mut self, now: Time, conn: ConnId, ping: &Envelope<'_>) -> Result<(), Fault> {
-        let pong = Outgoing { id: ping.header.id, ..Outgoing::of(Kind::Pong) };
         // One that does not fit follows so much else that the peer cannot take it for silence.
-        if self.links.send_control(now, conn, &pong).is_err() {
+        if self.links.pong(now, conn, ping.header.id).is_err() {
             self.counters.count_drop(Drop::BounceFull);
         }
         Ok(())

@@ -492,7 +492,6 @@ impl Client {
     }
 
     fn pong(&mut self, now: Time, conn: ConnId, id: u64) -> Result<(), Fault> {
-        let pong = Outgoing { id, ..Outgoing::of(Kind::Pong) };
-        self.links.send_control(now, conn, &pong).map_err(|_| Fault::new(CloseCode::SLOW, "the server takes nothing"))
+        self.links.pong(now, conn, id).map_err(|_| Fault::new(CloseCode::SLOW, "the server takes nothing"))
     }
 }
