@@ -24,6 +24,8 @@ pub const LOGIN_FRAME_BYTES_MAX: usize = 4 << 10;
 /// Bytes that PONGs may take in the queue of a connection that is not logged in: with a CLOSE behind them less than
 /// [`LOGIN_FRAME_BYTES_MAX`], and more than anyone has a use for at that time.
 pub const GREETING_QUEUE_BYTES_MAX: usize = 1 << 10;
+/// Bytes of the address that a server registers: a host name has 253 at most, a port six more with its colon.
+pub const SERVER_ADDRESS_BYTES_MAX: usize = 259;
 /// Bytes of a CLOSE text: it must fit the smallest frame.
 pub const CLOSE_TEXT_BYTES_MAX: usize = 512;
 

@@ -345,6 +345,18 @@ fn a_stranger_that_reads_nothing_is_slow() {
 }
 
 #[test]
+fn the_longest_address_is_told_to_all_and_no_longer_one() {
+    let mut hub = hub();
+    let longest = "a".repeat(259);
+    let conn = registering(&mut hub, 1, 7, &register(&longest, 0, ""));
+    let servers = format!(r#"{{"servers":[{{"server":1,"address":"{longest}"}}]}}"#);
+    assert_eq!(hub.frames(conn), [Raw::of(REGISTERED).id(EPOCH), Raw::of(SERVERS).body(servers)]);
+    let other = registering(&mut hub, 2, 7, &register(&"a".repeat(260), 0, ""));
+    hub.closed_with(other, 1505);
+    hub.silent(conn);
+}
+
+#[test]
 fn what_a_member_says_wrong_has_its_code() {
     let cases = [
         (1503, register("10.0.0.1:6000", 0, "")),

@@ -91,6 +91,10 @@ impl Acms {
             Kind::Register => {
                 let register: Register = parse_object(&frame.body())
                     .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of REGISTER is its JSON"))?;
+                // Every SERVERS repeats it, which has to fit a frame.
+                if register.address.len() > limits::SERVER_ADDRESS_BYTES_MAX {
+                    return Err(Fault::new(CloseCode::BAD_FIELD, "the address of REGISTER is too long"));
+                }
                 self.register(now, conn, register)
             }
             Kind::Ping => self.pong(now, conn, frame.envelope.header.id),
