@@ -1504,6 +1504,18 @@ fn registration_in_bytes() {
 }
 
 #[test]
+fn a_second_challenge_is_a_fault() {
+    let mut server = dialling_with(|_| {});
+    let up = server.answer_dial();
+    server.wire(up).got.clear();
+    server.put(up, Raw::of(CHALLENGE).id(3).body([4; 32]));
+    let kinds: Vec<u8> = server.frames(up).iter().map(|frame| frame.kind).collect();
+    assert_eq!(kinds, [PROVE, REGISTER]);
+    server.put(up, Raw::of(CHALLENGE).id(3).body([5; 32]));
+    server.closed_with(up, 1503);
+}
+
+#[test]
 fn a_return_names_the_last_epoch_and_its_peers() {
     for (awaited, peers) in [("", "[1,2]"), (r#","awaited":[4]"#, "[1,2,4]")] {
         let (mut server, up) = joined();

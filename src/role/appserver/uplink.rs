@@ -236,7 +236,8 @@ impl AppServer {
         let acms_nonce = Nonce::try_from(&frame.body()[..])
             .map_err(|_| Fault::new(CloseCode::BAD_FIELD, "the body of CHALLENGE is 32 bytes"))?;
         let uplink = &mut self.uplinks[place];
-        let State::Greeting { server_nonce, expected, .. } = &mut uplink.state else {
+        // One proof a connection: who asks for more of them has no use for them but to collect.
+        let State::Greeting { server_nonce, expected: expected @ None, .. } = &mut uplink.state else {
             return Err(Fault::unexpected(Kind::Challenge));
         };
         let membership = link::Membership {
