@@ -4,7 +4,7 @@
 
 use bytes::BytesMut;
 use proptest::prelude::*;
-use trunkline::id::{IdError, ServerId, UserId};
+use trunkline::id::{IdError, ServerId, UserId, check_id};
 use trunkline::limits::MAX_FRAME;
 use trunkline::wire::link::{BindEntry, Membership, ProveBody, Prover, Register, ServerEntry, ServerState, Servers};
 use trunkline::wire::{
@@ -506,6 +506,75 @@ fn ids_fit_the_length_and_their_rule() {
 }
 
 #[test]
+fn a_second_preface_is_seen_by_its_four_bytes_whatever_the_bound() {
+    for max in [0, 4096, MAX_FRAME, 0x5452_4E4B, usize::MAX] {
+        assert_eq!(Header::wire_bytes(b"TRNK", max), Err(Malformed::SecondPreface), "{max}");
+    }
+    let beside = Malformed::TooBig { length: 0x5452_4E4C, max: MAX_FRAME };
+    assert_eq!(Header::wire_bytes(b"TRNL", MAX_FRAME), Err(beside));
+}
+
+#[test]
+fn a_frame_of_the_largest_length_with_the_longest_ids_is_read() {
+    let ids = [[b'x'; 64], [b'y'; 64]].concat();
+    let mut bytes = [&hex("00100000 10 00 40 40 FFFFFFFF FFFFFFFFFFFFFFFF")[..], &ids].concat();
+    bytes.resize(4 + 0x10_0000, 0xA5);
+    let (envelope, body) = read(&bytes, MAX_FRAME).expect("well formed").expect("whole");
+    assert_eq!((envelope.to, envelope.from, body.len()), (&ids[..64], &ids[64..], 1_048_432));
+    assert_eq!((envelope.header.info_type, envelope.header.id), (u32::MAX, u64::MAX));
+    assert_eq!(read(&bytes[..bytes.len() - 1], MAX_FRAME), Ok(None));
+    bytes[3] = 1;
+    bytes.push(0);
+    assert_eq!(read(&bytes, MAX_FRAME), Err(Malformed::TooBig { length: 0x10_0001, max: 0x10_0000 }));
+}
+
+#[test]
+fn ids_at_their_limits() {
+    let wide = "\u{e9}".repeat(33);
+    let wide = wide.as_bytes();
+    let cases: [(&[u8], Result<(), IdError>); 14] = [
+        (b"", Err(IdError::Empty)),
+        (b"x", Ok(())),
+        (&[b'x'; 64], Ok(())),
+        (&[b'x'; 65], Err(IdError::Long)),
+        (&wide[..64], Ok(())),
+        (wide, Err(IdError::Long)),
+        (&wide[..63], Err(IdError::NotUtf8)),
+        (b"\x1f", Err(IdError::Control)),
+        (b" ", Ok(())),
+        (b"\x7f", Err(IdError::Control)),
+        ("\u{9f}".as_bytes(), Err(IdError::Control)),
+        ("\u{a0}".as_bytes(), Ok(())),
+        (b"\xC0\x80", Err(IdError::NotUtf8)),
+        (b"\xED\xA0\x80", Err(IdError::NotUtf8)),
+    ];
+    for (bytes, expected) in cases {
+        assert_eq!(check_id(bytes), expected, "{bytes:02x?}");
+        assert_eq!(UserId::parse(bytes).map(drop), expected, "{bytes:02x?}");
+    }
+}
+
+#[test]
+fn the_user_of_a_binding_is_as_long_as_its_byte_says() {
+    let fixed = hex("FFFFFFFFFFFFFFFF FFFFFFFFFFFFFFFF FF");
+    let whole = [&fixed[..], &[b'x'; 255]].concat();
+    let (entry, rest) = BindEntry::split_first(&whole).expect("whole");
+    assert_eq!((entry.session, entry.age_ms, entry.user.len(), rest), (u64::MAX, u64::MAX, 255, &[][..]));
+    assert_eq!(BindEntry::split_first(&whole[..271]), None, "one byte less");
+    let none = hex("0000000000000000 0000000000000000 00");
+    let (entry, _) = BindEntry::split_first(&none).expect("whole");
+    assert_eq!((entry.session, entry.age_ms, entry.user), (0, 0, &b""[..]));
+}
+
+#[test]
+fn overflow_checks_stay_on_in_release() {
+    let manifest = include_str!("../Cargo.toml");
+    let (_, release) = manifest.split_once("[profile.release]").expect("the profile is there");
+    let settings: Vec<&str> = release.lines().skip(1).take_while(|line| !line.starts_with('[')).collect();
+    assert!(settings.contains(&"overflow-checks = true"), "{settings:?}");
+}
+
+#[test]
 fn what_is_wrong_first_is_told() {
     let cases = [
         ("00000000 FF FF FF FF 00000000 0000000000000000", Malformed::Short(0)),
@@ -524,6 +593,7 @@ fn what_is_no_frame_has_a_close_code() {
         (Malformed::TooBig { length: 17, max: 16 }, 1504),
         (Malformed::Short(15), 1505),
         (Malformed::LongId, 1505),
+        (Malformed::SecondPreface, 1503),
         (Malformed::UnknownKind(0xFF), 1503),
         (Malformed::BadFlags { kind: Kind::Ping, flags: 1 }, 1503),
     ];
