@@ -171,6 +171,11 @@ impl<P> Link<P> {
         &self.queue
     }
 
+    /// The start of a frame whose end has not come.
+    pub fn carry(&self) -> &Rope {
+        &self.carry
+    }
+
     /// Bytes that wait here: to be written, or for the end of their frame.
     pub fn held(&self) -> usize {
         self.queue.len() + self.carry.len()

@@ -1,0 +1,531 @@
+//! An application server between clients and an ACMS, of which one side is hostile.
+
+use std::sync::LazyLock;
+
+use trunkline::id::{ConnId, ServerId, UserId};
+use trunkline::limits;
+use trunkline::link::{End, Link};
+use trunkline::role::Core;
+use trunkline::role::appserver::{AppServer, Config, CutOff, Event, Membership, Peer, QueryRef, Verdict};
+use trunkline::time::{Span, Time};
+use trunkline::wire::link::{self, Prover, Relogin};
+use trunkline::wire::{Bounce, Flags};
+
+use super::frame::{
+    self, ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, Draft, FOUND,
+    GROUP_DATA, GROUP_JOIN, KICK, LOGIN, LOGOUT, LOOKUP, NAMES, OPENINGS, PING, PONG, PRESENCE, PROVE, QUERY, REGISTER,
+    REGISTERED, RELAYED, REPLY, RESYNC, SERVERS, SYNCED, Seen, Start, UNBIND, WELCOME,
+};
+use super::script::Script;
+use super::shell::{SPANS, START, STORMS, Shell, Watched, Written, late};
+
+const SERVER: u16 = 1;
+const INCARNATION: u64 = 2;
+const EPOCH: u64 = 3;
+const NONCE: [u8; 32] = [4; 32];
+const SECRET: &[u8] = b"secret";
+
+/// Steps of one run, at most: a longer input says nothing that a shorter one can't.
+const STEPS_MAX: usize = 64;
+
+/// Hostile clients; the ACMS says only what it may, but whenever the input likes.
+pub(crate) fn client_port(input: &[u8]) {
+    Site::run(input, false);
+}
+
+/// A hostile ACMS; the clients keep to the protocol.
+pub(crate) fn uplink_port(input: &[u8]) {
+    Site::run(input, true);
+}
+
+fn config(script: &mut Script<'_>, always_member: bool) -> Config {
+    let choices = script.byte();
+    let secret = if choices & 1 == 0 { Vec::new() } else { SECRET.to_vec() };
+    let membership = Membership {
+        acms: ([10, 0, 0, 9], 6001).into(),
+        name: "demo".to_owned(),
+        secret,
+        public_address: "10.0.0.1:6000".to_owned(),
+        capacity: 100,
+    };
+    Config {
+        server: ServerId(SERVER),
+        incarnation: INCARNATION,
+        max_frame: script.one_of(&[1 << 20, 4 << 10, 64 << 10]),
+        heartbeat: limits::HEARTBEAT,
+        heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
+        login_timeout: limits::LOGIN_TIMEOUT,
+        connections_max: if choices & 2 == 0 { 100 } else { 4 },
+        relogin: if choices & 4 == 0 { Relogin::ReplaceOld } else { Relogin::KeepOld },
+        cut_off: if choices & 8 == 0 { CutOff::ServeLocal } else { CutOff::RefuseNew },
+        takes_messages: choices & 16 == 0,
+        takes_queries: choices & 32 == 0,
+        cluster: (always_member || choices & 0xc0 != 0).then_some(membership),
+        seed: [1; 32],
+    }
+}
+
+impl Watched for AppServer {
+    fn queue_bytes_max(link: &Link<Peer>) -> usize {
+        match link.peer {
+            Peer::Client(_) => (1 << 20) + 4 + (256 << 10),
+            Peer::Acms(_) => (16 << 20) + (256 << 10),
+        }
+    }
+
+    fn is_strangers(link: &Link<Peer>) -> bool {
+        matches!(link.peer, Peer::Client(_))
+    }
+
+    fn stop(&mut self, now: Time) {
+        AppServer::stop(self, now);
+    }
+}
+
+struct Site<'a> {
+    script: Script<'a>,
+    shell: Shell<AppServer>,
+    secret: Vec<u8>,
+    acms_is_hostile: bool,
+    /// The connection to the ACMS, the latest that was answered.
+    uplink: Option<usize>,
+    /// The nonce of the latest PROVE.
+    server_nonce: link::Nonce,
+    /// Logins that the application has not judged.
+    asked: Vec<ConnId>,
+    /// Claims that the ACMS has not answered: session and user.
+    claims: Vec<(u64, Vec<u8>)>,
+    /// Lookups that it has not.
+    lookups: Vec<u64>,
+    /// Messages and queries that the application has not answered.
+    inbox: Vec<QueryRef>,
+}
+
+impl Site<'_> {
+    fn run(input: &[u8], acms_is_hostile: bool) {
+        let mut script = Script::new(input);
+        let config = config(&mut script, acms_is_hostile);
+        let secret = config.cluster.as_ref().map_or(Vec::new(), |membership| membership.secret.clone());
+        let mut site = Site {
+            script,
+            shell: Shell::new(AppServer::new(START, config)),
+            secret,
+            acms_is_hostile,
+            uplink: None,
+            server_nonce: [0; 32],
+            asked: Vec::new(),
+            claims: Vec::new(),
+            lookups: Vec::new(),
+            inbox: Vec::new(),
+        };
+        site.begin();
+        for _ in 0..STEPS_MAX {
+            if site.script.is_over() {
+                break;
+            }
+            site.step();
+            site.look();
+        }
+        site.end();
+    }
+
+    /// Up to three users, and an uplink that got as far as the input says.
+    fn begin(&mut self) {
+        let users = self.script.below(4);
+        let uplink_steps = self.script.below(6);
+        self.shell.pass(Span::default());
+        for step in 0..uplink_steps {
+            match step {
+                0 => self.uplink = self.shell.answer_dial(),
+                1 => self.challenge(),
+                2 => self.registered(),
+                _ => {}
+            }
+            self.look();
+        }
+        for name in &NAMES[..users] {
+            let Some(wire) = self.shell.accept() else { continue };
+            let login = Draft { from: name, ..Draft::of(LOGIN) }.write();
+            self.shell.send(wire, &[OPENINGS[0], &login].concat(), 0);
+            self.look();
+            self.judge_login(Verdict::Accept);
+            self.look();
+            self.answer_claim(0);
+            self.look();
+        }
+    }
+
+    fn step(&mut self) {
+        match self.script.below(20) {
+            0 => _ = self.shell.accept(),
+            1..=4 => self.client_speaks(),
+            5 => self.client_opens(),
+            6 => self.client_talks_nonsense(),
+            7 => {
+                let verdict = match self.script.below(8) {
+                    0 => Verdict::Refuse("no".to_owned()),
+                    1 => Verdict::Unavailable("later".to_owned()),
+                    2 => Verdict::Fault,
+                    _ => Verdict::Accept,
+                };
+                self.judge_login(verdict);
+            }
+            8 => {
+                let code = self.script.one_of(&[0, 0, 0, 1509, 1508, 7]);
+                self.answer_claim(code);
+            }
+            9..=11 => self.acms_speaks(),
+            12 => self.uplink_changes(),
+            13 => {
+                let span = self.script.one_of(&SPANS);
+                self.shell.pass(span);
+            }
+            14 => {
+                if let Some(wire) = self.any_wire() {
+                    let room = self.script.one_of(&[0, 1, 19, 100, 5_000, 70_000, usize::MAX]);
+                    self.shell.set_room(wire, room);
+                }
+            }
+            15 => {
+                if let Some(wire) = self.any_wire() {
+                    let ends = [End::Eof, End::Failed(std::io::ErrorKind::ConnectionReset)];
+                    let end = self.script.one_of(&ends);
+                    self.shell.hang_up(wire, end);
+                }
+            }
+            16 => self.application_acts(),
+            17 => self.flood(),
+            18 => {
+                if let Some(wire) = self.any_wire() {
+                    let pings = self.script.one_of(&STORMS);
+                    self.shell.storm(wire, pings);
+                }
+            }
+            _ => self.application_acts(),
+        }
+    }
+
+    fn any_wire(&mut self) -> Option<usize> {
+        let wires = self.shell.wires.len();
+        (wires > 0).then(|| self.script.below(wires))
+    }
+
+    fn any_client(&mut self) -> Option<usize> {
+        self.any_wire().filter(|wire| !self.shell.wires[*wire].dialled)
+    }
+
+    fn client_opens(&mut self) {
+        let Some(wire) = self.any_client() else { return };
+        let opening = if self.acms_is_hostile { OPENINGS[0] } else { self.script.one_of(&OPENINGS) };
+        let late = late(&mut self.script);
+        self.shell.send(wire, opening, late);
+    }
+
+    fn client_talks_nonsense(&mut self) {
+        let Some(wire) = self.any_client().filter(|_| !self.acms_is_hostile) else { return };
+        let nonsense = self.script.bytes(64);
+        self.shell.send(wire, nonsense, 0);
+    }
+
+    fn client_speaks(&mut self) {
+        let Some(wire) = self.any_client() else { return };
+        let user = self.shell.wires[wire].user.clone();
+        let kinds = match user {
+            Some(_) => &SPOKEN_ONLINE[..],
+            None => &SPOKEN_BEFORE[..],
+        };
+        let script = &mut self.script;
+        let kind = script.one_of(kinds);
+        let own_from = self.acms_is_hostile || !script.once_in(16);
+        let from = user.as_deref().filter(|_| own_from).unwrap_or_else(|| frame::name(script));
+        let (to, info, id, flags) =
+            (frame::name(script), frame::info(script), frame::id(script), frame::flags(script, kind));
+        let body = match kind {
+            LOGIN => script.one_of(&LOGINS),
+            ASK => asked(script),
+            _ => script.bytes(200),
+        };
+        let mut bytes = Draft { kind, flags, info, id, to, from, body }.write();
+        if !self.acms_is_hostile {
+            frame::spoil(script, &mut bytes);
+        }
+        let late = late(script);
+        self.shell.send(wire, &bytes, late);
+    }
+
+    fn flood(&mut self) {
+        let Some(wire) = self.any_wire() else { return };
+        let (to, from) = (frame::name(&mut self.script), self.shell.wires[wire].user.clone());
+        let from = from.unwrap_or_else(|| b"carol".to_vec());
+        let kind = self.script.one_of(&[DATA, QUERY, REPLY]);
+        let flags = frame::flags(&mut self.script, kind);
+        let body_bytes = self.script.one_of(&[3_000, 30_000, 200_000, 500_000, 1_048_000]);
+        let draft = Draft { kind, flags, to: &to[..to.len().min(64)], from: &from, ..Draft::of(kind) };
+        self.shell.flood(wire, &draft, body_bytes);
+    }
+
+    fn judge_login(&mut self, verdict: Verdict) {
+        if !self.asked.is_empty() {
+            let conn = self.asked.remove(0);
+            self.shell.core.verdict(self.shell.now, conn, verdict);
+            self.shell.turn();
+        }
+    }
+
+    fn application_acts(&mut self) {
+        let now = self.shell.now;
+        let script = &mut self.script;
+        let user = |name: &[u8]| UserId::parse(name).unwrap_or_else(|_| UserId::parse(b"carol").expect("an id"));
+        let to = user(frame::name(script));
+        let core = &mut self.shell.core;
+        match script.below(8) {
+            0 => {
+                let flags = script.one_of(&[Flags::NONE, Flags::WANT_ACK, Flags::DROPPABLE]);
+                // What can't be sent is told to the caller, which is no concern here.
+                _ = core.send(now, &to, flags, 7, b"from the server", None).is_ok();
+            }
+            1 => drop(core.send(now, &to, Flags::NONE, 7, b"a question", Some(now + Span::from_secs(5)))),
+            2 => _ = core.kick(now, &to, "kicked"),
+            3 => core.locate(now, 5, &[to, user(b"bob")]),
+            4 => {
+                if let Some(query) = self.inbox.pop() {
+                    core.reply(now, &query, Flags::NONE, 7, b"a reply");
+                }
+            }
+            5 => {
+                if let Some(message) = self.inbox.pop() {
+                    core.acknowledge(now, &message);
+                }
+            }
+            6 => {
+                if let Some(message) = self.inbox.pop() {
+                    core.refuse(now, &message, script.one_of(&[Bounce::Busy, Bounce::Denied]));
+                }
+            }
+            _ => {
+                if script.once_in(16) {
+                    core.stop(now);
+                }
+            }
+        }
+        self.shell.turn();
+    }
+
+    fn uplink_changes(&mut self) {
+        match self.script.below(6) {
+            0 | 1 => {
+                if let Some(wire) = self.shell.answer_dial() {
+                    self.uplink = Some(wire);
+                }
+            }
+            2 => self.shell.refuse_dial(),
+            3 => self.challenge(),
+            4 => self.registered(),
+            _ => {
+                for step in [Site::challenge, Site::registered] {
+                    step(self);
+                    self.look();
+                }
+            }
+        }
+    }
+
+    /// What the ACMS says, as bytes on the uplink.
+    fn say(&mut self, draft: &Draft<'_>) {
+        let Some(wire) = self.uplink else { return };
+        let mut bytes = draft.write();
+        let mut late = 0;
+        if self.acms_is_hostile {
+            frame::spoil(&mut self.script, &mut bytes);
+            late = super::shell::late(&mut self.script);
+        }
+        self.shell.send(wire, &bytes, late);
+    }
+
+    fn challenge(&mut self) {
+        self.say(&Draft { id: EPOCH, body: &NONCE, ..Draft::of(CHALLENGE) });
+    }
+
+    fn registered(&mut self) {
+        let membership = link::Membership {
+            cluster: "demo",
+            server: ServerId(SERVER),
+            incarnation: INCARNATION,
+            epoch: EPOCH,
+            acms_nonce: NONCE,
+            server_nonce: self.server_nonce,
+        };
+        let proof = if self.secret.is_empty() { [0; 32] } else { membership.prove(&self.secret, Prover::Acms) };
+        self.say(&Draft { id: EPOCH, body: &proof, ..Draft::of(REGISTERED) });
+    }
+
+    fn answer_claim(&mut self, code: u32) {
+        if !self.claims.is_empty() {
+            let (session, user) = self.claims.remove(0);
+            self.say(&Draft { info: code, id: session, to: &user, ..Draft::of(CLAIMED) });
+        }
+    }
+
+    fn acms_speaks(&mut self) {
+        let script = &mut self.script;
+        let kinds = if self.acms_is_hostile { &SAID_BY_ANY_ACMS[..] } else { &SAID_BY_THE_ACMS[..] };
+        let kind = script.one_of(kinds);
+        let (to, from) = (frame::name(script), frame::name(script));
+        let (info, id, flags) = (frame::info(script), frame::id(script), frame::flags(script, kind));
+        let mut draft = Draft { kind, flags, info, id, to, from, body: &[] };
+        match kind {
+            FOUND => {
+                draft.id = self.lookups.pop().unwrap_or(id);
+                draft.body = script.one_of(&[&[0, 1], &[], &[0, 2], &[0]]);
+            }
+            SERVERS => draft.body = script.one_of(&SERVERS_BODIES),
+            KICK => draft.id = u64::from(script.byte() % 8),
+            CHALLENGE => return self.challenge(),
+            REGISTERED => return self.registered(),
+            CLOSE => draft.body = script.one_of(&[b"bye", b"{\"text\":\"bye\",\"retry_after_ms\":5}"]),
+            _ => draft.body = script.bytes(200),
+        }
+        if !self.acms_is_hostile && (draft.to.len() > 64 || draft.from.len() > 64) {
+            return;
+        }
+        self.say(&draft);
+    }
+
+    /// Takes what the core tells the application, and judges what it wrote.
+    fn look(&mut self) {
+        while let Some(event) = self.shell.core.poll_event() {
+            match event {
+                Event::LoginAsked { conn, .. } => self.asked.push(conn),
+                Event::LoggedIn { conn, user, .. } => {
+                    if let Some(wire) = self.shell.wire_of(conn) {
+                        self.shell.wires[wire].user = Some(user.as_bytes().to_vec());
+                    }
+                }
+                Event::Message(inbox) | Event::Query(inbox) => {
+                    let wire = self.shell.wire_of(inbox.conn).expect("a message comes on a connection");
+                    let user = self.shell.wires[wire].user.as_deref();
+                    assert_eq!(user, Some(inbox.user.as_bytes()), "a message of another's");
+                    self.inbox.push(inbox.reference());
+                }
+                Event::LoggedOut { .. }
+                | Event::Outcome { .. }
+                | Event::Located { .. }
+                | Event::Cluster(_)
+                | Event::Closed { .. } => {}
+            }
+        }
+        for written in std::mem::take(&mut self.shell.written) {
+            let Start::Frame { seen, .. } = frame::read(&written.bytes) else { unreachable!("it was read before") };
+            if self.shell.wires[written.wire].dialled {
+                self.judge_upward(&written, &seen);
+            } else {
+                self.judge_downward(&written, &seen);
+            }
+        }
+    }
+
+    fn judge_upward(&mut self, written: &Written, seen: &Seen<'_>) {
+        match seen.kind {
+            PROVE => self.server_nonce = seen.body[..32].try_into().expect("a PROVE has a nonce"),
+            CLAIM => self.claims.push((seen.id, seen.from.to_vec())),
+            LOOKUP => self.lookups.push(seen.id),
+            REGISTER | UNBIND | BURST_BEGIN | BIND | SYNCED | KICK | DIGEST => {}
+            kind if RELAYED.contains(&kind) => match written.source {
+                Some(source) => {
+                    let sender = &self.shell.wires[source];
+                    assert!(!sender.dialled, "{kind:#04x} goes back to the ACMS");
+                    assert_eq!(sender.user.as_deref(), Some(seen.from), "a spoofed `from`");
+                }
+                None => {
+                    let is_bounce = kind == BOUNCE && seen.body.is_empty();
+                    let is_own =
+                        matches!(kind, DATA | QUERY) && seen.from.is_empty() && seen.id >> 48 == u64::from(SERVER);
+                    assert!(is_bounce || is_own, "{kind:#04x} that nobody sent");
+                }
+            },
+            kind => panic!("{kind:#04x} to an ACMS"),
+        }
+    }
+
+    fn judge_downward(&mut self, written: &Written, seen: &Seen<'_>) {
+        let user = self.shell.wires[written.wire].user.as_deref();
+        assert_eq!(user, Some(seen.to), "{:#04x} to another's connection", seen.kind);
+        match seen.kind {
+            WELCOME | ANSWER => assert_eq!(seen.from, b""),
+            kind if RELAYED.contains(&kind) => match written.source {
+                Some(source) => {
+                    let sender = &self.shell.wires[source];
+                    assert!(sender.dialled || sender.user.as_deref() == Some(seen.from), "a spoofed `from`");
+                }
+                None => {
+                    let is_bounce = kind == BOUNCE && seen.body.is_empty();
+                    assert!(is_bounce || seen.from.is_empty(), "{kind:#04x} that nobody sent");
+                }
+            },
+            kind => panic!("{kind:#04x} to a client"),
+        }
+    }
+
+    fn end(mut self) {
+        for wire in 0..self.shell.wires.len() {
+            if !self.shell.wires[wire].dialled {
+                self.shell.hang_up(wire, End::Failed(std::io::ErrorKind::ConnectionReset));
+            }
+        }
+        self.look();
+        assert_eq!(self.shell.core.users_online(), 0, "users without a connection");
+        self.shell.pass(Span::from_secs(12));
+        self.look();
+        self.shell.wind_up();
+        self.look();
+        assert_eq!(self.shell.core.deadline().filter(|at| *at <= self.shell.now), None);
+    }
+}
+
+const SPOKEN_BEFORE: [u8; 12] = [LOGIN, LOGIN, LOGIN, LOGIN, LOGIN, LOGIN, LOGOUT, PING, PONG, CLOSE, DATA, WELCOME];
+const SPOKEN_ONLINE: [u8; 20] = [
+    DATA, DATA, DATA, DATA, DATA, DATA, ACK, QUERY, QUERY, REPLY, ASK, ASK, LOGIN, LOGOUT, PING, PONG, CLOSE,
+    GROUP_JOIN, GROUP_DATA, PRESENCE,
+];
+const SAID_BY_THE_ACMS: [u8; 14] =
+    [DATA, DATA, DATA, ACK, BOUNCE, QUERY, REPLY, KICK, RESYNC, SERVERS, FOUND, PING, PONG, CLOSE];
+const SAID_BY_ANY_ACMS: [u8; 22] = [
+    DATA, DATA, DATA, ACK, BOUNCE, QUERY, REPLY, KICK, RESYNC, SERVERS, FOUND, PING, PONG, CLOSE, CLAIMED, CHALLENGE,
+    REGISTERED, CLAIM, LOGIN, ASK, BIND, WELCOME,
+];
+
+const LOGINS: [&[u8]; 8] = [
+    b"",
+    b"{}",
+    br#"{"token":"t","password":"p","device":"d","agent":"a","resume":"r","later":[1]}"#,
+    b"{",
+    b"[null,null,null,null,null]",
+    br#"{"token":1}"#,
+    b"{\"token\":\"\xff\"}",
+    b"{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+];
+
+const SERVERS_BODIES: [&[u8]; 4] = [
+    br#"{"servers":[{"server":1,"address":"10.0.0.1:6000"},{"server":2,"address":"b"}],"awaited":[3]}"#,
+    br#"{"servers":[]}"#,
+    br#"{"servers":[{"server":70000,"address":"b"}]}"#,
+    b"nonsense",
+];
+
+static ASKED: LazyLock<[String; 8]> = LazyLock::new(|| {
+    let many = |count: usize| format!(r#"{{"ask":"online","users":[{}]}}"#, vec![r#""carol""#; count].join(","));
+    [
+        r#"{"ask":"where","users":["alice","bob","carol"]}"#.to_owned(),
+        r#"{"ask":"online","users":["carol","dave"],"later":1}"#.to_owned(),
+        r#"{"ask":"rtt"}"#.to_owned(),
+        r#"{"ask":"weather","users":[]}"#.to_owned(),
+        r#"{"ask":"where","users":["",""]}"#.to_owned(),
+        many(100),
+        many(101),
+        "{".to_owned(),
+    ]
+});
+
+fn asked(script: &mut Script<'_>) -> &'static [u8] {
+    ASKED[script.below(ASKED.len())].as_bytes()
+}

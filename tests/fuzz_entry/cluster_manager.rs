@@ -1,0 +1,377 @@
+//! A cluster manager with a secret, between strangers and members that proved that they know it.
+
+use std::sync::LazyLock;
+
+use trunkline::id::ServerId;
+use trunkline::link::{End, Link};
+use trunkline::role::Core;
+use trunkline::role::acms::{Acms, Config, Peer};
+use trunkline::time::{Span, Time};
+use trunkline::wire::link::{Membership, Prover};
+
+use super::frame::{
+    self, ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, Draft, FOUND, KICK, LOGIN,
+    LOOKUP, NAMES, OPENINGS, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVERS, SYNCED,
+    Seen, Start, UNBIND,
+};
+use super::script::Script;
+use super::shell::{SPANS, START, STORMS, Shell, Watched, Written, late};
+
+const EPOCH: u64 = 3;
+const NONCE: [u8; 32] = [5; 32];
+const SECRET: &[u8] = b"secret";
+/// Steps of one run, at most.
+const STEPS_MAX: usize = 64;
+
+/// Arbitrary bytes and mostly right frames, from strangers and from members.
+pub(crate) fn transfer_port(input: &[u8]) {
+    let mut script = Script::new(input);
+    let config = config(&mut script);
+    let mut hub = Hub { script, shell: Shell::new(Acms::new(START, config)), members: Vec::new() };
+    hub.begin();
+    for _ in 0..STEPS_MAX {
+        if hub.script.is_over() {
+            break;
+        }
+        hub.step();
+        hub.look();
+    }
+    hub.end();
+}
+
+fn config(script: &mut Script<'_>) -> Config {
+    Config {
+        cluster: "demo".to_owned(),
+        secret: SECRET.to_vec(),
+        epoch: EPOCH,
+        connections_max: script.one_of(&[100, 3]),
+        seed: [2; 32],
+    }
+}
+
+impl Watched for Acms {
+    fn queue_bytes_max(_link: &Link<Peer>) -> usize {
+        (16 << 20) + (256 << 10)
+    }
+
+    fn is_strangers(link: &Link<Peer>) -> bool {
+        matches!(link.peer, Peer::Stranger(_))
+    }
+
+    fn stop(&mut self, now: Time) {
+        Acms::stop(self, now);
+    }
+}
+
+/// What the driver knows of the other side of one connection.
+#[derive(Clone, Default)]
+struct Member {
+    /// From CHALLENGE.
+    nonce: Option<[u8; 32]>,
+    server: u16,
+    registered: bool,
+    /// The users that it ever told of.
+    users: Vec<Vec<u8>>,
+}
+
+struct Hub<'a> {
+    script: Script<'a>,
+    shell: Shell<Acms>,
+    /// One a connection of the shell's.
+    members: Vec<Member>,
+}
+
+impl Hub<'_> {
+    /// Up to three members, of which the first two have a user.
+    fn begin(&mut self) {
+        let members = self.script.below(4);
+        for server in 0..members {
+            let Some(wire) = self.accept() else { continue };
+            self.shell.send(wire, OPENINGS[1], 0);
+            self.look();
+            self.prove(wire, server as u16 + 1, 1);
+            self.register(wire, REGISTERS[server]);
+            self.look();
+            for draft in
+                [Draft::of(BURST_BEGIN), Draft::of(SYNCED), Draft { id: 1, from: NAMES[server], ..Draft::of(CLAIM) }]
+            {
+                self.say(wire, &draft, 0);
+            }
+            self.look();
+        }
+    }
+
+    fn step(&mut self) {
+        if self.script.once_in(16) {
+            _ = self.accept();
+            return;
+        }
+        let wires = self.shell.wires.len();
+        if wires == 0 {
+            _ = self.accept();
+            return;
+        }
+        let wire = self.script.below(wires);
+        match self.script.below(20) {
+            0 => {
+                let opening = if self.script.once_in(4) { self.script.one_of(&OPENINGS) } else { OPENINGS[1] };
+                let late = late(&mut self.script);
+                self.shell.send(wire, opening, late);
+            }
+            1 => {
+                let nonsense = self.script.bytes(64);
+                self.shell.send(wire, nonsense, 0);
+            }
+            2 => {
+                let (server, incarnation) = (self.script.below(4) as u16, self.script.below(3) as u64);
+                self.prove(wire, server, incarnation);
+            }
+            3 => {
+                let body = self.script.one_of(&REGISTERS);
+                self.register(wire, body);
+            }
+            4 => {
+                if self.script.once_in(16) {
+                    self.register(wire, LONG_REGISTER.as_bytes());
+                }
+            }
+            5..=12 => self.member_speaks(wire),
+            13 => {
+                let span = self.script.one_of(&SPANS);
+                self.shell.pass(span);
+            }
+            14 => {
+                let room = self.script.one_of(&[0, 1, 19, 100, 5_000, 70_000, usize::MAX]);
+                self.shell.set_room(wire, room);
+            }
+            15 => {
+                let ends = [End::Eof, End::Failed(std::io::ErrorKind::ConnectionReset)];
+                let end = self.script.one_of(&ends);
+                self.shell.hang_up(wire, end);
+            }
+            16 => self.flood(wire),
+            17 => {
+                let pings = self.script.one_of(&STORMS);
+                self.shell.storm(wire, pings);
+            }
+            18 => {
+                // A member that lives, so that time can pass.
+                for member in 0..self.shell.wires.len() {
+                    if self.members[member].registered {
+                        self.shell.storm(member, 1);
+                    }
+                }
+            }
+            _ => {
+                if self.script.once_in(32) {
+                    self.shell.core.stop(self.shell.now);
+                    self.shell.turn();
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) -> Option<usize> {
+        let wire = self.shell.accept()?;
+        self.members.push(Member::default());
+        assert_eq!(self.members.len(), self.shell.wires.len());
+        Some(wire)
+    }
+
+    /// What a member says; `users` are those that it tells of by it.
+    fn say(&mut self, wire: usize, draft: &Draft<'_>, late: usize) {
+        match draft.kind {
+            CLAIM => self.members[wire].users.push(draft.from.to_vec()),
+            BIND => {
+                let mut rest = draft.body;
+                while let Some((fixed, behind)) = rest.split_first_chunk::<17>() {
+                    let Some((user, behind)) = behind.split_at_checked(usize::from(fixed[16])) else { break };
+                    self.members[wire].users.push(user.to_vec());
+                    rest = behind;
+                }
+            }
+            _ => {}
+        }
+        let mut bytes = draft.write();
+        frame::spoil(&mut self.script, &mut bytes);
+        self.shell.send(wire, &bytes, late);
+    }
+
+    /// PROVE, right for the connection's own nonce unless the frame is spoilt on the way.
+    fn prove(&mut self, wire: usize, server: u16, incarnation: u64) {
+        let acms_nonce = self.members[wire].nonce.unwrap_or([0; 32]);
+        let membership = Membership {
+            cluster: "demo",
+            server: ServerId(server),
+            incarnation,
+            epoch: EPOCH,
+            acms_nonce,
+            server_nonce: NONCE,
+        };
+        let proof = membership.prove(SECRET, Prover::Server);
+        let body = [NONCE, proof].concat();
+        if !self.members[wire].registered {
+            self.members[wire].server = server;
+        }
+        let draft = Draft { info: server.into(), id: incarnation, to: b"demo", body: &body, ..Draft::of(PROVE) };
+        self.say(wire, &draft, 0);
+    }
+
+    fn register(&mut self, wire: usize, body: &[u8]) {
+        self.say(wire, &Draft { body, ..Draft::of(REGISTER) }, 0);
+    }
+
+    fn member_speaks(&mut self, wire: usize) {
+        let script = &mut self.script;
+        let kind = script.one_of(&SPOKEN);
+        let own = self.members[wire].users.first().cloned();
+        let from = own.as_deref().filter(|_| !script.once_in(4)).unwrap_or_else(|| frame::name(script));
+        let (to, mut info, id, flags) =
+            (frame::name(script), frame::info(script), frame::id(script), frame::flags(script, kind));
+        let body = match kind {
+            BIND => bindings(script),
+            _ => script.bytes(200).to_vec(),
+        };
+        let from = if kind == CLAIM || kind == UNBIND { frame::name(script) } else { from };
+        if kind == CLAIM {
+            info = script.one_of(&[0, 0, 1, info]);
+        }
+        let late = late(script);
+        self.say(wire, &Draft { kind, flags, info, id, to, from, body: &body }, late);
+    }
+
+    fn flood(&mut self, wire: usize) {
+        let script = &mut self.script;
+        let from = self.members[wire].users.first().cloned().unwrap_or_default();
+        let (to, kind) = (frame::name(script), script.one_of(&[DATA, QUERY, REPLY, REGISTER]));
+        let body_bytes = script.one_of(&[3_000, 30_000, 200_000, 500_000, 1_048_000]);
+        let (to, from) = (&to[..to.len().min(64)], &from[..from.len().min(64)]);
+        self.shell.flood(wire, &Draft { to, from, ..Draft::of(kind) }, body_bytes);
+    }
+
+    /// Judges what the core wrote.
+    fn look(&mut self) {
+        while self.shell.core.poll_event().is_some() {}
+        for written in std::mem::take(&mut self.shell.written) {
+            let Start::Frame { seen, .. } = frame::read(&written.bytes) else { unreachable!("it was read before") };
+            self.judge(&written, &seen);
+        }
+    }
+
+    fn judge(&mut self, written: &Written, seen: &Seen<'_>) {
+        let receiver = &mut self.members[written.wire];
+        match seen.kind {
+            CHALLENGE => {
+                assert_eq!((seen.id, receiver.nonce), (EPOCH, None), "one CHALLENGE a connection");
+                receiver.nonce = Some(seen.body.try_into().expect("a nonce of 32 bytes"));
+                return;
+            }
+            REGISTERED => {
+                receiver.registered = true;
+                assert_eq!(seen.body.len(), 32, "the ACMS proves itself too");
+                return;
+            }
+            _ => assert!(receiver.registered, "{:#04x} to a stranger", seen.kind),
+        }
+        match seen.kind {
+            CLAIMED | KICK | RESYNC | SERVERS | FOUND => {}
+            kind if RELAYED.contains(&kind) => match written.source {
+                Some(source) => {
+                    let is_told = |member: &Member, user: &[u8]| member.users.iter().any(|told| told == user);
+                    let sender = &self.members[source];
+                    assert!(sender.registered, "a stranger's frame is passed on");
+                    let is_free = kind == BOUNCE || seen.from.is_empty();
+                    assert!(is_free || is_told(sender, seen.from), "a `from` that its server never told of");
+                    let receiver = &self.members[written.wire];
+                    let is_servers = seen.to.is_empty() && seen.id >> 48 == u64::from(receiver.server);
+                    assert!(is_servers || is_told(receiver, seen.to), "a frame at a server that its user is not on");
+                }
+                None => assert!(kind == BOUNCE && seen.body.is_empty(), "{kind:#04x} that nobody sent"),
+            },
+            kind => panic!("{kind:#04x} to a server"),
+        }
+    }
+
+    fn end(mut self) {
+        self.check_directory();
+        self.shell.pass(Span::from_secs(12));
+        self.look();
+        self.check_directory();
+        self.shell.wind_up();
+        self.look();
+        assert_eq!((self.shell.core.server_count(), self.shell.core.user_count()), (0, 0), "what went left something");
+        while self.shell.core.deadline().is_some_and(|at| at <= self.shell.now) {
+            self.shell.core.expire(self.shell.now);
+        }
+    }
+
+    /// The digests' count of users is that of the users who are found.
+    fn check_directory(&mut self) {
+        let mut users: Vec<&[u8]> = self.members.iter().flat_map(|member| &member.users).map(Vec::as_slice).collect();
+        users.sort_unstable();
+        users.dedup();
+        let found = users.iter().filter(|user| self.shell.core.locate(user).is_some()).count();
+        assert!(found <= self.shell.core.user_count(), "{found} users are found");
+        // A frame that was spoilt on its way may have told of a user whom nobody meant.
+        let is_plain = self.shell.core.user_count() == found;
+        assert!(is_plain || self.members.iter().any(|member| member.registered), "users of nobody");
+    }
+}
+
+fn bindings(script: &mut Script<'_>) -> Vec<u8> {
+    let mut body = Vec::new();
+    for _ in 0..script.below(6) {
+        let user = frame::name(script);
+        body.extend(u64::from(script.byte() % 8).to_be_bytes());
+        body.extend(script.one_of(&[0, 1, 5_000, 1 << 40, u64::MAX]).to_be_bytes());
+        body.push(user.len() as u8);
+        body.extend(user);
+    }
+    if script.once_in(16) {
+        body.pop();
+    }
+    body
+}
+
+const SPOKEN: [u8; 26] = [
+    DATA,
+    DATA,
+    DATA,
+    DATA,
+    ACK,
+    BOUNCE,
+    QUERY,
+    REPLY,
+    CLAIM,
+    CLAIM,
+    CLAIM,
+    UNBIND,
+    BURST_BEGIN,
+    BIND,
+    BIND,
+    SYNCED,
+    KICK,
+    DIGEST,
+    LOOKUP,
+    PING,
+    PONG,
+    CLOSE,
+    LOGIN,
+    REGISTER,
+    PROVE,
+    CHALLENGE,
+];
+
+/// Four of these would not fit one SERVERS.
+static LONG_REGISTER: LazyLock<String> =
+    LazyLock::new(|| format!(r#"{{"address":"{}","capacity":1}}"#, "9".repeat(300_000)));
+
+const REGISTERS: [&[u8]; 7] = [
+    br#"{"address":"10.0.0.1:6000","capacity":10}"#,
+    br#"{"address":"10.0.0.2:6000","capacity":10,"previous_epoch":2,"peers":[1,3,4]}"#,
+    br#"{"address":"10.0.0.3:6000","capacity":10,"previous_epoch":3,"peers":[9],"later":null}"#,
+    br#"{"address":"","capacity":4294967295}"#,
+    br#"{"address":"a","capacity":-1}"#,
+    br#"{"capacity":1}"#,
+    b"[]",
+];
