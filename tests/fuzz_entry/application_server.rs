@@ -91,6 +91,8 @@ struct Site<'a> {
     uplink: Option<usize>,
     /// The nonce of the latest PROVE.
     server_nonce: link::Nonce,
+    /// Connections that had one.
+    proven: Vec<usize>,
     /// Logins that the application has not judged.
     asked: Vec<ConnId>,
     /// Claims that the ACMS has not answered: session and user.
@@ -113,6 +115,7 @@ impl Site<'_> {
             acms_is_hostile,
             uplink: None,
             server_nonce: [0; 32],
+            proven: Vec::new(),
             asked: Vec::new(),
             claims: Vec::new(),
             lookups: Vec::new(),
@@ -426,7 +429,11 @@ impl Site<'_> {
 
     fn judge_upward(&mut self, written: &Written, seen: &Seen<'_>) {
         match seen.kind {
-            PROVE => self.server_nonce = seen.body[..32].try_into().expect("a PROVE has a nonce"),
+            PROVE => {
+                assert!(!self.proven.contains(&written.wire), "a second proof on one connection");
+                self.proven.push(written.wire);
+                self.server_nonce = seen.body[..32].try_into().expect("a PROVE has a nonce");
+            }
             CLAIM => self.claims.push((seen.id, seen.from.to_vec())),
             LOOKUP => self.lookups.push(seen.id),
             REGISTER | UNBIND | BURST_BEGIN | BIND | SYNCED | KICK | DIGEST => {}
