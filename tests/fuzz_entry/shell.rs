@@ -198,8 +198,15 @@ impl<C: Watched> Shell<C> {
         }
         let head = Bytes::from(head);
         self.core.received(self.now, conn, &head, 0..head.len());
-        self.core.received(self.now, conn, &ZEROS, 0..body_bytes);
+        self.core.received(self.now, conn, &ZEROS, 0..body_bytes - 1);
+        // Looked at while all but the last byte is there: the most that is ever kept.
         self.turn();
+        if self.core.links().reads(conn) {
+            self.core.received(self.now, conn, &ZEROS, body_bytes - 1..body_bytes);
+            self.turn();
+        } else {
+            self.wires[wire].unreadable = true;
+        }
     }
 
     /// Sends up to 600 PINGs in one read.
