@@ -6,7 +6,7 @@ use trunkline::id::{ConnId, ServerId, UserId};
 use trunkline::limits;
 use trunkline::link::{End, Link};
 use trunkline::role::Core;
-use trunkline::role::appserver::{AppServer, Config, CutOff, Event, Membership, Peer, QueryRef, Verdict};
+use trunkline::role::appserver::{AppServer, Config, CutOff, Event, Membership, Peer, QueryRef, Rates, Verdict};
 use trunkline::time::{Span, Time};
 use trunkline::wire::link::{self, Prover, Relogin};
 use trunkline::wire::{Bounce, Flags};
@@ -56,6 +56,10 @@ fn config(script: &mut Script<'_>, always_member: bool) -> Config {
         heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
         login_timeout: limits::LOGIN_TIMEOUT,
         connections_max: if choices & 2 == 0 { 100 } else { 4 },
+        max_accepts_per_second: 0,
+        memory_max: usize::MAX,
+        rates: Rates::NONE,
+        drain: Span::from_secs(2),
         relogin: if choices & 4 == 0 { Relogin::ReplaceOld } else { Relogin::KeepOld },
         cut_off: if choices & 8 == 0 { CutOff::ServeLocal } else { CutOff::RefuseNew },
         takes_messages: choices & 16 == 0,
@@ -411,6 +415,7 @@ impl Site<'_> {
                     self.inbox.push(inbox.reference());
                 }
                 Event::LoggedOut { .. }
+                | Event::Memory(_)
                 | Event::Outcome { .. }
                 | Event::Located { .. }
                 | Event::Cluster(_)

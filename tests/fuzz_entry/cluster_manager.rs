@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use trunkline::id::ServerId;
 use trunkline::link::{End, Link};
 use trunkline::role::Core;
-use trunkline::role::acms::{Acms, Config, Peer};
+use trunkline::role::acms::{Acms, Config, Peer, Policy};
 use trunkline::time::{Span, Time};
 use trunkline::wire::link::{Membership, Prover};
 
@@ -45,6 +45,8 @@ fn config(script: &mut Script<'_>) -> Config {
         secret: SECRET.to_vec(),
         epoch: EPOCH,
         connections_max: script.one_of(&[100, 3]),
+        memory_max: usize::MAX,
+        policy: Policy::default(),
         seed: [2; 32],
     }
 }
