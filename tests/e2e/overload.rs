@@ -76,8 +76,8 @@ struct Sort {
 
 fn connections_wanted() -> usize {
     let wanted = std::env::var("OVERLOAD_CONNECTIONS").map_or(CONNECTIONS, |value| value.parse().expect("a number"));
-    // Three sorts may be tested at once, and other tests need some too.
-    let share = if wanted > CONNECTIONS { 1 } else { 4 };
+    // Three sorts may be tested at once, and other tests beside them need as many again.
+    let share = if wanted > CONNECTIONS { 1 } else { 8 };
     let allowed = raise_descriptor_limit() / share;
     if wanted > allowed {
         println!("{allowed} connections instead of {wanted}: this process may have no more descriptors");
