@@ -229,14 +229,6 @@ impl Ledger {
         if let Some(before) = sent.told {
             return self.violated(format!("{:?} {:?} resolved {outcome:?} after {before:?}", sent.kind, sent.stamp));
         }
-        if let Err(failure) = outcome
-            && !self.is_true(sent, failure, now)
-        {
-            let (kind, stamp, at) = (sent.kind, sent.stamp, sent.at);
-            self.violated(format!(
-                "{kind:?} {stamp:?} of {at:?} failed at {now:?}: {failure:?}, and nothing explains it"
-            ));
-        }
         self.sent[number].told = Some((now, outcome));
     }
 
@@ -274,6 +266,15 @@ impl Ledger {
             let pair = (stamp.from, stamp.to);
             let row = summary.kinds.entry(kind).or_default();
             row.sent += 1;
+            // Not when it is told: the log that explains it may be read here a moment later.
+            if let Some((told, Err(failure))) = sent.told
+                && !self.is_true(sent, failure, told)
+            {
+                let at = sent.at;
+                found.push(format!(
+                    "{kind:?} {stamp:?} of {at:?} failed at {told:?}: {failure:?}, and nothing explains it"
+                ));
+            }
             match (kind, sent.delivered, sent.told) {
                 (Kind::Plain, Some(at), None) => {
                     row.delivered += 1;
