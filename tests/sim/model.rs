@@ -1,16 +1,18 @@
 //! What must be true of messages, told without any of the product's code: who sent what, and what became of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How a message was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
     Plain,
+    /// Plain, and not missed where its receiver reads slowly.
+    Droppable,
     Acked,
     Query,
 }
 
-/// One client engine's session: its first, its second, and so on; 0 while it has none.
+/// One client engine's session: its first, its second, and so on; 0 while it has none. A server's are its starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Session {
     pub(crate) engine: usize,
@@ -33,10 +35,43 @@ pub(crate) struct Sent {
     pub(crate) from: String,
     pub(crate) to: String,
     pub(crate) sender: Session,
+    /// The node of the server that the sender is on.
+    pub(crate) via: usize,
     /// World time.
     pub(crate) at: u64,
     pub(crate) deliveries: Vec<Session>,
     pub(crate) endings: Vec<Ending>,
+}
+
+impl Sent {
+    pub(crate) fn new(manner: Manner, from: String, to: &str, sender: Session, via: usize, at: u64) -> Sent {
+        Sent { manner, from, to: to.to_owned(), sender, via, at, deliveries: Vec::new(), endings: Vec::new() }
+    }
+
+    /// Whether its sender is told how it ended, whatever happens. A server sends once, and may hear nothing.
+    fn is_resolved(&self) -> bool {
+        match self.manner {
+            Manner::Plain | Manner::Droppable => false,
+            Manner::Acked => !self.from.starts_with('@'),
+            Manner::Query => true,
+        }
+    }
+}
+
+/// What somebody says in the names of others; none of it may ever be handed over, nor end anything.
+pub(crate) struct Forged {
+    pub(crate) messages: Vec<ForgedMessage>,
+    /// Users who wait for an answer, and the id that it would have.
+    pub(crate) answers: Vec<(String, u64)>,
+}
+
+pub(crate) struct ForgedMessage {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) id: u64,
+    pub(crate) to: String,
+    pub(crate) from: String,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Everything sent so far. A check that fails panics with what it saw.
@@ -45,6 +80,8 @@ pub(crate) struct Model {
     sent: BTreeMap<u64, Sent>,
     /// Serial numbers by the sender's engine and the id that the engine gave.
     ids: BTreeMap<(usize, u64), u64>,
+    /// Ids of processes that are gone: an answer to one may come to the next process at that place.
+    former: BTreeSet<(usize, u64)>,
     serials: u64,
     /// The last serial number that went between two sessions in order.
     ordered: BTreeMap<(Session, Session), u64>,
@@ -112,12 +149,39 @@ impl Model {
 
     /// The engine's process is gone: what it sent may stay unresolved.
     pub(crate) fn engine_gone(&mut self, engine: usize) {
-        let serials = self.ids.extract_if(.., |(at, _), _| *at == engine).map(|(_, serial)| serial);
-        for serial in serials.collect::<Vec<_>>() {
+        let ids = self.ids.extract_if(.., |(at, _), _| *at == engine);
+        for (id, serial) in ids.collect::<Vec<_>>() {
+            self.former.insert(id);
             if let Some(sent) = self.sent.get_mut(&serial).filter(|sent| sent.endings.is_empty()) {
                 sent.endings.push(Ending::Failed("its engine is gone".into()));
             }
         }
+    }
+
+    /// Messages from some users to all of them that nobody sent, and answers to what is unanswered.
+    pub(crate) fn forge(&mut self, users: &[String], from: &str) -> Forged {
+        let mut messages = Vec::new();
+        for (number, to) in users.iter().enumerate() {
+            let (serial, body) = self.compose(from, to, 20);
+            let (kind, flags) = [(0x10, 0), (0x10, 0x01), (0x13, 0), (0x10, 0x04)][number % 4];
+            messages.push(ForgedMessage { kind, flags, id: serial, to: to.clone(), from: from.to_owned(), body });
+        }
+        let open = self.ids.iter().filter_map(|((_, id), serial)| {
+            let sent = self.sent.get(serial).filter(|sent| sent.endings.is_empty() && sent.is_resolved())?;
+            Some((sent.from.clone(), *id))
+        });
+        let answers: Vec<(String, u64)> = open.filter(|(from, _)| !from.starts_with('@')).take(40).collect();
+        // An acknowledgement in the name of a receiver, from where that receiver is not.
+        for (to, id) in &answers {
+            let (to, from, body) = (to.clone(), from.to_owned(), Vec::new());
+            messages.push(ForgedMessage { kind: 0x11, flags: 0, id: *id, to, from, body });
+        }
+        Forged { messages, answers }
+    }
+
+    /// Whether an earlier process at that place gave the id.
+    pub(crate) fn is_of_former(&self, engine: usize, id: u64) -> bool {
+        !self.ids.contains_key(&(engine, id)) && self.former.contains(&(engine, id))
     }
 }
 
@@ -140,7 +204,7 @@ impl Model {
         assert_eq!((sent.manner, &*sent.from, &*sent.to), (manner, from, user), "#{serial} was sent otherwise");
         let repeated = match manner {
             Manner::Acked => sent.deliveries.iter().any(|before| before.engine == at.engine),
-            Manner::Plain | Manner::Query => !sent.deliveries.is_empty(),
+            Manner::Plain | Manner::Droppable | Manner::Query => !sent.deliveries.is_empty(),
         };
         assert!(!repeated, "#{serial} was handed over twice: {sent:?}, now to {at:?}");
         let bounced = sent.endings.iter().any(|ending| matches!(ending, Ending::Bounced(_)));
@@ -171,7 +235,7 @@ impl Model {
             (Ending::Replied, Manner::Query) => {
                 assert!(!sent.deliveries.is_empty(), "#{serial} replied to by nobody: {sent:?}");
             }
-            (Ending::Bounced(_), Manner::Plain | Manner::Query) => {
+            (Ending::Bounced(_), Manner::Plain | Manner::Droppable | Manner::Query) => {
                 assert!(sent.deliveries.is_empty(), "#{serial} bounced and was handed over: {sent:?}");
             }
             (Ending::Bounced(_) | Ending::Failed(_), Manner::Acked) | (Ending::Failed(_), Manner::Query) => {}
@@ -208,25 +272,25 @@ impl Model {
 
     /// Messages whose sender waits for an ending.
     pub(crate) fn unresolved(&self) -> Vec<u64> {
-        let open = self.sent.iter().filter(|(_, sent)| sent.manner != Manner::Plain && sent.endings.is_empty());
+        let open = self.sent.iter().filter(|(_, sent)| sent.is_resolved() && sent.endings.is_empty());
         open.map(|(serial, _)| *serial).collect()
     }
 
-    /// Where nothing broke, nothing is lost.
-    pub(crate) fn check_nothing_lost(&self) {
-        for (serial, sent) in self.sent.iter().filter(|(_, sent)| sent.manner == Manner::Plain) {
-            assert!(!(sent.deliveries.is_empty() && sent.endings.is_empty()), "#{serial} is lost: {sent:?}");
-        }
+    /// Messages that were neither handed over nor came back, and of which nobody was told.
+    pub(crate) fn vanished(&self) -> impl Iterator<Item = (u64, &Sent)> {
+        let is_gone = |sent: &Sent| !sent.is_resolved() && sent.deliveries.is_empty() && sent.endings.is_empty();
+        self.sent.iter().map(|(serial, sent)| (*serial, sent)).filter(move |(_, sent)| is_gone(sent))
     }
 
     /// Where nothing broke and everyone reads, everything sent after `start` arrived, or came back from `nobody`, and
     /// its sender knows.
     pub(crate) fn check_all_arrived(&self, start: u64, nobody: &str) {
-        for (serial, sent) in self.sent.iter().filter(|(_, sent)| sent.at >= start) {
+        let counts = |sent: &Sent| sent.at >= start && sent.manner != Manner::Droppable;
+        for (serial, sent) in self.sent.iter().filter(|(_, sent)| counts(sent)) {
             let offline = "Offline".to_owned();
             let wanted = match sent.manner {
                 _ if sent.to == nobody => vec![Ending::Bounced(offline)],
-                Manner::Plain => vec![],
+                Manner::Plain | Manner::Droppable => vec![],
                 Manner::Acked => vec![Ending::Taken],
                 Manner::Query => vec![Ending::Replied],
             };

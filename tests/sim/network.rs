@@ -1,9 +1,10 @@
 //! Byte streams between nodes, as TCP gives them: in order, cut anywhere, late, full, half-closed, reset.
 //!
 //! A wire is a connection: two ends, each with the pipe that leads to it. Opening, end and reset travel in the pipe
-//! behind the bytes that were written before them.
+//! behind the bytes that were written before them. A cut freezes the pipes of one direction; a machine that is gone
+//! freezes both. A dial across either waits, as a SYN that is sent again, until it gets through.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
 
 use bytes::BytesMut;
@@ -20,8 +21,8 @@ pub(crate) struct Odds {
     pub(crate) stall: u32,
     /// Bytes that one direction holds, on the way and unread.
     pub(crate) capacity: usize,
-    /// A write arrives in pieces of at most this many bytes.
-    pub(crate) piece_max: usize,
+    /// A write arrives in at most this many pieces.
+    pub(crate) pieces_max: usize,
     /// Arrivals are rounded up to this many microseconds, so that several fall into one turn.
     pub(crate) tick: u64,
 }
@@ -29,13 +30,13 @@ pub(crate) struct Odds {
 impl Odds {
     /// Draws a seed's streams.
     pub(crate) fn draw(rng: &mut fastrand::Rng) -> Odds {
-        let fastest = rng.u64(20..2_000);
+        let fastest = rng.u64(100..2_000);
         Odds {
             latency: fastest..fastest + rng.u64(1..25_000),
             stall: *rng.choice(&[200, 2_000, u32::MAX]).expect("not empty"),
-            capacity: 1 << rng.u32(10..18),
-            piece_max: 1 << rng.u32(5..17),
-            tick: 1 << rng.u32(0..12),
+            capacity: 1 << rng.u32(12..18),
+            pieces_max: rng.usize(1..=4),
+            tick: 1 << rng.u32(6..13),
         }
     }
 
@@ -49,19 +50,13 @@ impl Odds {
 /// One end of a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Port {
-    wire: u64,
+    wire: usize,
     side: usize,
 }
 
 impl Port {
     fn other(self) -> Port {
         Port { wire: self.wire, side: 1 - self.side }
-    }
-}
-
-impl std::fmt::Display for Port {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "w{}{}", self.wire, ["<", ">"][self.side])
     }
 }
 
@@ -72,6 +67,14 @@ pub(crate) enum Death {
     Loud,
     /// The machine is gone: nobody hears anything until it is back.
     Silent,
+}
+
+/// What a dial to a node meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Accepts,
+    Refuses,
+    Silence,
 }
 
 enum Piece {
@@ -97,6 +100,8 @@ struct Pipe {
     /// Bytes in flight and arrived: at most the capacity.
     held: usize,
     tail: Tail,
+    /// Nothing gets through.
+    frozen: bool,
     writer_waits: bool,
 }
 
@@ -104,14 +109,30 @@ struct End {
     node: NodeId,
     /// The socket is dropped; what still arrives is answered with a reset.
     gone: bool,
+    /// Its machine went without a word and is not back.
+    mute: bool,
     fin_sent: bool,
     incoming: Pipe,
 }
 
+impl End {
+    fn new(node: NodeId) -> End {
+        let incoming = Pipe {
+            in_flight: VecDeque::new(),
+            arrived: BytesMut::new(),
+            held: 0,
+            tail: Tail::Unopened,
+            frozen: false,
+            writer_waits: false,
+        };
+        End { node, gone: false, mute: false, fin_sent: false, incoming }
+    }
+}
+
 struct Wire {
     ends: [End; 2],
-    /// Nothing passes.
-    frozen: bool,
+    /// The dial has not got through.
+    dialled: bool,
     accepted: bool,
 }
 
@@ -119,9 +140,12 @@ struct Wire {
 pub(crate) struct Network {
     rng: fastrand::Rng,
     odds: Odds,
-    wires: BTreeMap<u64, Wire>,
-    opened: u64,
-    /// Pairs of nodes between which nothing passes, smaller first.
+    /// By number; none once both ends are gone.
+    wires: Vec<Option<Wire>>,
+    listeners: Vec<Answer>,
+    /// Connections that each node has not taken yet.
+    arrivals: Vec<Vec<Port>>,
+    /// (a, b): nothing passes from a to b.
     cuts: BTreeSet<(NodeId, NodeId)>,
     /// Who is to look at its streams, and when.
     pub(crate) wakes: BTreeSet<(u64, NodeId)>,
@@ -132,96 +156,163 @@ impl Network {
         Network {
             rng: fastrand::Rng::with_seed(seed),
             odds,
-            wires: BTreeMap::new(),
-            opened: 0,
+            wires: Vec::new(),
+            listeners: Vec::new(),
+            arrivals: Vec::new(),
             cuts: BTreeSet::new(),
             wakes: BTreeSet::new(),
         }
     }
 
+    /// What a dial to `node` meets from now on.
+    pub(crate) fn listen(&mut self, node: NodeId, answer: Answer) {
+        if self.listeners.len() <= node {
+            self.listeners.resize(node + 1, Answer::Refuses);
+            self.arrivals.resize(node + 1, Vec::new());
+        }
+        self.listeners[node] = answer;
+    }
+
+    fn wire(&mut self, wire: usize) -> &mut Wire {
+        self.wires[wire].as_mut().expect("an open port has its wire")
+    }
+
     fn end(&mut self, port: Port) -> &mut End {
-        &mut self.wires.get_mut(&port.wire).expect("an open port has its wire").ends[port.side]
+        &mut self.wire(port.wire).ends[port.side]
+    }
+
+    fn delay(&mut self) -> u64 {
+        self.rng.u64(self.odds.latency.clone())
     }
 
     /// Puts a piece on its way to `port`.
     fn push(&mut self, now: u64, port: Port, piece: Piece) {
-        let delay = self.rng.u64(self.odds.latency.clone());
-        self.push_after(now, delay, port, piece);
+        let arrives = now + self.delay();
+        self.push_at(arrives, port, piece);
     }
 
-    fn push_after(&mut self, now: u64, delay: u64, port: Port, piece: Piece) {
+    fn push_at(&mut self, at: u64, port: Port, piece: Piece) {
         let tick = self.odds.tick;
-        let Some(wire) = self.wires.get_mut(&port.wire) else { return };
+        let Some(Some(wire)) = self.wires.get_mut(port.wire) else { return };
         let end = &mut wire.ends[port.side];
         let last = end.incoming.in_flight.back().map_or(0, |(at, _)| *at);
-        let arrives = (now + delay).max(last).next_multiple_of(tick);
+        let arrives = at.max(last).next_multiple_of(tick);
         end.incoming.in_flight.push_back((arrives, piece));
-        if !wire.frozen {
+        if !end.incoming.frozen {
             self.wakes.insert((arrives, end.node));
         }
     }
 
-    /// Dials `to`; where nobody listens there the dial is refused.
-    pub(crate) fn dial(&mut self, now: u64, from: NodeId, to: NodeId, listens: bool, silent: bool) -> Port {
-        self.opened += 1;
-        let end = |node| End {
-            node,
-            gone: false,
-            fin_sent: false,
-            incoming: Pipe {
-                in_flight: VecDeque::new(),
-                arrived: BytesMut::new(),
-                held: 0,
-                tail: Tail::Unopened,
-                writer_waits: false,
-            },
-        };
-        let frozen = silent || self.cuts.contains(&(from.min(to), from.max(to)));
-        let mut wire = Wire { ends: [end(from), end(to)], frozen, accepted: false };
-        wire.ends[1].gone = !listens;
-        self.wires.insert(self.opened, wire);
-        let port = Port { wire: self.opened, side: 0 };
-        if listens {
-            self.push(now, port.other(), Piece::Open);
-        } else {
-            self.push(now, port, Piece::Reset(ErrorKind::ConnectionRefused));
+    /// Wakes `node` a moment later.
+    pub(crate) fn wake_soon(&mut self, now: u64, node: NodeId) {
+        let at = now + self.rng.u64(50..500);
+        self.wakes.insert((at, node));
+    }
+}
+
+/// Opening and closing.
+impl Network {
+    pub(crate) fn dial(&mut self, now: u64, from: NodeId, to: NodeId) -> Port {
+        let wire = self.wires.len();
+        self.wires.push(Some(Wire { ends: [End::new(from), End::new(to)], dialled: true, accepted: false }));
+        self.connect(now, wire);
+        Port { wire, side: 0 }
+    }
+
+    /// Completes a dial, unless something still holds it up.
+    fn connect(&mut self, now: u64, number: usize) {
+        let Some(Some(wire)) = self.wires.get_mut(number) else { return };
+        let [from, to] = [wire.ends[0].node, wire.ends[1].node];
+        let is_cut = self.cuts.contains(&(from, to)) || self.cuts.contains(&(to, from));
+        let answer = self.listeners[to];
+        if !wire.dialled || wire.ends[0].gone || is_cut || answer == Answer::Silence {
+            return;
         }
-        port
+        wire.dialled = false;
+        let [caller, called] = [0, 1].map(|side| Port { wire: number, side });
+        if answer == Answer::Refuses {
+            wire.ends[1].gone = true;
+            return self.push(now, caller, Piece::Reset(ErrorKind::ConnectionRefused));
+        }
+        let arrives = now + self.delay();
+        let back = arrives + self.delay();
+        self.push_at(arrives, called, Piece::Open);
+        self.push_at(back, caller, Piece::Open);
+        self.arrivals[to].push(called);
     }
 
     /// Connections that `node` may take.
     pub(crate) fn accepts(&mut self, now: u64, node: NodeId) -> Vec<Port> {
-        let waiting = |wire: &Wire| !wire.accepted && wire.ends[1].node == node && !wire.ends[1].gone;
-        let ports: Vec<Port> =
-            self.wires.iter().filter(|(_, wire)| waiting(wire)).map(|(id, _)| Port { wire: *id, side: 1 }).collect();
+        if self.arrivals[node].is_empty() {
+            return Vec::new();
+        }
         let mut taken = Vec::new();
-        for port in ports {
+        for port in std::mem::take(&mut self.arrivals[node]) {
+            if self.wires[port.wire].as_ref().is_none_or(|wire| wire.ends[1].gone) {
+                continue;
+            }
             self.advance(now, port);
             if self.is_open(port) {
-                self.wires.get_mut(&port.wire).expect("it was listed").accepted = true;
-                self.push(now, port.other(), Piece::Open);
+                self.wire(port.wire).accepted = true;
                 taken.push(port);
+            } else {
+                self.arrivals[node].push(port);
             }
         }
         taken
     }
 
+    /// Ends what `port` writes.
+    pub(crate) fn half_close(&mut self, now: u64, port: Port) {
+        if !std::mem::replace(&mut self.end(port).fin_sent, true) {
+            self.push(now, port.other(), Piece::Fin);
+        }
+    }
+
+    /// Drops the socket: an end to the other side, or a reset where something was unread.
+    pub(crate) fn drop_port(&mut self, now: u64, port: Port) {
+        let wire = self.wire(port.wire);
+        wire.ends[port.side].gone = true;
+        wire.ends[1 - port.side].gone |= wire.dialled;
+        if self.end(port).incoming.held > 0 {
+            self.push(now, port.other(), Piece::Reset(ErrorKind::ConnectionReset));
+        } else {
+            self.half_close(now, port);
+        }
+        self.forget_if_dead(port.wire);
+    }
+
+    fn forget_if_dead(&mut self, number: usize) {
+        self.wires[number].take_if(|wire| wire.ends.iter().all(|end| end.gone));
+    }
+
+    /// Whether no byte is on its way or unread.
+    pub(crate) fn is_still(&self) -> bool {
+        let is_still = |wire: &Wire| wire.ends.iter().all(|end| end.gone || end.incoming.held == 0);
+        self.wires.iter().flatten().all(is_still)
+    }
+}
+
+/// Reading and writing.
+impl Network {
     /// Lets arrive at `port` what is due.
     pub(crate) fn advance(&mut self, now: u64, port: Port) {
-        let keeps_unread = self.rng.bool();
-        let Some(wire) = self.wires.get_mut(&port.wire).filter(|wire| !wire.frozen) else { return };
-        let pipe = &mut wire.ends[port.side].incoming;
-        while pipe.in_flight.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, piece)) = pipe.in_flight.pop_front() else { return };
+        let pipe = &mut self.wires[port.wire].as_mut().expect("an open port has its wire").ends[port.side].incoming;
+        if pipe.frozen {
+            return;
+        }
+        while let Some((_, piece)) = pipe.in_flight.pop_front_if(|(at, _)| *at <= now) {
             match piece {
-                Piece::Bytes(bytes) if matches!(pipe.tail, Tail::Reset(_)) => pipe.held -= bytes.len(),
-                Piece::Bytes(bytes) => pipe.arrived.extend_from_slice(&bytes),
+                Piece::Bytes(bytes) => match pipe.tail {
+                    Tail::Unopened | Tail::Flowing => pipe.arrived.extend_from_slice(&bytes),
+                    Tail::Fin | Tail::Reset(_) => pipe.held -= bytes.len(),
+                },
                 Piece::Open => pipe.tail = Tail::Flowing,
                 Piece::Fin if pipe.tail == Tail::Flowing => pipe.tail = Tail::Fin,
                 Piece::Fin => {}
                 Piece::Reset(kind) => {
                     pipe.tail = Tail::Reset(kind);
-                    if !keeps_unread {
+                    if self.rng.bool() {
                         pipe.held -= pipe.arrived.len();
                         pipe.arrived.clear();
                     }
@@ -255,7 +346,7 @@ impl Network {
         pipe.held -= count;
         if std::mem::take(&mut pipe.writer_waits) {
             let writer = self.end(port.other()).node;
-            let at = now + self.rng.u64(self.odds.latency.clone());
+            let at = now + self.delay();
             self.wakes.insert((at, writer));
         }
     }
@@ -263,9 +354,8 @@ impl Network {
     /// Bytes that a write at `port` may take now.
     pub(crate) fn room(&mut self, port: Port) -> usize {
         let capacity = self.odds.capacity;
-        let frozen = self.wires[&port.wire].frozen;
         let there = self.end(port.other());
-        if there.gone && !frozen { capacity } else { capacity - there.incoming.held }
+        if there.gone && !there.incoming.frozen { capacity } else { capacity - there.incoming.held }
     }
 
     /// Has the writer at `port` woken when there is room again.
@@ -278,49 +368,31 @@ impl Network {
         if let Tail::Reset(kind) = self.end(port).incoming.tail {
             return Err(kind);
         }
-        let frozen = self.wires[&port.wire].frozen;
         let there = self.end(port.other());
-        if there.gone && !frozen {
+        if there.gone && !there.incoming.frozen {
             self.push(now, port, Piece::Reset(ErrorKind::ConnectionReset));
             return Ok(());
         }
         there.incoming.held += bytes.len();
         let stalls = self.odds.stall != u32::MAX && self.rng.u32(0..self.odds.stall) == 0;
-        let stall = if stalls { self.rng.u64(0..1_000_000) } else { 0 };
-        while !bytes.is_empty() {
-            let (piece, rest) = bytes.split_at(self.rng.usize(1..=self.odds.piece_max).min(bytes.len()));
-            let delay = self.rng.u64(self.odds.latency.clone());
-            self.push_after(now, stall + delay, port.other(), Piece::Bytes(piece.to_vec()));
+        let start = now + if stalls { self.rng.u64(0..1_000_000) } else { 0 };
+        for pieces_left in (0..self.rng.usize(1..=self.odds.pieces_max)).rev() {
+            let count = if pieces_left == 0 { bytes.len() } else { self.rng.usize(0..=bytes.len()) };
+            let (piece, rest) = bytes.split_at(count);
             bytes = rest;
+            if !piece.is_empty() {
+                let arrives = start + self.delay();
+                self.push_at(arrives, port.other(), Piece::Bytes(piece.to_vec()));
+            }
         }
         Ok(())
     }
+}
 
-    /// Ends what `port` writes.
-    pub(crate) fn half_close(&mut self, now: u64, port: Port) {
-        if !std::mem::replace(&mut self.end(port).fin_sent, true) {
-            self.push(now, port.other(), Piece::Fin);
-        }
-    }
-
-    /// Drops the socket: an end to the other side, or a reset where something was unread.
-    pub(crate) fn drop_port(&mut self, now: u64, port: Port) {
-        let end = self.end(port);
-        end.gone = true;
-        if end.incoming.held > 0 {
-            self.push(now, port.other(), Piece::Reset(ErrorKind::ConnectionReset));
-        } else {
-            self.half_close(now, port);
-        }
-        self.forget_dead();
-    }
-
-    fn forget_dead(&mut self) {
-        self.wires.retain(|_, wire| !wire.ends.iter().all(|end| end.gone));
-    }
-
+/// What breaks.
+impl Network {
     /// Breaks the connection for both sides; what is on the way is lost from some point on.
-    pub(crate) fn reset(&mut self, now: u64, wire: u64) {
+    pub(crate) fn reset(&mut self, now: u64, wire: usize) {
         for side in 0..2 {
             let port = Port { wire, side };
             let kept = self.rng.usize(0..4);
@@ -335,21 +407,31 @@ impl Network {
         }
     }
 
+    /// Ends one direction of a connection, as a process does that shuts its sending side.
+    pub(crate) fn end_one_way(&mut self, now: u64, wire: usize) {
+        let side = usize::from(self.rng.bool());
+        self.half_close(now, Port { wire, side });
+    }
+
     /// Some connection that stands.
-    pub(crate) fn any_wire(&mut self) -> Option<u64> {
-        let standing: Vec<u64> = self.wires.iter().filter(|(_, wire)| wire.accepted).map(|(id, _)| *id).collect();
+    pub(crate) fn any_wire(&mut self) -> Option<usize> {
+        let standing =
+            self.wires.iter().enumerate().filter(|(_, wire)| wire.as_ref().is_some_and(|wire| wire.accepted));
+        let standing: Vec<usize> = standing.map(|(number, _)| number).collect();
         self.rng.choice(standing)
     }
 
     /// All sockets of `node` are gone at once.
     pub(crate) fn crash(&mut self, now: u64, node: NodeId, death: Death) {
+        self.arrivals[node].clear();
         for port in self.ports_of(node) {
-            if std::mem::replace(&mut self.end(port).gone, true) {
+            let end = self.end(port);
+            end.mute = death == Death::Silent;
+            if std::mem::replace(&mut end.gone, true) {
                 continue;
             }
             match death {
                 Death::Silent => {
-                    self.wires.get_mut(&port.wire).expect("it was listed").frozen = true;
                     let pipe = &mut self.end(port.other()).incoming;
                     pipe.in_flight.clear();
                     pipe.held = pipe.arrived.len();
@@ -357,80 +439,75 @@ impl Network {
                 Death::Loud if self.rng.bool() => self.half_close(now, port),
                 Death::Loud => self.push(now, port.other(), Piece::Reset(ErrorKind::ConnectionReset)),
             }
+            self.forget_if_dead(port.wire);
         }
-        self.forget_dead();
+        self.thaw(now, node);
     }
 
-    /// The machine of `node` is back: it knows nothing of the streams that it had.
+    /// The machine of `node` is back: it knows nothing of the streams that it had, and says so at once, or to whoever
+    /// writes on them.
     pub(crate) fn revive(&mut self, now: u64, node: NodeId) {
+        let says_so = self.rng.bool();
         for port in self.ports_of(node) {
-            let wire = self.wires.get_mut(&port.wire).expect("it was listed");
-            let other = wire.ends[1 - port.side].node;
-            let cut = self.cuts.contains(&(node.min(other), node.max(other)));
-            if !wire.ends[port.side].gone || cut {
-                continue;
+            let end = self.end(port);
+            let was_mute = std::mem::take(&mut end.mute);
+            if was_mute && end.gone && says_so {
+                self.push(now, port.other(), Piece::Reset(ErrorKind::ConnectionReset));
             }
-            wire.frozen = false;
-            self.push(now, port.other(), Piece::Reset(ErrorKind::ConnectionReset));
         }
+        self.thaw(now, node);
     }
 
     fn ports_of(&self, node: NodeId) -> Vec<Port> {
-        let sides = |(id, wire): (&u64, &Wire)| {
-            let id = *id;
-            let at = [wire.ends[0].node == node, wire.ends[1].node == node];
-            (0..2).filter(move |side| at[*side]).map(move |side| Port { wire: id, side })
-        };
-        self.wires.iter().flat_map(sides).collect()
-    }
-
-    /// Nothing passes between the two nodes any more.
-    pub(crate) fn cut(&mut self, a: NodeId, b: NodeId) {
-        self.cuts.insert((a.min(b), a.max(b)));
-        for wire in self.wires.values_mut().filter(|wire| wire.joins(a, b)) {
-            wire.frozen = true;
+        let mut ports = Vec::new();
+        for (number, wire) in self.wires.iter().enumerate() {
+            let Some(wire) = wire else { continue };
+            let sides = (0..2).filter(|side| wire.ends[*side].node == node);
+            ports.extend(sides.map(|side| Port { wire: number, side }));
         }
+        ports
     }
 
-    /// What was held up between the two nodes goes on.
+    /// Nothing passes from `a` to `b` any more.
+    pub(crate) fn cut(&mut self, now: u64, a: NodeId, b: NodeId) {
+        self.cuts.insert((a, b));
+        self.thaw(now, a);
+    }
+
+    /// What was held up from `a` to `b` goes on.
     pub(crate) fn heal(&mut self, now: u64, a: NodeId, b: NodeId) {
-        self.cuts.remove(&(a.min(b), a.max(b)));
-        let delay = self.rng.u64(self.odds.latency.clone());
-        for wire in self.wires.values_mut().filter(|wire| wire.joins(a, b)) {
-            wire.frozen = false;
-            for end in &mut wire.ends {
-                for (at, _) in &mut end.incoming.in_flight {
-                    *at = (*at).max(now + delay);
-                    self.wakes.insert((*at, end.node));
-                }
-            }
-            let dead = (0..2).filter(|side| wire.ends[*side].gone && wire.ends[*side].incoming.held > 0);
-            for side in dead.collect::<Vec<_>>() {
-                // Bytes that come to a dropped socket are answered with a reset.
-                wire.ends[1 - side]
-                    .incoming
-                    .in_flight
-                    .push_back((now + delay, Piece::Reset(ErrorKind::ConnectionReset)));
-                self.wakes.insert((now + delay, wire.ends[1 - side].node));
+        self.cuts.remove(&(a, b));
+        self.thaw(now, a);
+    }
+
+    /// Sees anew which streams of `node` are frozen, and lets go on what no longer is.
+    pub(crate) fn thaw(&mut self, now: u64, node: NodeId) {
+        for port in self.ports_of(node) {
+            self.connect(now, port.wire);
+            for port in [port, port.other()] {
+                self.thaw_pipe(now, port);
             }
         }
     }
 
-    /// Whether no byte is on its way or unread.
-    pub(crate) fn is_still(&self) -> bool {
-        self.wires.values().all(|wire| wire.ends.iter().all(|end| end.gone || end.incoming.held == 0))
-    }
-
-    /// Wakes `node` a moment later.
-    pub(crate) fn wake_soon(&mut self, now: u64, node: NodeId) {
-        let at = now + self.rng.u64(1..200);
-        self.wakes.insert((at, node));
-    }
-}
-
-impl Wire {
-    fn joins(&self, a: NodeId, b: NodeId) -> bool {
-        let nodes = [self.ends[0].node, self.ends[1].node];
-        nodes == [a, b] || nodes == [b, a]
+    fn thaw_pipe(&mut self, now: u64, port: Port) {
+        let soon = now + self.delay();
+        let Network { wires, cuts, wakes, .. } = self;
+        let Some(Some(wire)) = wires.get_mut(port.wire) else { return };
+        let is_mute = wire.ends.iter().any(|end| end.mute);
+        let writer = wire.ends[1 - port.side].node;
+        let End { node, gone, incoming, .. } = &mut wire.ends[port.side];
+        let frozen = is_mute || cuts.contains(&(writer, *node));
+        if !std::mem::replace(&mut incoming.frozen, frozen) || frozen {
+            return;
+        }
+        for (at, _) in &mut incoming.in_flight {
+            *at = (*at).max(soon);
+            wakes.insert((*at, *node));
+        }
+        if *gone && incoming.held > 0 {
+            // Bytes that come to a dropped socket are answered with a reset.
+            self.push(now, port.other(), Piece::Reset(ErrorKind::ConnectionReset));
+        }
     }
 }

@@ -7,121 +7,141 @@ use std::net::SocketAddr;
 use bytes::BytesMut;
 use trunkline::id::ConnId;
 use trunkline::limits;
-use trunkline::link::End;
+use trunkline::link::{End, Link, Stage};
 use trunkline::role::Core;
 use trunkline::role::acms::Acms;
 use trunkline::role::appserver::{AppServer, Peer};
 use trunkline::role::client::Client;
 use trunkline::time::Time;
 
+use crate::cluster::node_at;
 use crate::network::{Network, NodeId, Port};
+use crate::stranger::Stranger;
 
-/// A core of one of the three roles.
+/// A core of one of the three roles, or somebody who has none.
 pub(crate) enum Role {
     Acms(Box<Acms>),
     Server(Box<AppServer>),
     Client(Box<Client>),
-    /// Crashed; `silent` where its machine is gone too.
-    Down {
-        silent: bool,
-    },
+    Stranger(Box<Stranger>),
+    /// Crashed.
+    Down,
+}
+
+/// A process's own clock: it starts anywhere and runs a little fast or slow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// World time at which it shows `offset`.
+    pub(crate) born: u64,
+    /// Microseconds.
+    pub(crate) offset: u64,
+    /// Its microseconds in a second of the world.
+    pub(crate) rate: u64,
+}
+
+impl Clock {
+    pub(crate) fn at(self, world: u64) -> Time {
+        Time::from_micros(self.offset + (world - self.born) * self.rate / 1_000_000)
+    }
+
+    /// The world time at which it shows `time`, or the birth where that was earlier.
+    fn world_time(self, time: Time) -> u64 {
+        self.born + (time.as_micros().saturating_sub(self.offset) * 1_000_000).div_ceil(self.rate)
+    }
 }
 
 /// A process, or where one was.
 pub(crate) struct Node {
-    pub(crate) addr: SocketAddr,
     pub(crate) role: Role,
     pub(crate) shell: Shell,
-    /// World time at its start: its own clock begins there.
-    pub(crate) born: u64,
+    pub(crate) clock: Clock,
     /// Starts so far; what was meant for an earlier one is void.
     pub(crate) boot: u64,
+    /// World time until which it gets no turn.
+    pub(crate) stopped_until: u64,
+    /// World time of its next deadline; `u64::MAX` for none.
+    pub(crate) alarm: u64,
+}
+
+/// Calls a method of the shell with whichever core the node has.
+macro_rules! with_core {
+    ($role:expr, $core:ident => $call:expr, $else:expr) => {
+        match $role {
+            Role::Acms(core) => {
+                let $core = core.as_mut();
+                $call
+            }
+            Role::Server(core) => {
+                let $core = core.as_mut();
+                $call
+            }
+            Role::Client(core) => {
+                let $core = core.as_mut();
+                $call
+            }
+            Role::Stranger(_) | Role::Down => $else,
+        }
+    };
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, addr: SocketAddr, born: u64, seed: u64, role: Role) -> Node {
-        Node { addr, role, shell: Shell::new(id, seed), born, boot: 1 }
+    pub(crate) fn new(id: NodeId, seed: u64, clock: Clock, role: Role) -> Node {
+        Node { role, shell: Shell::new(id, seed), clock, boot: 1, stopped_until: 0, alarm: u64::MAX }
     }
 
     pub(crate) fn now(&self, world: u64) -> Time {
-        Time::from_micros(world - self.born)
+        self.clock.at(world)
     }
 
     pub(crate) fn is_down(&self) -> bool {
-        matches!(self.role, Role::Down { .. })
+        matches!(self.role, Role::Down)
     }
 
     /// The first half of a turn: connections and bytes that came.
     pub(crate) fn receive(&mut self, world: u64, network: &mut Network) {
         let now = self.now(world);
-        match &mut self.role {
-            Role::Acms(core) => self.shell.receive(core.as_mut(), world, now, network),
-            Role::Server(core) => self.shell.receive(core.as_mut(), world, now, network),
-            Role::Client(core) => self.shell.receive(core.as_mut(), world, now, network),
-            Role::Down { .. } => {}
+        with_core!(&mut self.role, core => self.shell.receive(core, world, now, network), {});
+        if let Role::Stranger(stranger) = &mut self.role {
+            stranger.turn(world, self.shell.id, network);
         }
     }
 
     /// The second half: writes and deadlines.
-    pub(crate) fn send(&mut self, world: u64, network: &mut Network, listeners: &Listeners) {
+    pub(crate) fn send(&mut self, world: u64, network: &mut Network) {
         let now = self.now(world);
-        match &mut self.role {
-            Role::Acms(core) => self.shell.send(core.as_mut(), world, now, network, listeners),
-            Role::Server(core) => self.shell.send(core.as_mut(), world, now, network, listeners),
-            Role::Client(core) => self.shell.send(core.as_mut(), world, now, network, listeners),
-            Role::Down { .. } => {}
-        }
+        with_core!(&mut self.role, core => self.shell.send(core, world, now, network), {});
     }
 
-    /// The end of a turn: half-closes, sockets to drop, and when to come back.
-    pub(crate) fn tidy(&mut self, world: u64, network: &mut Network) {
-        let born = self.born;
-        match &mut self.role {
-            Role::Acms(core) => self.shell.tidy(core.as_mut(), world, born, network),
-            Role::Server(core) => self.shell.tidy(core.as_mut(), world, born, network),
-            Role::Client(core) => self.shell.tidy(core.as_mut(), world, born, network),
-            Role::Down { .. } => {}
-        }
+    /// The end of a turn: half-closes and sockets to drop. Returns the world time at which to come back.
+    pub(crate) fn tidy(&mut self, world: u64, network: &mut Network) -> u64 {
+        let clock = self.clock;
+        let deadline = with_core!(&mut self.role, core => self.shell.tidy(core, world, network), None);
+        deadline.map_or(u64::MAX, |deadline| clock.world_time(deadline).max(world + 1))
     }
 
-    /// A queue beyond its bound, as (bytes, bound).
-    pub(crate) fn overfull_queue(&mut self) -> Option<(usize, usize)> {
+    /// What is wrong with one of its queues: beyond its bound, or forgotten.
+    pub(crate) fn queue_fault(&mut self) -> Option<String> {
+        let shell = &self.shell;
         match &mut self.role {
-            Role::Acms(core) => overfull(core.as_mut(), |_| limits::DOWNLINK_QUEUE_BYTES_MAX),
-            Role::Server(core) => overfull(core.as_mut(), |peer| match peer {
+            Role::Acms(core) => shell.queue_fault(core.as_mut(), |_| limits::DOWNLINK_QUEUE_BYTES_MAX),
+            Role::Server(core) => shell.queue_fault(core.as_mut(), |peer| match peer {
                 Peer::Acms(_) => limits::UPLINK_QUEUE_BYTES_MAX,
                 Peer::Client(_) => limits::CLIENT_QUEUE_BYTES_MAX,
             }),
-            Role::Client(core) => overfull(core.as_mut(), |_| limits::ENGINE_QUEUE_BYTES_MAX),
-            Role::Down { .. } => None,
+            Role::Client(core) => shell.queue_fault(core.as_mut(), |_| limits::ENGINE_QUEUE_BYTES_MAX),
+            Role::Stranger(_) | Role::Down => None,
         }
     }
 
     /// Whether nothing waits to be written.
     pub(crate) fn is_flushed(&mut self) -> bool {
-        match &mut self.role {
-            Role::Acms(core) => core.links().iter().all(|(_, link)| link.queue().is_empty()),
-            Role::Server(core) => core.links().iter().all(|(_, link)| link.queue().is_empty()),
-            Role::Client(core) => core.links().iter().all(|(_, link)| link.queue().is_empty()),
-            Role::Down { .. } => false,
-        }
+        with_core!(&mut self.role, core => core.links().iter().all(|(_, link)| link.queue().is_empty()), true)
     }
-}
 
-fn overfull<C: Core>(core: &mut C, hard: impl Fn(&C::Peer) -> usize) -> Option<(usize, usize)> {
-    let bound = |peer| hard(peer).max(limits::FRAME_WIRE_BYTES_MAX) + limits::CONTROL_RESERVE_BYTES;
-    let mut queues = core.links().iter().map(|(_, link)| (link.queue().len(), bound(&link.peer)));
-    queues.find(|(bytes, bound)| bytes > bound)
-}
-
-/// Where dials lead: the node, and whether it answers, refuses, or is silent.
-pub(crate) type Listeners = BTreeMap<SocketAddr, (NodeId, Answer)>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Accepts,
-    Refuses,
-    Silent,
+    /// Connections that the core holds.
+    pub(crate) fn links(&mut self) -> usize {
+        with_core!(&mut self.role, core => core.links().len(), 0)
+    }
 }
 
 struct Socket {
@@ -131,6 +151,12 @@ struct Socket {
     told_end: bool,
     /// The last write was cut short.
     blocked: bool,
+}
+
+impl Socket {
+    fn new(port: Port, open: bool) -> Socket {
+        Socket { port, open, told_end: false, blocked: false }
+    }
 }
 
 /// What stands where the reactor stands in production.
@@ -143,13 +169,16 @@ pub(crate) struct Shell {
     accepted: u16,
     /// Whether deadlines are met before the application's part of a turn, or after its writes.
     expires_early: bool,
+    /// What a write is gathered in.
+    gathered: Vec<u8>,
 }
 
 impl Shell {
     fn new(id: NodeId, seed: u64) -> Shell {
-        let mut rng = fastrand::Rng::with_seed(seed ^ (id as u64) << 32);
+        let mut rng = fastrand::Rng::with_seed(seed);
         let expires_early = rng.bool();
-        Shell { id, rng, sockets: BTreeMap::new(), dirty: BTreeSet::new(), accepted: 0, expires_early }
+        let (sockets, dirty) = (BTreeMap::new(), BTreeSet::new());
+        Shell { id, rng, sockets, dirty, accepted: 0, expires_early, gathered: Vec::new() }
     }
 
     /// Forgets the sockets of a process that died.
@@ -162,7 +191,7 @@ impl Shell {
         for port in network.accepts(world, self.id) {
             self.accepted = self.accepted.wrapping_add(1);
             let conn = core.accepted(now, SocketAddr::from(([10, 0, 9, 1], self.accepted)));
-            self.sockets.insert(conn, Socket { port, open: true, told_end: false, blocked: false });
+            self.sockets.insert(conn, Socket::new(port, true));
         }
         for (conn, socket) in &mut self.sockets {
             network.advance(world, socket.port);
@@ -180,23 +209,26 @@ impl Shell {
 
     /// Reads what is there into one chunk, then hands each connection its part of it.
     fn read<C: Core>(&mut self, core: &mut C, world: u64, now: Time, network: &mut Network) {
+        let readable = |(conn, socket): (&ConnId, &Socket)| {
+            let ready = socket.open && network.unread(socket.port) > 0 && core.links().reads(*conn);
+            ready.then_some((*conn, socket.port))
+        };
+        let mut ready: Vec<(ConnId, Port)> = self.sockets.iter().filter_map(readable).collect();
+        if ready.is_empty() {
+            return;
+        }
+        self.rng.shuffle(&mut ready);
         let mut chunk = BytesMut::new();
         let mut reads = Vec::new();
-        let mut order: Vec<ConnId> = self.sockets.keys().copied().collect();
-        self.rng.shuffle(&mut order);
-        for conn in order {
-            let socket = &self.sockets[&conn];
-            let unread = network.unread(socket.port);
-            if !socket.open || unread == 0 || !core.links().reads(conn) {
-                continue;
-            }
+        for (conn, port) in ready {
+            let unread = network.unread(port);
             let budget = match self.rng.u8(0..12) {
                 0 => 1,
                 1 => self.rng.usize(1..64),
                 _ => limits::CHUNK_BYTES,
             };
             let start = chunk.len();
-            network.read(world, socket.port, budget, &mut chunk);
+            network.read(world, port, budget, &mut chunk);
             let middle = if self.rng.u8(0..8) == 0 { self.rng.usize(start..chunk.len()) } else { start };
             reads.extend([(conn, start..middle), (conn, middle..chunk.len())]);
             if unread > budget {
@@ -219,21 +251,23 @@ impl Shell {
         }
     }
 
-    fn send<C: Core>(&mut self, core: &mut C, world: u64, now: Time, network: &mut Network, listeners: &Listeners) {
-        let mut dirty = Vec::new();
-        core.links().take_dirty(&mut dirty);
-        self.dirty.extend(dirty);
+    fn send<C: Core>(&mut self, core: &mut C, world: u64, now: Time, network: &mut Network) {
+        self.take_dirty(core);
         self.dirty.extend(self.sockets.iter().filter(|(_, socket)| socket.blocked).map(|(conn, _)| *conn));
         for conn in std::mem::take(&mut self.dirty) {
             self.write(core, world, now, network, conn);
         }
         self.expire(core, now, false);
         for (conn, addr) in core.links().take_dials() {
-            let (node, answer) =
-                listeners.get(&addr).copied().unwrap_or_else(|| panic!("nobody has the address {addr}"));
-            let port = network.dial(world, self.id, node, answer == Answer::Accepts, answer == Answer::Silent);
-            self.sockets.insert(conn, Socket { port, open: false, told_end: false, blocked: false });
+            let port = network.dial(world, self.id, node_at(addr));
+            self.sockets.insert(conn, Socket::new(port, false));
         }
+    }
+
+    fn take_dirty<C: Core>(&mut self, core: &mut C) {
+        let mut dirty = Vec::new();
+        core.links().take_dirty(&mut dirty);
+        self.dirty.extend(dirty);
     }
 
     fn expire<C: Core>(&mut self, core: &mut C, now: Time, early: bool) {
@@ -245,20 +279,19 @@ impl Shell {
     fn write<C: Core>(&mut self, core: &mut C, world: u64, now: Time, network: &mut Network, conn: ConnId) {
         let Some(socket) = self.sockets.get_mut(&conn).filter(|socket| socket.open) else { return };
         socket.blocked = false;
-        let mut bytes = Vec::new();
         loop {
-            bytes.clear();
             let mut slices = [IoSlice::new(&[]); limits::WRITE_SLICES_MAX];
             let count = self.rng.usize(1..=limits::WRITE_SLICES_MAX);
             let filled = core.links().fill(conn, &mut slices[..count]);
-            slices[..filled].iter().for_each(|slice| bytes.extend_from_slice(slice));
-            if bytes.is_empty() {
+            let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
+            if offered == 0 {
                 return;
             }
             let cut_short = self.rng.u8(0..6) == 0;
             let most = if cut_short { self.rng.usize(0..200) } else { usize::MAX };
-            let taken = bytes.len().min(network.room(socket.port)).min(most);
-            if let Err(kind) = write_some(network, world, socket.port, &bytes[..taken]) {
+            let taken = offered.min(network.room(socket.port)).min(most);
+            gather(&slices[..filled], taken, &mut self.gathered);
+            if let Err(kind) = write_some(network, world, socket.port, &self.gathered) {
                 if !std::mem::replace(&mut socket.told_end, true) {
                     core.ended(now, conn, End::Failed(kind));
                 }
@@ -267,7 +300,7 @@ impl Shell {
             if taken > 0 && core.links().wrote(now, conn, taken) {
                 core.relieved(now, conn);
             }
-            if taken < bytes.len() {
+            if taken < offered {
                 socket.blocked = true;
                 core.links().blocked(conn);
                 if cut_short {
@@ -280,7 +313,8 @@ impl Shell {
         }
     }
 
-    fn tidy<C: Core>(&mut self, core: &mut C, world: u64, born: u64, network: &mut Network) {
+    /// Returns the core's next deadline.
+    fn tidy<C: Core>(&mut self, core: &mut C, world: u64, network: &mut Network) -> Option<Time> {
         for conn in core.links().take_half_closes() {
             if let Some(socket) = self.sockets.get(&conn) {
                 network.half_close(world, socket.port);
@@ -294,15 +328,41 @@ impl Shell {
                 network.drop_port(world, socket.port);
             }
         }
-        let mut dirty = Vec::new();
-        core.links().take_dirty(&mut dirty);
-        self.dirty.extend(dirty);
+        self.take_dirty(core);
         if !self.dirty.is_empty() {
             network.wake_soon(world, self.id);
         }
-        if let Some(deadline) = core.deadline().filter(|deadline| *deadline != Time::NEVER) {
-            network.wakes.insert(((born + deadline.as_micros()).max(world + 1), self.id));
-        }
+        core.deadline().filter(|deadline| *deadline != Time::NEVER)
+    }
+
+    /// What waits is within its bound, and somebody is going to write it.
+    fn queue_fault<C: Core>(&self, core: &mut C, hard: impl Fn(&C::Peer) -> usize) -> Option<String> {
+        let id = self.id;
+        core.links().iter().find_map(|(conn, link)| {
+            let waits = link.queue().len();
+            let bound = hard(&link.peer).max(limits::FRAME_WIRE_BYTES_MAX) + limits::CONTROL_RESERVE_BYTES;
+            if waits > bound {
+                return Some(format!("a queue of n{id} holds {waits} bytes, at most {bound} are allowed"));
+            }
+            let forgotten = waits > 0 && !self.is_to_be_written(conn, link);
+            forgotten.then(|| format!("n{id} forgets {waits} bytes for {conn}"))
+        })
+    }
+
+    fn is_to_be_written<P>(&self, conn: ConnId, link: &Link<P>) -> bool {
+        let waits_for_room =
+            self.sockets.get(&conn).is_none_or(|socket| socket.blocked || !socket.open || socket.told_end);
+        waits_for_room || link.stage() == Stage::Ended || self.dirty.contains(&conn)
+    }
+}
+
+/// The first `bytes` bytes of `slices`.
+fn gather(slices: &[IoSlice<'_>], mut bytes: usize, into: &mut Vec<u8>) {
+    into.clear();
+    for slice in slices {
+        let taken = slice.len().min(bytes);
+        into.extend_from_slice(&slice[..taken]);
+        bytes -= taken;
     }
 }
 

@@ -1,22 +1,22 @@
-//! What users, applications and fate do, drawn from the seed.
+//! What users and fate do, drawn from the seed.
 
 use trunkline::id::{ConnId, UserId};
-use trunkline::limits;
-use trunkline::role::Core;
-use trunkline::role::appserver::{self, Verdict};
-use trunkline::role::client;
-use trunkline::time::Span;
-use trunkline::wire::Flags;
+use trunkline::role::client::SendError;
+use trunkline::time::{Span, Time};
+use trunkline::wire::{Bounce, Flags};
 
-use crate::model::{Ending, Manner, Model, Sent, Session};
-use crate::network::{Death, NodeId};
+use crate::cluster::{ACMS, SERVERS};
+use crate::model::{Manner, Sent, Session};
+use crate::network::{Answer, Death, NodeId};
 use crate::node::Role;
-use crate::world::{ACMS, Engine, SERVERS, World};
+use crate::stranger::{Intent, Stranger};
+use crate::swarm::Fault;
+use crate::world::World;
 
 /// The user that never logs in.
 pub(crate) const GHOST: &str = "ghost";
 /// Who a message to the server itself is for.
-const SERVER_ITSELF: &str = "@server";
+pub(crate) const SERVER_ITSELF: &str = "@server";
 /// World time by which everyone has logged in for the first time.
 pub(crate) const SETTLED_MICROS: u64 = 3_000_000;
 
@@ -25,95 +25,22 @@ pub(crate) const SETTLED_MICROS: u64 = 3_000_000;
 pub(crate) enum Step {
     /// A user does something.
     Act,
-    /// A user's program that has company by now says something.
+    /// This program says something.
     Insist(NodeId),
     /// A user logs in for the first time.
     Arrive(usize),
     /// The application answers a login.
-    Verdict { node: NodeId, boot: u64, conn: ConnId },
+    Verdict { node: NodeId, boot: u64, conn: ConnId, accepts: bool },
     /// Something goes wrong.
     Fault(Fault),
     /// A crashed process is started again.
     Restart(NodeId),
-    /// A partition between this server and the ACMS ends.
-    Heal(NodeId),
+    /// What was cut from one node to another goes on.
+    Heal(NodeId, NodeId),
     /// An application reads again.
     Unhold(NodeId),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// Some connection is reset.
-    Reset,
-    /// The ACMS dies, and is started again.
-    CrashAcms,
-    /// A server dies, and is started again.
-    CrashServer,
-    /// Nothing passes between a server and the ACMS for a while.
-    Cut,
-    /// A user's second program logs in while the first is still there.
-    LoginTwice,
-    /// A user leaves, and logs in elsewhere.
-    Roam,
-}
-
-impl Fault {
-    const ALL: [Fault; 6] =
-        [Fault::Reset, Fault::CrashAcms, Fault::CrashServer, Fault::Cut, Fault::LoginTwice, Fault::Roam];
-}
-
-/// What one seed is about.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) users: Vec<String>,
-    /// World time at which users stop acting and everything heals.
-    pub(crate) ends: u64,
-    pub(crate) acts: usize,
-    pub(crate) faults: Vec<(u64, Fault)>,
-    /// Whether applications stop reading now and then.
-    pub(crate) holds: bool,
-    /// Bytes of a large message.
-    pub(crate) large: usize,
-    /// One login in so many is looked at for a while.
-    pub(crate) slow_verdict: u8,
-    pub(crate) refuse_when_cut_off: bool,
-}
-
-impl Plan {
-    pub(crate) fn draw(rng: &mut fastrand::Rng, large: usize) -> Plan {
-        let ends = rng.u64(4_000_000..16_000_000);
-        let calm = rng.u8(0..5) == 0;
-        let kinds: Vec<Fault> = Fault::ALL.into_iter().filter(|_| !calm && rng.u8(0..5) < 2).collect();
-        let mut faults = Vec::new();
-        for _ in 0..rng.usize(1..8) {
-            faults.extend(rng.choice(&kinds).map(|fault| (rng.u64(300_000..ends), *fault)));
-        }
-        Plan {
-            users: (0..rng.usize(4..=6)).map(|number| format!("user{number}")).collect(),
-            ends,
-            acts: rng.usize(40..250),
-            faults,
-            holds: rng.u8(0..3) == 0,
-            large,
-            slow_verdict: rng.u8(2..20),
-            refuse_when_cut_off: rng.u8(0..5) == 0,
-        }
-    }
-
-    /// Whether nothing breaks.
-    pub(crate) fn is_calm(&self) -> bool {
-        self.faults.is_empty()
-    }
-
-    /// Whether users come and go and nothing else happens: then the ACMS always knows whose session is the newest.
-    pub(crate) fn only_logins(&self) -> bool {
-        self.faults.iter().all(|(_, fault)| matches!(fault, Fault::LoginTwice | Fault::Roam))
-    }
-
-    /// Whether only the ACMS comes and goes: then nobody is ever to be called offline who is not.
-    pub(crate) fn only_acms_crashes(&self) -> bool {
-        self.faults.iter().all(|(_, fault)| *fault == Fault::CrashAcms)
-    }
+    /// A listener accepts again.
+    Listen(NodeId),
 }
 
 /// Steps.
@@ -137,32 +64,40 @@ impl World {
         match step {
             Step::Act => self.act(),
             Step::Insist(node) => {
-                let to = self.plan.users[self.rng.usize(0..self.plan.users.len())].clone();
+                let to = self.any_user();
                 self.say_once(node, Manner::Plain, &to, 9);
-                self.touch(node);
             }
             Step::Arrive(user) => {
                 let server = self.any_server();
                 self.start_client(user, server);
             }
-            Step::Verdict { node, boot, conn } => {
+            Step::Verdict { node, boot, conn, accepts } => {
                 if self.nodes[node].boot == boot {
-                    self.verdict(node, conn);
+                    self.verdict(node, conn, accepts);
                     self.touch(node);
                 }
             }
             Step::Fault(fault) => self.strike(fault),
             Step::Restart(node) => self.restart(node),
-            Step::Heal(server) => {
-                self.note(|| format!("the link between {server} and the ACMS heals"));
-                self.network.heal(self.clock, ACMS, server);
+            Step::Heal(a, b) => {
+                self.note(|| format!("the way from n{a} to n{b} heals"));
+                self.network.heal(self.clock, a, b);
             }
             Step::Unhold(node) => self.hold(node, false),
+            Step::Listen(node) => {
+                self.listen(node);
+                self.network.thaw(self.clock, node);
+            }
         }
     }
 
     fn any_server(&mut self) -> NodeId {
         self.rng.choice(SERVERS).expect("there are servers")
+    }
+
+    fn any_user(&mut self) -> String {
+        let user = if self.rng.u8(0..self.plan.crowding) == 0 { 0 } else { self.rng.usize(0..self.plan.users.len()) };
+        self.plan.users[user].clone()
     }
 
     /// Some user's program that runs.
@@ -174,22 +109,75 @@ impl World {
 
     fn act(&mut self) {
         let Some(node) = self.any_engine() else { return };
-        let receiver = self.rng.usize(0..=self.plan.users.len());
-        let to = self.plan.users.get(receiver).cloned().unwrap_or_else(|| GHOST.to_owned());
-        match self.rng.u8(0..14) {
+        let to = if self.rng.u8(0..20) == 0 { GHOST.to_owned() } else { self.any_user() };
+        match self.rng.u8(0..16) {
             0..=5 => self.say(node, Manner::Plain, &to),
             6..=9 => self.say(node, Manner::Acked, &to),
             10..=11 => self.say(node, Manner::Query, &to),
-            12 if self.plan.holds => {
-                let until = self.clock + self.rng.u64(100_000..5_000_000);
-                self.schedule(until, Step::Unhold(node));
-                self.hold(node, true);
-                self.flood(node);
-            }
-            12 => self.say(node, Manner::Plain, SERVER_ITSELF),
-            _ => self.say(node, Manner::Query, SERVER_ITSELF),
+            12 => self.say(node, Manner::Droppable, &to),
+            13 => self.say(node, Manner::Plain, SERVER_ITSELF),
+            14 => self.say(node, Manner::Query, SERVER_ITSELF),
+            _ if self.plan.servers_talk => self.speak_as_server(&to),
+            _ => self.say(node, Manner::Plain, &to),
+        }
+    }
+
+    fn say(&mut self, node: NodeId, manner: Manner, to: &str) {
+        let large = self.rng.u8(0..16) == 0;
+        let filler = if large { self.rng.usize(0..self.plan.large) } else { self.rng.usize(0..200) };
+        let burst = if !large && self.rng.u8(0..4) == 0 { self.rng.usize(1..12) } else { 1 };
+        for _ in 0..burst {
+            self.say_once(node, manner, to, filler);
+        }
+    }
+
+    pub(crate) fn say_once(&mut self, node: NodeId, manner: Manner, to: &str, filler: usize) {
+        let now = self.nodes[node].now(self.clock);
+        let engine = &self.engines[&node];
+        let (from, sender, via) = (engine.user.clone(), engine.session(node), engine.server);
+        let (serial, body) = self.model.compose(&from, to, filler);
+        let Role::Client(client) = &mut self.nodes[node].role else { return };
+        let user: Option<UserId> = (to != SERVER_ITSELF).then(|| to.parse().expect("a user id"));
+        let patience = Span::from_micros(self.rng.u64(6_000_000..10_000_000));
+        let taken: Result<u64, SendError> = match (manner, user) {
+            (Manner::Acked, Some(user)) => client.send_acked(now, user, 0, body),
+            (Manner::Query, user) => client.query(now, user.as_ref(), 0, &body, patience),
+            (Manner::Droppable, user) => client.send(now, user.as_ref(), Flags::DROPPABLE, 0, &body),
+            (Manner::Plain | Manner::Acked, user) => client.send(now, user.as_ref(), Flags::NONE, 0, &body),
+        };
+        self.note(|| format!("{from} says #{serial} {manner:?} to {to}, {filler} bytes: {taken:x?}"));
+        if let Ok(id) = taken {
+            self.sent(serial, id, Sent::new(manner, from, to, sender, via, self.clock));
         }
         self.touch(node);
+    }
+
+    /// A server's own code sends or asks.
+    fn speak_as_server(&mut self, to: &str) {
+        let node = self.any_server();
+        let manner = [Manner::Plain, Manner::Acked, Manner::Query, Manner::Droppable][self.rng.usize(0..4)];
+        let (now, boot) = (self.nodes[node].now(self.clock), self.nodes[node].boot);
+        let from = format!("@{node}");
+        let (serial, body) = self.model.compose(&from, to, 30);
+        let Role::Server(server) = &mut self.nodes[node].role else { return };
+        let user: UserId = to.parse().expect("a user id");
+        let (flags, ends): (Flags, Option<Time>) = match manner {
+            Manner::Plain => (Flags::NONE, None),
+            Manner::Droppable => (Flags::DROPPABLE, None),
+            Manner::Acked => (Flags::WANT_ACK, None),
+            Manner::Query => (Flags::NONE, Some(now + Span::from_secs(8))),
+        };
+        let taken: Result<u64, Bounce> = server.send(now, &user, flags, 0, &body, ends);
+        self.note(|| format!("server {node} says #{serial} {manner:?} to {to}: {taken:x?}"));
+        if let Ok(id) = taken {
+            let sender = Session { engine: node, number: boot as u32 };
+            self.sent(serial, id, Sent::new(manner, from, to, sender, node, self.clock));
+        }
+        self.touch(node);
+    }
+
+    fn sent(&mut self, serial: u64, id: u64, sent: Sent) {
+        self.model.sent(serial, id, sent);
     }
 
     fn hold(&mut self, node: NodeId, held: bool) {
@@ -197,53 +185,6 @@ impl World {
         if let Role::Client(client) = &mut self.nodes[node].role {
             client.hold(now, held);
             self.touch(node);
-        }
-    }
-
-    /// Somebody sends a user who does not read more than its server keeps for it.
-    fn flood(&mut self, receiver: NodeId) {
-        let Some(sender) = self.any_engine() else { return };
-        let to = self.engines[&receiver].user.clone();
-        if self.plan.large > 120_000 && self.rng.u8(0..3) == 0 {
-            (0..8).for_each(|_| self.say_once(sender, Manner::Plain, &to, self.plan.large));
-            self.touch(sender);
-        }
-    }
-
-    fn say(&mut self, node: NodeId, manner: Manner, to: &str) {
-        let large = self.rng.u8(0..12) == 0;
-        let filler = if large { self.rng.usize(0..self.plan.large) } else { self.rng.usize(0..200) };
-        let bursts = (!large || self.plan.holds) && self.rng.u8(0..4) == 0;
-        let burst = if bursts { self.rng.usize(1..12) } else { 1 };
-        for _ in 0..burst {
-            self.say_once(node, manner, to, filler);
-        }
-    }
-
-    fn say_once(&mut self, node: NodeId, manner: Manner, to: &str, filler: usize) {
-        let now = self.nodes[node].now(self.clock);
-        let engine = &self.engines[&node];
-        let (from, mut sender) = (engine.user.clone(), engine.session(node));
-        let (serial, body) = self.model.compose(&from, to, filler);
-        let Role::Client(client) = &mut self.nodes[node].role else { return };
-        let queued: usize = client.links().iter().map(|(_, link)| link.queue().len()).sum();
-        if manner == Manner::Acked && queued + body.len() + limits::ENVELOPE_BYTES_MAX > limits::ENGINE_QUEUE_BYTES_MAX
-        {
-            // The engine keeps what does not fit now and sends it later, behind what is said meanwhile.
-            sender.number = 0;
-        }
-        let user: Option<UserId> = (to != SERVER_ITSELF).then(|| to.parse().expect("a user id"));
-        let patience = Span::from_micros(self.rng.u64(6_000_000..10_000_000));
-        let taken = match (manner, user) {
-            (Manner::Acked, Some(user)) => client.send_acked(now, user, 0, body),
-            (Manner::Query, user) => client.query(now, user.as_ref(), 0, &body, patience),
-            (Manner::Plain | Manner::Acked, user) => client.send(now, user.as_ref(), Flags::NONE, 0, &body),
-        };
-        self.note(|| format!("{from} says #{serial} {manner:?} to {to}, {filler} bytes: {taken:x?}"));
-        if let Ok(id) = taken {
-            let (deliveries, endings) = (Vec::new(), Vec::new());
-            let sent = Sent { manner, from, to: to.to_owned(), sender, at: self.clock, deliveries, endings };
-            self.model.sent(serial, id, sent);
         }
     }
 }
@@ -255,8 +196,12 @@ impl World {
         match fault {
             Fault::Reset => {
                 if let Some(wire) = self.network.any_wire() {
-                    self.note(|| format!("w{wire} is reset"));
                     self.network.reset(self.clock, wire);
+                }
+            }
+            Fault::HalfClose => {
+                if let Some(wire) = self.network.any_wire() {
+                    self.network.end_one_way(self.clock, wire);
                 }
             }
             Fault::CrashAcms => self.crash_for_a_while(ACMS),
@@ -264,34 +209,89 @@ impl World {
                 let server = self.any_server();
                 self.crash_for_a_while(server);
             }
-            Fault::Cut => {
+            Fault::CutUplink => {
                 let server = self.any_server();
-                self.network.cut(ACMS, server);
-                let heals = self.clock + self.rng.u64(200_000..8_000_000);
-                self.schedule(heals, Step::Heal(server));
+                self.cut(ACMS, server, 8_000_000);
             }
-            Fault::LoginTwice => {
-                let user = self.rng.usize(0..self.plan.users.len());
-                let older = self.engines.iter().filter(|(_, engine)| engine.user == self.plan.users[user]);
-                for node in older.map(|(node, _)| *node).collect::<Vec<_>>() {
-                    for _ in 0..12 {
-                        let at = self.clock + self.rng.u64(0..250_000);
-                        self.schedule(at, Step::Insist(node));
-                    }
+            Fault::CutClient => {
+                if let Some(client) = self.any_engine() {
+                    self.cut(client, self.engines[&client].server, 6_000_000);
                 }
-                let server = self.any_server();
-                self.start_client(user, server);
             }
+            Fault::Refuse => {
+                let node = self.rng.usize(ACMS..=SERVERS.len());
+                if !self.nodes[node].is_down() {
+                    self.network.listen(node, Answer::Refuses);
+                    let until = self.clock + self.rng.u64(50_000..3_000_000);
+                    self.schedule(until, Step::Listen(node));
+                }
+            }
+            Fault::Stop => {
+                let node = if self.rng.bool() { self.rng.usize(0..self.nodes.len()) } else { self.rng.usize(0..4) };
+                self.nodes[node].stopped_until = self.clock + self.rng.u64(50_000..5_000_000);
+            }
+            Fault::LoginTwice => self.log_in_twice(),
             Fault::Roam => self.roam(),
+            Fault::Hold => {
+                if let Some(node) = self.any_engine() {
+                    let until = self.clock + self.rng.u64(100_000..12_000_000);
+                    self.schedule(until, Step::Unhold(node));
+                    self.hold(node, true);
+                    let to = self.engines[&node].user.clone();
+                    self.flood(&to);
+                }
+            }
+            Fault::Flood => {
+                let to = self.any_user();
+                self.flood(&to);
+            }
+            Fault::Stranger => self.admit_stranger(),
+        }
+        // What matters happens around a fault.
+        for _ in 0..12 {
+            let at = self.clock + self.rng.u64(0..2_500_000);
+            if at < self.plan.ends {
+                self.schedule(at, Step::Act);
+            }
         }
     }
 
     fn crash_for_a_while(&mut self, node: NodeId) {
-        let death = if self.rng.u8(0..3) == 0 { Death::Silent } else { Death::Loud };
+        let death = if self.rng.u8(0..self.plan.silence) == 0 { Death::Silent } else { Death::Loud };
         if self.crash(node, death) {
-            let back = self.clock + self.rng.u64(50_000..6_000_000);
+            let pause = if self.rng.u8(0..self.plan.haste) == 0 { 1..60_000 } else { 50_000..6_000_000 };
+            let back = self.clock + self.rng.u64(pause);
             self.schedule(back, Step::Restart(node));
         }
+    }
+
+    /// One way or both.
+    fn cut(&mut self, a: NodeId, b: NodeId, longest: u64) {
+        let heals = self.clock + self.rng.u64(100_000..longest);
+        let ways = [(a, b), (b, a)];
+        let ways = match self.rng.u8(0..4) {
+            0 => &ways[..1],
+            1 => &ways[1..],
+            _ => &ways[..],
+        };
+        for (from, to) in ways {
+            self.note(|| format!("nothing passes from n{from} to n{to}"));
+            self.network.cut(self.clock, *from, *to);
+            self.schedule(heals, Step::Heal(*from, *to));
+        }
+    }
+
+    fn log_in_twice(&mut self) {
+        let user = self.rng.usize(0..self.plan.users.len());
+        let older = self.engines.iter().filter(|(_, engine)| engine.user == self.plan.users[user]);
+        for node in older.map(|(node, _)| *node).collect::<Vec<_>>() {
+            for _ in 0..12 {
+                let at = self.clock + self.rng.u64(0..250_000);
+                self.schedule(at, Step::Insist(node));
+            }
+        }
+        let server = self.any_server();
+        self.start_client(user, server);
     }
 
     /// A user's program ends, in order or not, and another one logs in on some server.
@@ -304,7 +304,9 @@ impl World {
             if let Role::Client(client) = &mut self.nodes[node].role {
                 client.log_out(now);
             }
-            self.engines.get_mut(&node).expect("it was chosen").leaving = true;
+            let engine = self.engines.get_mut(&node).expect("it was chosen");
+            engine.leaving = true;
+            engine.vanished |= !engine.online;
             self.touch(node);
         } else {
             let death = if self.rng.bool() { Death::Silent } else { Death::Loud };
@@ -313,173 +315,24 @@ impl World {
         let server = self.any_server();
         self.start_client(place, server);
     }
-}
 
-/// Applications.
-impl World {
-    fn verdict(&mut self, node: NodeId, conn: ConnId) {
-        let now = self.nodes[node].now(self.clock);
-        if let Role::Server(server) = &mut self.nodes[node].role {
-            server.verdict(now, conn, Verdict::Accept);
+    /// Far more than fits, of all kinds, to one user.
+    fn flood(&mut self, to: &str) {
+        let is_large = self.plan.large > 60_000 && self.rng.u8(0..3) == 0;
+        for _ in 0..self.rng.usize(1..=3) {
+            let Some(sender) = self.any_engine() else { return };
+            let manner = [Manner::Plain, Manner::Acked, Manner::Droppable][self.rng.usize(0..3)];
+            let (count, filler) = if is_large { (6, self.plan.large) } else { (self.rng.usize(40..160), 300) };
+            (0..count).for_each(|_| self.say_once(sender, manner, to, filler));
         }
     }
 
-    pub(crate) fn hear_server(&mut self, node: NodeId, event: appserver::Event) {
-        let boot = self.nodes[node].boot;
-        let at = Session { engine: node, number: boot as u32 };
-        self.note(|| format!("n{node}: {}", of_server(&event)));
-        match event {
-            appserver::Event::LoginAsked { conn, .. } if self.rng.u8(0..self.plan.slow_verdict) == 0 => {
-                let later = self.clock + self.rng.u64(1..2_000_000);
-                self.schedule(later, Step::Verdict { node, boot, conn });
-            }
-            appserver::Event::LoginAsked { conn, .. } => self.verdict(node, conn),
-            appserver::Event::Message(inbox) => {
-                self.model.handed(Manner::Plain, false, inbox.user.as_str(), SERVER_ITSELF, at, &inbox.body);
-            }
-            appserver::Event::Query(inbox) => {
-                let user = inbox.user.as_str();
-                let serial = self.model.handed(Manner::Query, false, user, SERVER_ITSELF, at, &inbox.body);
-                let body = Model::reply_body(serial, SERVER_ITSELF);
-                let now = self.nodes[node].now(self.clock);
-                if let Role::Server(server) = &mut self.nodes[node].role {
-                    server.reply(now, &inbox.reference(), Flags::NONE, 0, &body);
-                }
-            }
-            appserver::Event::LoggedIn { .. }
-            | appserver::Event::LoggedOut { .. }
-            | appserver::Event::Outcome { .. }
-            | appserver::Event::Located { .. }
-            | appserver::Event::Cluster(_)
-            | appserver::Event::Memory(_)
-            | appserver::Event::Closed { .. } => {}
-        }
-    }
-
-    pub(crate) fn hear_client(&mut self, node: NodeId, event: client::Event) {
-        let engine = &self.engines[&node];
-        let (user, at) = (engine.user.clone(), engine.session(node));
-        self.note(|| format!("n{node} ({user}): {}", of_client(&event)));
-        match event {
-            client::Event::State(state) => self.client_state(node, &state),
-            client::Event::Message(message) => {
-                let manner = if message.flags.has(Flags::WANT_ACK) { Manner::Acked } else { Manner::Plain };
-                let resent = message.flags.has(Flags::RETRY);
-                let from = message.from.expect("no server sends");
-                let serial = self.model.handed(manner, resent, from.as_str(), &user, at, &message.body);
-                self.check_not_outdated(serial, node);
-            }
-            client::Event::Query(query) => {
-                let from = query.from.expect("no server asks");
-                let serial = self.model.handed(Manner::Query, false, from.as_str(), &user, at, &query.body);
-                let body = Model::reply_body(serial, &user);
-                let now = self.nodes[node].now(self.clock);
-                if let Role::Client(client) = &mut self.nodes[node].role {
-                    let replied = client.reply(now, Some(&from), query.id, Flags::NONE, 0, &body);
-                    self.note(|| format!("{user} replies to #{serial}: {replied:?}"));
-                }
-            }
-            client::Event::Sent { id, outcome: Ok(()) } => {
-                self.model.ended(node, id, Ending::Taken);
-            }
-            client::Event::Sent { id, outcome: Err(failure) } => {
-                let ending = match failure {
-                    client::SendFailure::Bounced(cause) => Ending::Bounced(format!("{cause:?}")),
-                    other => Ending::Failed(format!("{other:?}")),
-                };
-                self.end(node, id, ending);
-            }
-            client::Event::Replied { id, outcome: Ok(reply) } => {
-                self.model.replied(node, id, &reply.body);
-            }
-            client::Event::Replied { id, outcome: Err(failure) } => {
-                let ending = match failure {
-                    client::QueryFailure::Bounced(cause) => Ending::Bounced(format!("{cause:?}")),
-                    other => Ending::Failed(format!("{other:?}")),
-                };
-                self.end(node, id, ending);
-            }
-            client::Event::Bounced { id, cause, .. } => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
-            client::Event::Answered { .. } => {}
-        }
-    }
-
-    /// What a session says once the cluster has let in a newer one of the same user must not cross the hub.
-    fn check_not_outdated(&self, serial: u64, receiver: NodeId) {
-        let (sender, sent_at) = self.model.origin(serial);
-        let Some(older) = self.engines.get(&sender.engine) else { return };
-        let crosses = older.server != self.engines[&receiver].server && older.sessions == sender.number;
-        if !crosses || !self.plan.only_logins() || sent_at < SETTLED_MICROS {
-            return;
-        }
-        let newer = |engine: &&Engine| {
-            let since = engine.online_since;
-            engine.user == older.user
-                && engine.server != older.server
-                && engine.online
-                && older.online_since < since
-                && since < sent_at
-        };
-        let newer = self.engines.values().find(newer).map(|engine| engine.online_since);
-        assert!(newer.is_none(), "#{serial} of {sender:?} crossed the hub; a newer session is in since {newer:?}");
-    }
-
-    fn end(&mut self, node: NodeId, id: u64, ending: Ending) {
-        let offline = ending == Ending::Bounced("Offline".to_owned());
-        let (serial, to, sent_at) = self.model.ended(node, id, ending);
-        if !offline || !self.plan.only_acms_crashes() || sent_at < SETTLED_MICROS {
-            return;
-        }
-        let was_in = |engine: &&Engine| engine.user == to && engine.online && engine.online_since < sent_at;
-        let wrong = self.engines.values().find(was_in).map(|engine| engine.online_since);
-        assert!(wrong.is_none(), "#{serial} to {to} bounced OFFLINE, who was in since {wrong:?}");
-    }
-
-    fn client_state(&mut self, node: NodeId, state: &client::State) {
-        let now = self.clock;
-        let engine = self.engines.get_mut(&node).expect("a client has its engine");
-        match state {
-            client::State::Online { .. } => {
-                engine.sessions += 1;
-                (engine.online, engine.online_since) = (true, now);
-            }
-            client::State::Reconnecting { .. } => engine.online = false,
-            client::State::Stopped { .. } => {
-                engine.online = false;
-                engine.stopped = true;
-            }
-        }
-    }
-}
-
-/// The event in the trace: bodies only by their length.
-fn of_server(event: &appserver::Event) -> String {
-    match event {
-        appserver::Event::Message(inbox) | appserver::Event::Query(inbox) => {
-            format!("{} sends {:x}, {} bytes, to the server", inbox.user, inbox.id, inbox.body.len())
-        }
-        appserver::Event::LoginAsked { .. }
-        | appserver::Event::LoggedIn { .. }
-        | appserver::Event::LoggedOut { .. }
-        | appserver::Event::Outcome { .. }
-        | appserver::Event::Located { .. }
-        | appserver::Event::Cluster(_)
-        | appserver::Event::Memory(_)
-        | appserver::Event::Closed { .. } => format!("{event:?}"),
-    }
-}
-
-fn of_client(event: &client::Event) -> String {
-    match event {
-        client::Event::Message(message) | client::Event::Query(message) => {
-            let client::Message { from, id, flags, body, .. } = message;
-            format!("gets {id:x} {flags:?} from {from:?}, {} bytes", body.len())
-        }
-        client::Event::Replied { id, outcome } => {
-            format!("reply to {id:x}: {:?}", outcome.as_ref().map(|reply| reply.body.len()))
-        }
-        client::Event::Sent { id, outcome } => format!("outcome of {id:x}: {outcome:?}"),
-        client::Event::Bounced { id, cause, .. } => format!("bounce of {id:x}: {cause:?}"),
-        client::Event::State(_) | client::Event::Answered { .. } => format!("{event:?}"),
+    fn admit_stranger(&mut self) {
+        let intent = self.rng.choice(Intent::ALL).expect("not empty");
+        let from = self.any_user();
+        let forged = self.model.forge(&self.plan.users, &from);
+        let name = format!("mallory{}", self.nodes.len());
+        let stranger = Stranger::new(intent, &name, &self.plan.users, &forged, &mut self.rng);
+        self.start_stranger(stranger);
     }
 }

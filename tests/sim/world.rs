@@ -1,35 +1,24 @@
 //! All nodes, one clock, and what happens next. The same seed gives the same world, to the last line of its trace.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use trunkline::id::ServerId;
-use trunkline::limits;
-use trunkline::role::acms::{self, Acms};
-use trunkline::role::appserver::{self, AppServer, CutOff, Membership, Rates};
-use trunkline::role::client::{self, Client};
-use trunkline::time::Time;
-use trunkline::wire::Login;
-use trunkline::wire::link::Relogin;
+use trunkline::id::ConnId;
+use trunkline::role::acms;
+use trunkline::role::appserver::CutOff;
 
+use crate::cluster::{self, ACMS, SERVERS};
+use crate::losses::Losses;
 use crate::model::{Model, Session, checksum};
-use crate::network::{Death, Network, NodeId, Odds};
-use crate::node::{Answer, Listeners, Node, Role};
-use crate::scenario::{GHOST, Plan, SETTLED_MICROS, Step};
+use crate::network::{Answer, Death, Network, NodeId, Odds};
+use crate::node::{Clock, Node, Role};
+use crate::scenario::Step;
+use crate::swarm::Plan;
 
-/// The ACMS's place among the nodes.
-pub(crate) const ACMS: NodeId = 0;
-/// The application servers' places.
-pub(crate) const SERVERS: [NodeId; 2] = [1, 2];
-
-/// World time, in microseconds, within which everything must have come to rest once all has healed.
-const REST_MICROS: u64 = 75_000_000;
-/// World time, in microseconds, within which everyone must be logged in once all has healed: two dials that come to
-/// nothing, the pauses between, and a slow login check.
-const LOGIN_MICROS: u64 = 18_000_000;
-/// Turns that a virtual second may take: beyond, somebody spins.
-const TURNS_PER_SECOND_MAX: u64 = 60_000;
-const TRACE_LINES: usize = 50;
+/// Turns that one node may take in a virtual second: beyond, it spins.
+const NODE_TURNS_PER_SECOND_MAX: u32 = 12_000;
+/// Turns of all nodes in a virtual second.
+const TURNS_PER_SECOND_MAX: u32 = 60_000;
+const TRACE_LINES: usize = 80;
 
 /// A user's program.
 pub(crate) struct Engine {
@@ -41,13 +30,27 @@ pub(crate) struct Engine {
     pub(crate) online_since: u64,
     pub(crate) stopped: bool,
     pub(crate) killed: bool,
-    /// Killed while its server does not know or has not let it in: its login may still turn out a newer one.
+    /// It went while its server did not know or had not let it in: its login may still turn out a newer one.
     pub(crate) vanished: bool,
     /// It is logging out.
     pub(crate) leaving: bool,
 }
 
 impl Engine {
+    fn new(user: String, server: NodeId) -> Engine {
+        Engine {
+            user,
+            server,
+            sessions: 0,
+            online: false,
+            online_since: 0,
+            stopped: false,
+            killed: false,
+            vanished: false,
+            leaving: false,
+        }
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.stopped || self.killed || self.leaving
     }
@@ -58,14 +61,25 @@ impl Engine {
 }
 
 /// What is said about a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tracing {
+    /// Nothing: a thousand seeds need no words.
+    Off,
+    /// Its last lines, told when the run fails.
+    Kept,
+    /// Every line, at once.
+    Printed,
+}
+
 pub(crate) struct Trace {
+    tracing: Tracing,
     pub(crate) hash: u64,
     last: VecDeque<String>,
-    prints: bool,
 }
 
 pub(crate) struct World {
     pub(crate) seed: u64,
+    /// Microseconds.
     pub(crate) clock: u64,
     pub(crate) rng: fastrand::Rng,
     pub(crate) plan: Plan,
@@ -73,21 +87,26 @@ pub(crate) struct World {
     pub(crate) engines: BTreeMap<NodeId, Engine>,
     pub(crate) network: Network,
     pub(crate) model: Model,
+    pub(crate) losses: Losses,
+    /// Logins that applications have decided, by server and connection, each with the world time of that.
+    pub(crate) accepted: BTreeMap<(NodeId, ConnId), u64>,
     pub(crate) trace: Trace,
-    listeners: Listeners,
-    steps: BTreeMap<(u64, u64), Step>,
+    pub(crate) steps: BTreeMap<(u64, u64), Step>,
     steps_scheduled: u64,
+    alarms: BTreeSet<(u64, NodeId)>,
     pub(crate) turns: u64,
-    /// The virtual second under way, and the turns it took.
-    second: (u64, u64),
+    /// The virtual second under way, and the turns that each node took in it.
+    second: u64,
+    turns_in_second: Vec<u32>,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, prints: bool) -> World {
+    /// `steps`: how much happens, where that is given.
+    pub(crate) fn new(seed: u64, steps: Option<usize>, tracing: Tracing) -> World {
         let mut rng = fastrand::Rng::with_seed(seed);
         let odds = Odds::draw(&mut rng);
-        let large = odds.quarter_second_bytes().clamp(300, 200_000);
-        let plan = Plan::draw(&mut rng, large);
+        let large = odds.quarter_second_bytes().clamp(300, 150_000);
+        let plan = Plan::draw(&mut rng, large, steps);
         let mut world = World {
             seed,
             clock: 0,
@@ -97,75 +116,50 @@ impl World {
             nodes: Vec::new(),
             engines: BTreeMap::new(),
             model: Model::default(),
-            listeners: Listeners::new(),
-            trace: Trace { hash: 0, last: VecDeque::new(), prints },
+            losses: Losses::default(),
+            accepted: BTreeMap::new(),
+            trace: Trace { tracing, hash: 0, last: VecDeque::new() },
             steps: BTreeMap::new(),
             steps_scheduled: 0,
+            alarms: BTreeSet::new(),
             turns: 0,
-            second: (0, 0),
+            second: 0,
+            turns_in_second: Vec::new(),
         };
         let plan = world.plan.clone();
         world.note(|| format!("{odds:?} {plan:?}"));
         for node in [ACMS].into_iter().chain(SERVERS) {
-            let role = world.boot(node, 1);
-            world.add(address(node), role);
+            let clock = world.draw_clock();
+            let role = world.boot(node, clock, 1);
+            world.add(clock, role);
         }
         world.schedule_all();
         world
     }
 
-    fn add(&mut self, addr: SocketAddr, role: Role) -> NodeId {
+    fn draw_clock(&mut self) -> Clock {
+        let drift = self.plan.drift;
+        let rate = 1_000_000 - drift + self.rng.u64(0..=2 * drift);
+        Clock { born: self.clock, offset: self.rng.u64(0..60_000_000), rate }
+    }
+
+    fn add(&mut self, clock: Clock, role: Role) -> NodeId {
         let id = self.nodes.len();
         let seed = self.rng.u64(..);
-        self.nodes.push(Node::new(id, addr, self.clock, seed, role));
-        self.note_listener(id);
+        self.nodes.push(Node::new(id, seed, clock, role));
+        self.listen(id);
         self.touch(id);
         id
     }
 
     /// A core of the ACMS or a server, at its start number `boot`.
-    fn boot(&mut self, node: NodeId, boot: u64) -> Role {
-        let seed = self.entropy();
+    fn boot(&mut self, node: NodeId, clock: Clock, boot: u64) -> Role {
+        let (now, seed) = (clock.at(self.clock), self.entropy());
         if node == ACMS {
-            let (cluster, secret) = ("sim".to_owned(), b"secret".to_vec());
-            let config = acms::Config {
-                cluster,
-                secret,
-                epoch: 100 + boot,
-                connections_max: 100,
-                memory_max: usize::MAX,
-                policy: acms::Policy::default(),
-                seed,
-            };
-            return Role::Acms(Box::new(Acms::new(Time::ZERO, config)));
+            return Role::Acms(cluster::acms(now, boot, seed));
         }
-        let cluster = Membership {
-            acms: address(ACMS),
-            name: "sim".to_owned(),
-            secret: b"secret".to_vec(),
-            public_address: address(node).to_string(),
-            capacity: 100,
-        };
-        let config = appserver::Config {
-            server: ServerId(node as u16),
-            incarnation: 1_000 + boot,
-            max_frame: limits::MAX_FRAME,
-            heartbeat: limits::HEARTBEAT,
-            heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
-            login_timeout: limits::LOGIN_TIMEOUT,
-            drain: limits::DRAIN,
-            connections_max: 100,
-            max_accepts_per_second: 0,
-            memory_max: usize::MAX,
-            rates: Rates::NONE,
-            relogin: Relogin::ReplaceOld,
-            cut_off: if self.plan.refuse_when_cut_off { CutOff::RefuseNew } else { CutOff::ServeLocal },
-            takes_messages: true,
-            takes_queries: true,
-            cluster: Some(cluster),
-            seed,
-        };
-        Role::Server(Box::new(AppServer::new(Time::ZERO, config)))
+        let cut_off = if self.plan.refuse_when_cut_off { CutOff::RefuseNew } else { CutOff::ServeLocal };
+        Role::Server(cluster::server(now, node, boot, cut_off, seed))
     }
 
     fn entropy(&mut self) -> [u8; 32] {
@@ -174,29 +168,18 @@ impl World {
 
     pub(crate) fn start_client(&mut self, user: usize, server: NodeId) {
         let user = self.plan.users[user].clone();
-        let config = client::Config {
-            server: address(server),
-            user: user.parse().expect("a user id"),
-            login: Login::default(),
-            takes_queries: true,
-            seed: self.entropy(),
-        };
-        let role = Role::Client(Box::new(Client::new(Time::ZERO, config)));
-        let id = self.add(address(self.nodes.len()), role);
+        let (clock, seed) = (self.draw_clock(), self.entropy());
+        let client = cluster::client(clock.at(self.clock), &user, server, seed);
+        let id = self.add(clock, Role::Client(client));
         self.note(|| format!("n{id}: {user} starts, for server {server}"));
-        let online_since = 0;
-        let engine = Engine {
-            user,
-            server,
-            sessions: 0,
-            online: false,
-            online_since,
-            stopped: false,
-            killed: false,
-            vanished: false,
-            leaving: false,
-        };
-        self.engines.insert(id, engine);
+        self.engines.insert(id, Engine::new(user, server));
+    }
+
+    pub(crate) fn start_stranger(&mut self, stranger: crate::stranger::Stranger) {
+        let clock = self.draw_clock();
+        let intent = stranger.intent;
+        let id = self.add(clock, Role::Stranger(Box::new(stranger)));
+        self.note(|| format!("n{id}: a stranger, {intent:?}"));
     }
 
     /// Kills a process. False where it is dead already.
@@ -205,15 +188,20 @@ impl World {
             return false;
         }
         self.note(|| format!("n{node} dies, {death:?}"));
-        self.network.crash(self.clock, node, death);
-        self.nodes[node].role = Role::Down { silent: death == Death::Silent };
-        self.nodes[node].shell.clear();
-        self.note_listener(node);
+        self.losses.process_ended(self.clock, node);
+        self.model.engine_gone(node);
+        self.accepted.retain(|(server, _), _| *server != node);
+        let place = &mut self.nodes[node];
+        place.role = Role::Down;
+        place.shell.clear();
+        place.stopped_until = 0;
         if let Some(engine) = self.engines.get_mut(&node) {
             engine.vanished = death == Death::Silent || !engine.online;
             (engine.killed, engine.online) = (true, false);
-            self.model.engine_gone(node);
+            self.losses.session_ended(self.clock, &engine.user);
         }
+        self.network.listen(node, if death == Death::Silent { Answer::Silence } else { Answer::Refuses });
+        self.network.crash(self.clock, node, death);
         true
     }
 
@@ -223,13 +211,23 @@ impl World {
         }
         let boot = self.nodes[node].boot + 1;
         self.note(|| format!("n{node} starts again, number {boot}"));
-        let role = self.boot(node, boot);
-        let clock = self.clock;
+        let clock = self.draw_clock();
+        let role = self.boot(node, clock, boot);
         let place = &mut self.nodes[node];
-        (place.role, place.boot, place.born) = (role, boot, clock);
-        self.note_listener(node);
-        self.network.revive(clock, node);
+        (place.role, place.boot, place.clock) = (role, boot, clock);
+        self.listen(node);
+        self.network.revive(self.clock, node);
         self.touch(node);
+    }
+
+    /// Has dials to the node answered as becomes its role.
+    pub(crate) fn listen(&mut self, node: NodeId) {
+        let answer = match self.nodes[node].role {
+            Role::Acms(_) | Role::Server(_) => Answer::Accepts,
+            Role::Client(_) | Role::Stranger(_) => Answer::Refuses,
+            Role::Down => return,
+        };
+        self.network.listen(node, answer);
     }
 
     /// Gives the node a turn now.
@@ -243,9 +241,12 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
+        if self.trace.tracing == Tracing::Off {
+            return;
+        }
         let line = format!("{:>11.6} {}", self.clock as f64 / 1e6, line());
         self.trace.hash = self.trace.hash.rotate_left(5) ^ checksum(line.as_bytes());
-        if self.trace.prints {
+        if self.trace.tracing == Tracing::Printed {
             println!("{line}");
         }
         if self.trace.last.len() == TRACE_LINES {
@@ -258,17 +259,22 @@ impl World {
 /// Time.
 impl World {
     /// Lets everything happen that is due until `end`.
-    fn run_until(&mut self, end: u64) {
+    pub(crate) fn run_until(&mut self, end: u64) {
         loop {
             let step = self.steps.first_key_value().map(|((at, _), _)| *at);
             let wake = self.network.wakes.first().map(|(at, _)| *at);
-            let Some(next) = step.into_iter().chain(wake).min().filter(|at| *at <= end) else { break };
+            let alarm = self.alarms.first().map(|(at, _)| *at);
+            let Some(next) = step.into_iter().chain(wake).chain(alarm).min().filter(|at| *at <= end) else { break };
             self.clock = self.clock.max(next);
             if step == Some(next) {
                 let (_, step) = self.steps.pop_first().expect("there is a next one");
                 self.take_step(step);
-            } else {
+            } else if wake == Some(next) {
                 let (_, node) = self.network.wakes.pop_first().expect("there is a next one");
+                self.turn(node);
+            } else {
+                let (_, node) = self.alarms.pop_first().expect("there is a next one");
+                self.nodes[node].alarm = u64::MAX;
                 self.turn(node);
             }
         }
@@ -277,27 +283,57 @@ impl World {
 
     /// One turn of one node's loop.
     fn turn(&mut self, node: NodeId) {
-        self.count_turn(node);
         let clock = self.clock;
+        let place = &mut self.nodes[node];
+        if place.is_down() {
+            return;
+        }
+        if place.stopped_until > clock {
+            self.network.wakes.insert((place.stopped_until, node));
+            return;
+        }
+        self.count_turn(node);
         self.nodes[node].receive(clock, &mut self.network);
         self.hear(node);
-        self.check_queues(node);
-        self.nodes[node].send(clock, &mut self.network, &self.listeners);
+        self.nodes[node].send(clock, &mut self.network);
         self.hear(node);
-        self.nodes[node].tidy(clock, &mut self.network);
+        let alarm = self.nodes[node].tidy(clock, &mut self.network);
+        self.set_alarm(node, alarm);
+        if let Some(fault) = self.nodes[node].queue_fault() {
+            panic!("{fault}");
+        }
+        match &self.nodes[node].role {
+            Role::Acms(core) => self.losses.count(clock, node, core.counters()),
+            Role::Server(core) => self.losses.count(clock, node, core.counters()),
+            Role::Client(_) | Role::Stranger(_) | Role::Down => {}
+        }
+    }
+
+    fn set_alarm(&mut self, node: NodeId, at: u64) {
+        let before = std::mem::replace(&mut self.nodes[node].alarm, at);
+        if before == at {
+            return;
+        }
+        self.alarms.remove(&(before, node));
+        if at != u64::MAX {
+            self.alarms.insert((at, node));
+        }
     }
 
     fn count_turn(&mut self, node: NodeId) {
         self.turns += 1;
         let second = self.clock / 1_000_000;
-        let turns = if self.second.0 == second { self.second.1 + 1 } else { 0 };
-        self.second = (second, turns);
-        assert!(turns < TURNS_PER_SECOND_MAX, "{turns} turns in virtual second {second}, the last by n{node}");
-    }
-
-    fn check_queues(&mut self, node: NodeId) {
-        if let Some((bytes, bound)) = self.nodes[node].overfull_queue() {
-            panic!("a queue of n{node} holds {bytes} bytes, at most {bound} are allowed");
+        if self.second != second {
+            self.second = second;
+            self.turns_in_second.clear();
+        }
+        self.turns_in_second.resize(self.nodes.len(), 0);
+        self.turns_in_second[node] += 1;
+        let turns = self.turns_in_second[node];
+        assert!(turns < NODE_TURNS_PER_SECOND_MAX, "n{node} spins: {turns} turns in virtual second {second}");
+        if turns.is_multiple_of(1_000) {
+            let all: u32 = self.turns_in_second.iter().sum();
+            assert!(all < TURNS_PER_SECOND_MAX, "{all} turns in virtual second {second}");
         }
     }
 
@@ -316,141 +352,36 @@ impl World {
                     Some(event) => self.hear_client(node, event),
                     None => return,
                 },
-                Role::Down { .. } => return,
+                Role::Stranger(_) | Role::Down => return,
             }
         }
     }
 
     fn hear_acms(&mut self, event: &acms::Event) {
         self.note(|| format!("acms: {event:?}"));
-        let mismatch = matches!(event, acms::Event::Mismatch { .. });
-        assert!(!mismatch, "no report was lost, yet a digest does not match: {event:?}");
-    }
-
-    fn note_listener(&mut self, id: NodeId) {
-        let node = &self.nodes[id];
-        let answer = match node.role {
-            Role::Acms(_) | Role::Server(_) => Answer::Accepts,
-            Role::Client(_) | Role::Down { silent: false } => Answer::Refuses,
-            Role::Down { silent: true } => Answer::Silent,
-        };
-        self.listeners.insert(node.addr, (id, answer));
-    }
-}
-
-/// From beginning to end.
-impl World {
-    pub(crate) fn run(&mut self) {
-        self.run_until(self.plan.ends);
-        self.heal_all();
-        self.come_to_rest();
-        self.check_end();
-    }
-
-    fn heal_all(&mut self) {
-        self.note(|| "everything heals".to_owned());
-        let rest = std::mem::take(&mut self.steps);
-        for (_, step) in rest {
-            match step {
-                Step::Restart(_) | Step::Heal(_) | Step::Unhold(_) | Step::Verdict { .. } => self.take_step(step),
-                Step::Act | Step::Insist(_) | Step::Arrive(_) | Step::Fault(_) => {}
+        match event {
+            acms::Event::Mismatch { .. } => panic!("no report was lost, yet a digest does not match: {event:?}"),
+            acms::Event::Lost { server, .. } if SERVERS.contains(&usize::from(server.0)) => {
+                self.link_ended(usize::from(server.0));
             }
+            acms::Event::Lost { .. }
+            | acms::Event::Registered { .. }
+            | acms::Event::Synced { .. }
+            | acms::Event::Memory(_)
+            | acms::Event::Closed { .. } => {}
         }
     }
 
-    fn come_to_rest(&mut self) {
-        let (end, all_in) = (self.clock + REST_MICROS, self.clock + LOGIN_MICROS);
-        while let Some(unrest) = self.unrest() {
-            assert!(self.clock < end, "no rest after {} s: {unrest}", REST_MICROS / 1_000_000);
-            assert!(self.clock < all_in || self.everyone_is_in(), "somebody's login is forgotten");
-            self.run_until(self.clock + 237_000);
-        }
-        self.note(|| "at rest".to_owned());
-        self.run_until(self.clock + 1_500_000);
-    }
-
-    /// Why the world is not at rest.
-    fn unrest(&mut self) -> Option<String> {
-        let unresolved = self.model.unresolved();
-        if !unresolved.is_empty() {
-            return Some(format!("unresolved: {unresolved:?}"));
-        }
-        if let Some(node) = SERVERS.into_iter().find(|node| !self.server(*node).cluster_is_up()) {
-            return Some(format!("n{node} is cut off"));
-        }
-        if !self.everyone_is_in() {
-            return Some("somebody is not in".to_owned());
-        }
-        if let Err(difference) = self.compare_directory() {
-            return Some(difference);
-        }
-        let flushed = self.nodes.iter_mut().all(|node| node.is_down() || node.is_flushed());
-        (!flushed || !self.network.is_still()).then(|| "bytes are under way".to_owned())
-    }
-
-    fn everyone_is_in(&self) -> bool {
-        self.engines.values().all(|engine| engine.online || engine.is_over())
-    }
-
-    fn server(&self, node: NodeId) -> &AppServer {
-        match &self.nodes[node].role {
-            Role::Server(server) => server,
-            Role::Acms(_) | Role::Client(_) | Role::Down { .. } => panic!("n{node} is not a running server"),
-        }
-    }
-
-    fn acms(&self) -> &Acms {
-        match &self.nodes[ACMS].role {
-            Role::Acms(acms) => acms,
-            Role::Server(_) | Role::Client(_) | Role::Down { .. } => panic!("the ACMS is not running"),
-        }
-    }
-
-    /// Who is in, and where, as the servers have it against what the ACMS and the users' programs have.
-    fn compare_directory(&self) -> Result<(), String> {
-        let mut places: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
-        for node in SERVERS {
-            for user in self.server(node).online() {
-                places.entry(user.as_str()).or_default().push(node as u16);
-            }
-        }
-        for user in &self.plan.users {
-            let here = places.remove(user.as_str()).unwrap_or_default();
-            let there: Vec<u16> = self.acms().locate(user.as_bytes()).into_iter().map(|server| server.0).collect();
-            let programs = self.engines.values().filter(|engine| engine.user == *user && engine.online).count();
-            if here != there || here.len() != programs {
-                return Err(format!("{user}: servers say {here:?}, the ACMS {there:?}, {programs} programs are in"));
-            }
-        }
-        if places.is_empty() { Ok(()) } else { Err(format!("nobody knows {places:?}")) }
-    }
-
-    fn check_end(&mut self) {
-        assert_eq!(self.compare_directory(), Ok(()));
-        let total = self.acms().user_count();
-        let online = SERVERS.iter().map(|node| self.server(*node).users_online()).sum::<usize>();
-        assert_eq!(total, online, "the ACMS's digests count otherwise than the servers");
-        for user in &self.plan.users {
-            let mut programs = self.engines.values().filter(|engine| engine.user == *user);
-            let stays = programs.clone().any(|engine| !engine.killed && !engine.leaving);
-            let is_in = programs.any(|engine| engine.online);
-            assert!(!stays || is_in, "every program of {user} was turned out");
-        }
-        if self.plan.is_calm() {
-            self.model.check_nothing_lost();
-            if !self.plan.holds {
-                self.model.check_all_arrived(SETTLED_MICROS, GHOST);
-            }
-        }
-        let (sent, delivered) = (self.model.count(), self.model.delivered);
-        self.note(|| format!("{sent} sent, {delivered} handed over"));
+    pub(crate) fn link_ended(&mut self, server: NodeId) {
+        assert!(self.plan.ends_links(), "the link of server {server} ended, and nothing broke it");
+        self.losses.link_ended(self.clock, server);
     }
 }
 
 /// A failure says how to see it again.
 impl Drop for World {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if !std::thread::panicking() || self.trace.tracing == Tracing::Off {
             return;
         }
         let World { seed, clock, turns, trace, .. } = self;
@@ -461,8 +392,4 @@ impl Drop for World {
             lines.join("\n")
         );
     }
-}
-
-fn address(node: NodeId) -> SocketAddr {
-    SocketAddr::from(([10, 0, (node >> 8) as u8, node as u8], 7_000))
 }

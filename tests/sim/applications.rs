@@ -1,0 +1,260 @@
+//! The applications of servers and clients: what the cores tell them, brought before the model.
+
+use trunkline::id::ConnId;
+use trunkline::role::appserver::{self, ClusterState, Outcome, Verdict};
+use trunkline::role::{Gone, client};
+use trunkline::wire::{CloseCode, Flags};
+
+use crate::cluster::{PASSWORD, SERVERS};
+use crate::model::{Ending, Manner, Model, Session};
+use crate::network::NodeId;
+use crate::node::Role;
+use crate::scenario::{SERVER_ITSELF, SETTLED_MICROS, Step};
+use crate::world::{Engine, World};
+
+/// World time, in microseconds, within which a login is decided once the application has accepted it: the link's silence
+/// until it is dead, and what its end takes to arrive.
+const LOGIN_WAIT_MICROS: u64 = 6_000_000;
+
+/// Servers.
+impl World {
+    pub(crate) fn verdict(&mut self, node: NodeId, conn: ConnId, accepts: bool) {
+        let now = self.nodes[node].now(self.clock);
+        if let Role::Server(server) = &mut self.nodes[node].role {
+            let verdict = if accepts { Verdict::Accept } else { Verdict::Refuse("a wrong password".to_owned()) };
+            server.verdict(now, conn, verdict);
+            self.accepted.insert((node, conn), self.clock);
+        }
+    }
+
+    /// A login that the application has looked at is decided, whatever becomes of the ACMS.
+    fn check_login_wait(&mut self, node: NodeId, conn: ConnId) {
+        let Some(since) = self.accepted.remove(&(node, conn)) else { return };
+        let wait = self.clock - since;
+        assert!(wait < LOGIN_WAIT_MICROS || self.plan.stops(), "n{node}: the login of {conn} waited {wait} us");
+    }
+
+    pub(crate) fn hear_server(&mut self, node: NodeId, event: appserver::Event) {
+        let boot = self.nodes[node].boot;
+        let at = Session { engine: node, number: boot as u32 };
+        self.note(|| format!("n{node}: {}", of_server(&event)));
+        match event {
+            appserver::Event::LoginAsked { conn, login, .. } => {
+                let accepts = login.password.as_deref() == Some(PASSWORD);
+                if self.rng.u8(0..self.plan.slow_verdict) == 0 {
+                    let later = self.clock + self.rng.u64(1..2_000_000);
+                    self.schedule(later, Step::Verdict { node, boot, conn, accepts });
+                } else {
+                    self.verdict(node, conn, accepts);
+                }
+            }
+            appserver::Event::Message(inbox) => {
+                let manner = manner_of(inbox.flags);
+                self.model.handed(manner, false, inbox.user.as_str(), SERVER_ITSELF, at, &inbox.body);
+            }
+            appserver::Event::Query(inbox) => {
+                let user = inbox.user.as_str();
+                let serial = self.model.handed(Manner::Query, false, user, SERVER_ITSELF, at, &inbox.body);
+                let body = Model::reply_body(serial, SERVER_ITSELF);
+                let now = self.nodes[node].now(self.clock);
+                if let Role::Server(server) = &mut self.nodes[node].role {
+                    server.reply(now, &inbox.reference(), Flags::NONE, 0, &body);
+                }
+            }
+            appserver::Event::Outcome { id, outcome } => self.hear_outcome(node, id, outcome),
+            appserver::Event::LoggedOut { user, .. } => self.losses.session_ended(self.clock, user.as_str()),
+            appserver::Event::Cluster(ClusterState::Down { gone, .. }) => {
+                // A dial that was refused ended no link.
+                let refused = gone == Gone::Ended(trunkline::link::End::Failed(std::io::ErrorKind::ConnectionRefused));
+                if !refused {
+                    self.link_ended(node);
+                }
+            }
+            appserver::Event::Cluster(ClusterState::Refused { code, text }) => {
+                panic!("honest server {node} is refused: {code} {text}");
+            }
+            appserver::Event::LoggedIn { conn, .. } | appserver::Event::Closed { conn, .. } => {
+                self.check_login_wait(node, conn);
+            }
+            appserver::Event::Located { .. }
+            | appserver::Event::Memory(_)
+            | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
+        }
+    }
+
+    fn hear_outcome(&mut self, node: NodeId, id: u64, outcome: Outcome) {
+        if self.model.is_of_former(node, id) {
+            return;
+        }
+        match outcome {
+            Outcome::Replied { body, .. } => self.model.replied(node, id, &body),
+            Outcome::Acked => self.end(node, id, Ending::Taken),
+            Outcome::Bounced(cause) => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
+            Outcome::TimedOut => self.end(node, id, Ending::Failed("TimedOut".to_owned())),
+        }
+    }
+}
+
+/// Clients.
+impl World {
+    pub(crate) fn hear_client(&mut self, node: NodeId, event: client::Event) {
+        let engine = &self.engines[&node];
+        let (user, at) = (engine.user.clone(), engine.session(node));
+        self.note(|| format!("n{node} ({user}): {}", of_client(&event)));
+        match event {
+            client::Event::State(state) => self.client_state(node, &state),
+            client::Event::Message(message) => {
+                let resent = message.flags.has(Flags::RETRY);
+                let from = sender_of(&message);
+                let manner = manner_of(message.flags);
+                let serial = self.model.handed(manner, resent, &from, &user, at, &message.body);
+                self.check_not_outdated(serial, node);
+            }
+            client::Event::Query(query) => {
+                let from = sender_of(&query);
+                let serial = self.model.handed(Manner::Query, false, &from, &user, at, &query.body);
+                let body = Model::reply_body(serial, &user);
+                let now = self.nodes[node].now(self.clock);
+                if let Role::Client(client) = &mut self.nodes[node].role {
+                    let replied = client.reply(now, query.from.as_ref(), query.id, Flags::NONE, 0, &body);
+                    self.note(|| format!("{user} replies to #{serial}: {replied:?}"));
+                }
+            }
+            client::Event::Sent { id, outcome } => {
+                let ending = match outcome {
+                    Ok(()) => Ending::Taken,
+                    Err(client::SendFailure::Bounced(cause)) => Ending::Bounced(format!("{cause:?}")),
+                    Err(other) => Ending::Failed(format!("{other:?}")),
+                };
+                self.end(node, id, ending);
+            }
+            client::Event::Replied { id, outcome: Ok(reply) } => {
+                self.model.replied(node, id, &reply.body);
+            }
+            client::Event::Replied { id, outcome: Err(failure) } => {
+                let ending = match failure {
+                    client::QueryFailure::Bounced(cause) => Ending::Bounced(format!("{cause:?}")),
+                    other => Ending::Failed(format!("{other:?}")),
+                };
+                self.end(node, id, ending);
+            }
+            client::Event::Bounced { id, cause, .. } => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
+            client::Event::Answered { .. } => {}
+        }
+    }
+
+    /// What a session says once the cluster has let in a newer one of the same user must not cross the hub.
+    fn check_not_outdated(&self, serial: u64, receiver: NodeId) {
+        let (sender, sent_at) = self.model.origin(serial);
+        let Some(older) = self.engines.get(&sender.engine) else { return };
+        let crosses = older.server != self.engines[&receiver].server && older.sessions == sender.number;
+        if !crosses || !self.plan.only_logins() || sent_at < SETTLED_MICROS {
+            return;
+        }
+        let newer = self.engines.values().find(|engine| {
+            let since = engine.online_since;
+            engine.user == older.user
+                && engine.server != older.server
+                && engine.online
+                && older.online_since < since
+                && since < sent_at
+        });
+        let newer = newer.map(|engine| engine.online_since);
+        assert!(newer.is_none(), "#{serial} of {sender:?} crossed the hub; a newer session is in since {newer:?}");
+    }
+
+    fn end(&mut self, node: NodeId, id: u64, ending: Ending) {
+        let offline = ending == Ending::Bounced("Offline".to_owned());
+        let (serial, to, sent_at) = self.model.ended(node, id, ending);
+        if !offline || !self.plan.only_acms_crashes() || sent_at < SETTLED_MICROS {
+            return;
+        }
+        let was_in = |engine: &&Engine| engine.user == to && engine.online && engine.online_since < sent_at;
+        let wrong = self.engines.values().find(was_in).map(|engine| engine.online_since);
+        assert!(wrong.is_none(), "#{serial} to {to} bounced OFFLINE, who was in since {wrong:?}");
+    }
+
+    fn client_state(&mut self, node: NodeId, state: &client::State) {
+        let now = self.clock;
+        let ends_sessions = self.plan.ends_sessions();
+        let engine = self.engines.get_mut(&node).expect("a client has its engine");
+        let session = engine.session(node);
+        match state {
+            client::State::Online { .. } => {
+                engine.sessions += 1;
+                (engine.online, engine.online_since) = (true, now);
+                return;
+            }
+            client::State::Reconnecting { .. } => {}
+            client::State::Stopped { code, text } => {
+                assert!(!blames(*code), "{} is blamed: {code} {text}", engine.user);
+                engine.stopped = true;
+            }
+        }
+        if std::mem::take(&mut engine.online) {
+            assert!(ends_sessions, "the session of {} ended, and nothing broke it: {state:?}", engine.user);
+            self.losses.sender_ended(now, session);
+            self.losses.session_ended(now, &engine.user);
+        }
+    }
+}
+
+/// Whether the code says that its receiver, an honest one, did wrong.
+fn blames(code: CloseCode) -> bool {
+    let excused = [CloseCode::REPLACED, CloseCode::LOGGED_OUT];
+    !code.reconnects() && !excused.contains(&code)
+}
+
+fn manner_of(flags: Flags) -> Manner {
+    if flags.has(Flags::WANT_ACK) {
+        Manner::Acked
+    } else if flags.has(Flags::DROPPABLE) {
+        Manner::Droppable
+    } else {
+        Manner::Plain
+    }
+}
+
+/// A user, or the server whose number leads the id.
+fn sender_of(message: &client::Message) -> String {
+    match &message.from {
+        Some(user) => user.as_str().to_owned(),
+        None => {
+            let server = (message.id >> 48) as usize;
+            assert!(SERVERS.contains(&server), "there is no server {server}");
+            format!("@{server}")
+        }
+    }
+}
+
+/// The event in the trace: bodies only by their length.
+fn of_server(event: &appserver::Event) -> String {
+    match event {
+        appserver::Event::Message(inbox) | appserver::Event::Query(inbox) => {
+            format!("{} sends {:x}, {} bytes, to the server", inbox.user, inbox.id, inbox.body.len())
+        }
+        appserver::Event::LoginAsked { .. }
+        | appserver::Event::LoggedIn { .. }
+        | appserver::Event::LoggedOut { .. }
+        | appserver::Event::Outcome { .. }
+        | appserver::Event::Located { .. }
+        | appserver::Event::Cluster(_)
+        | appserver::Event::Memory(_)
+        | appserver::Event::Closed { .. } => format!("{event:?}"),
+    }
+}
+
+fn of_client(event: &client::Event) -> String {
+    match event {
+        client::Event::Message(message) | client::Event::Query(message) => {
+            let client::Message { from, id, flags, body, .. } = message;
+            format!("gets {id:x} {flags:?} from {from:?}, {} bytes", body.len())
+        }
+        client::Event::Replied { id, outcome } => {
+            format!("reply to {id:x}: {:?}", outcome.as_ref().map(|reply| reply.body.len()))
+        }
+        client::Event::Sent { id, outcome } => format!("outcome of {id:x}: {outcome:?}"),
+        client::Event::Bounced { id, cause, .. } => format!("bounce of {id:x}: {cause:?}"),
+        client::Event::State(_) | client::Event::Answered { .. } => format!("{event:?}"),
+    }
+}

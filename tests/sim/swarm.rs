@@ -1,0 +1,170 @@
+//! What one seed is about: each kind of fault is on or off and has odds of its own, so that each seed is another kind of
+//! bad day.
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Some connection is reset.
+    Reset,
+    /// One direction of some connection ends.
+    HalfClose,
+    /// The ACMS dies, and is started again.
+    CrashAcms,
+    /// A server dies, and is started again.
+    CrashServer,
+    /// Nothing passes between a server and the ACMS for a while, one way or both.
+    CutUplink,
+    /// Nothing passes between a client and its server for a while, one way or both.
+    CutClient,
+    /// A listener refuses for a while.
+    Refuse,
+    /// A process gets no turn for a while.
+    Stop,
+    /// A user's second program logs in while the first is still there.
+    LoginTwice,
+    /// A user leaves, and logs in elsewhere.
+    Roam,
+    /// An application takes nothing for a while, and somebody sends it much.
+    Hold,
+    /// Somebody sends far more than fits.
+    Flood,
+    /// Somebody who is no honest client or member speaks to a port.
+    Stranger,
+}
+
+impl Fault {
+    const ALL: [Fault; 13] = [
+        Fault::Reset,
+        Fault::HalfClose,
+        Fault::CrashAcms,
+        Fault::CrashServer,
+        Fault::CutUplink,
+        Fault::CutClient,
+        Fault::Refuse,
+        Fault::Stop,
+        Fault::LoginTwice,
+        Fault::Roam,
+        Fault::Hold,
+        Fault::Flood,
+        Fault::Stranger,
+    ];
+
+    /// Whether it may end a session of an honest client.
+    fn ends_sessions(self) -> bool {
+        match self {
+            Fault::Reset | Fault::HalfClose | Fault::CrashServer | Fault::CutClient | Fault::Stop => true,
+            Fault::LoginTwice | Fault::Roam | Fault::Hold => true,
+            // A client that is not read from for ten seconds, since its server has no room, takes it for dead.
+            Fault::Flood => true,
+            Fault::CrashAcms | Fault::CutUplink | Fault::Refuse | Fault::Stranger => false,
+        }
+    }
+
+    /// Whether it may end a link between a server and the ACMS.
+    fn ends_links(self) -> bool {
+        match self {
+            Fault::Reset | Fault::HalfClose | Fault::CrashAcms | Fault::CrashServer => true,
+            Fault::CutUplink | Fault::Stop => true,
+            Fault::CutClient | Fault::Refuse | Fault::LoginTwice | Fault::Roam => false,
+            Fault::Hold | Fault::Flood | Fault::Stranger => false,
+        }
+    }
+}
+
+/// The seed's day.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) users: Vec<String>,
+    /// World time at which users stop acting and everything heals.
+    pub(crate) ends: u64,
+    pub(crate) acts: usize,
+    pub(crate) faults: Vec<(u64, Fault)>,
+    /// Bytes of a large message.
+    pub(crate) large: usize,
+    /// One act in so many goes to the first user.
+    pub(crate) crowding: u8,
+    /// One login in so many is looked at for a while.
+    pub(crate) slow_verdict: u8,
+    /// Whether servers' own code sends and asks.
+    pub(crate) servers_talk: bool,
+    pub(crate) refuse_when_cut_off: bool,
+    /// How far clocks are off, in parts per million.
+    pub(crate) drift: u64,
+    /// One death in so many is silent.
+    pub(crate) silence: u8,
+    /// One restart in so many is faster than anybody notices.
+    pub(crate) haste: u8,
+}
+
+impl Plan {
+    /// `steps`: how much happens, where that is given.
+    pub(crate) fn draw(rng: &mut fastrand::Rng, large: usize, steps: Option<usize>) -> Plan {
+        let acts = steps.unwrap_or_else(|| rng.usize(30..100));
+        let ends = rng.u64(3_500_000..9_000_000).max(acts as u64 * 20_000);
+        let kinds = match rng.u8(0..10) {
+            0 => Vec::new(),
+            1..=4 => vec![rng.choice(Fault::ALL).expect("not empty")],
+            5..=6 => (0..2).filter_map(|_| rng.choice(Fault::ALL)).collect(),
+            _ => Fault::ALL.into_iter().filter(|_| rng.u8(0..5) < 2).collect(),
+        };
+        let mut faults = Vec::new();
+        for fault in kinds {
+            let count = rng.usize(1..=4) * (1 + acts / 300);
+            faults.extend((0..count).map(|_| (rng.u64(300_000..ends), fault)));
+        }
+        Plan {
+            users: (0..20).map(|number| format!("user{number}")).collect(),
+            ends,
+            acts,
+            faults,
+            large,
+            crowding: rng.u8(1..20),
+            slow_verdict: rng.u8(2..20),
+            servers_talk: rng.bool(),
+            refuse_when_cut_off: rng.u8(0..5) == 0,
+            drift: *rng.choice(&[0, 1_000, 30_000]).expect("not empty"),
+            silence: rng.u8(1..5),
+            haste: rng.u8(1..5),
+        }
+    }
+
+    fn has(&self, kind: impl Fn(Fault) -> bool) -> bool {
+        self.faults.iter().any(|(_, fault)| kind(*fault))
+    }
+
+    /// Whether nothing breaks and nobody is unreasonable.
+    pub(crate) fn is_calm(&self) -> bool {
+        !self.has(|fault| fault != Fault::Stranger)
+    }
+
+    /// Whether a session of an honest client may end before its time.
+    pub(crate) fn ends_sessions(&self) -> bool {
+        self.has(Fault::ends_sessions)
+    }
+
+    /// Whether a link between a server and the ACMS may end.
+    pub(crate) fn ends_links(&self) -> bool {
+        self.has(Fault::ends_links)
+    }
+
+    /// Whether a connection may be dead without its dialler's knowing.
+    pub(crate) fn leaves_half_open(&self) -> bool {
+        self.has(|fault| matches!(fault, Fault::CrashServer | Fault::CrashAcms))
+    }
+
+    /// Whether processes may get no turn for a while.
+    pub(crate) fn stops(&self) -> bool {
+        self.has(|fault| fault == Fault::Stop)
+    }
+
+    /// Whether users come and go and nothing else happens: then the ACMS always knows whose session is the newest.
+    pub(crate) fn only_logins(&self) -> bool {
+        !self.has(|fault| !matches!(fault, Fault::LoginTwice | Fault::Roam | Fault::Stranger))
+    }
+
+    /// Whether of the links only the ACMS's own comings and goings end any: then nobody is ever to be called offline who
+    /// is not.
+    pub(crate) fn only_acms_crashes(&self) -> bool {
+        !self.has(|fault| (fault.ends_links() || fault.ends_sessions()) && fault != Fault::CrashAcms)
+    }
+}
