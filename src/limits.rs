@@ -72,10 +72,10 @@ pub const ENGINE_COMMANDS_MAX: usize = 64 << 10;
 pub const POOL_TASKS_MAX: usize = 1024;
 /// Users that one ASK may name.
 pub const ASK_USERS_MAX: usize = 100;
-/// Connections that have not logged in, at most; more are closed FULL.
+/// Connections that have not logged in, at most; one more ends another that has said nothing, at random.
 pub const ANONYMOUS_MAX: usize = 16 << 10;
-/// Connections to the ACMS that have not proven to be a member's, at most; one more ends the oldest of them, so that
-/// strangers who say nothing keep no server out.
+/// Connections to the ACMS that have not proven to be a member's, at most; one more ends another of them, at random, so
+/// that strangers who say nothing keep no server out.
 pub const STRANGERS_MAX: usize = 1024;
 /// Frames that a client may send in a second, on average: some fifty times what a lively game sends.
 pub const CLIENT_MESSAGES_PER_SECOND: u64 = 5_000;
@@ -101,6 +101,11 @@ pub const MEMORY_RESUME_PERCENT: usize = 70;
 pub const MEMORY_SHED_PERCENT: usize = 95;
 /// Percent of that below which no more are.
 pub const MEMORY_SHED_TO_PERCENT: usize = 85;
+/// Connections that were refused and linger until they have read why, at most: as many as are accepted in one turn, so
+/// that none is cut before its CLOSE is written.
+pub const REFUSED_MAX: usize = ACCEPTS_PER_TURN;
+/// Descriptors that a process needs beside its connections: standard streams, epoll, eventfd, listener, files.
+pub const SPARE_DESCRIPTORS: usize = 64;
 /// Unanswered lookups that an AS has at the ACMS, at most.
 pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
 

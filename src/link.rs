@@ -7,6 +7,7 @@
 //! its life.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -260,6 +261,8 @@ pub struct Links<P> {
     dials: Vec<ConnId>,
     dirty: Vec<ConnId>,
     half_closes: Vec<ConnId>,
+    /// Refused and perhaps still lingering, oldest first.
+    refused: VecDeque<ConnId>,
     resumed: Vec<ConnId>,
     ended: Vec<ConnId>,
 }
@@ -285,6 +288,7 @@ impl<P> Links<P> {
             dials: Vec::new(),
             dirty: Vec::new(),
             half_closes: Vec::new(),
+            refused: VecDeque::new(),
             resumed: Vec::new(),
             ended: Vec::new(),
         }
@@ -510,6 +514,26 @@ impl<P> Links<P> {
             (Some(_), End::Eof | End::Failed(_)) => self.end(conn),
             (None, _) => {}
         }
+    }
+
+    /// Closes a connection that was hardly begun. Of such ones only the last [`limits::REFUSED_MAX`] may linger, so that
+    /// whoever comes again and again takes no descriptors.
+    pub fn refuse(&mut self, now: Time, conn: ConnId, code: CloseCode, body: &[u8]) {
+        self.close(now, conn, code, body);
+        self.refused.push_back(conn);
+        while self.refused.front().is_some_and(|conn| self.get(*conn).is_none()) {
+            self.refused.pop_front();
+        }
+        if self.refused.len() > limits::REFUSED_MAX
+            && let Some(oldest) = self.refused.pop_front()
+        {
+            self.end(oldest);
+        }
+    }
+
+    /// Connections, those aside that were refused and linger.
+    pub fn admitted(&self) -> usize {
+        self.len().saturating_sub(self.refused.len())
     }
 
     /// Drops the connection without a word.

@@ -454,12 +454,12 @@ impl AppServer {
             }
             Event::Cluster(state) => self.cluster_changed(state),
             Event::Memory(strain) => log_strain(&strain),
-            Event::Closed { conn, addr, user: Some(user), gone, text } => {
-                log::info!("{conn} {addr} user {user} {}", ending(gone, &text));
-            }
-            Event::Closed { conn, addr, user: None, gone, text } => {
-                if let Some(untold) = self.newcomers.ended(self.reactor.now(), addr.ip()) {
-                    log::info!("{conn} {addr} user - {}{untold}", ending(gone, &text));
+            Event::Closed { conn, addr, user, was_in, gone, text } => {
+                let user = user.as_ref().map_or("-", UserId::as_str);
+                if was_in {
+                    log::info!("{conn} {addr} user {user} {}", ending(gone, &text));
+                } else if let Some(untold) = self.newcomers.ended(self.reactor.now(), addr.ip()) {
+                    log::info!("{conn} {addr} user {user} {}{untold}", ending(gone, &text));
                 }
             }
         }

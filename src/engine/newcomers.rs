@@ -14,10 +14,13 @@ const ADDRESSES_MAX: usize = 1024;
 #[derive(Default)]
 pub(super) struct Newcomers {
     told: BTreeMap<IpAddr, Told>,
+    /// All addresses that there is no room for.
+    others: Told,
     /// When those whose minute is over may be looked for again.
     sweeps: Time,
 }
 
+#[derive(Default)]
 struct Told {
     /// When the next line may be written.
     again: Time,
@@ -27,11 +30,20 @@ struct Told {
 
 /// How many connections were not worth one, as the end of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Untold(u64);
+pub(super) enum Untold {
+    /// From the same address.
+    There(u64),
+    /// From many addresses, the same perhaps among them.
+    Elsewhere(u64),
+}
 
 impl fmt::Display for Untold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 { Ok(()) } else { write!(f, "; {} more from there since the last line", self.0) }
+        match self {
+            Untold::There(0) | Untold::Elsewhere(0) => Ok(()),
+            Untold::There(count) => write!(f, "; {count} more from there since the last line"),
+            Untold::Elsewhere(count) => write!(f, "; {count} more from many addresses"),
+        }
     }
 }
 
@@ -41,17 +53,25 @@ impl Newcomers {
         let addr = network(addr);
         if self.told.len() >= ADDRESSES_MAX && now >= self.sweeps {
             self.sweeps = now + Span::from_secs(1);
-            self.told.retain(|_, told| now < told.again);
+            let quiet = self.told.extract_if(.., |_, told| now >= told.again);
+            self.others.untold += quiet.map(|(_, told)| told.untold).sum::<u64>();
         }
-        let has_room = self.told.len() < ADDRESSES_MAX || self.told.contains_key(&addr);
-        let addr = if has_room { addr } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-        let told = self.told.entry(addr).or_insert(Told { again: Time::ZERO, untold: 0 });
-        if now < told.again {
-            told.untold += 1;
+        if self.told.len() < ADDRESSES_MAX || self.told.contains_key(&addr) {
+            return self.told.entry(addr).or_default().tell(now).map(Untold::There);
+        }
+        self.others.tell(now).map(Untold::Elsewhere)
+    }
+}
+
+impl Told {
+    /// One more. How many there were since the last line, where it is time for another.
+    fn tell(&mut self, now: Time) -> Option<u64> {
+        if now < self.again {
+            self.untold += 1;
             return None;
         }
-        told.again = now + PAUSE;
-        Some(Untold(std::mem::take(&mut told.untold)))
+        self.again = now + PAUSE;
+        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -78,13 +98,13 @@ mod tests {
     #[test]
     fn an_address_has_a_line_a_minute_that_counts_the_others() {
         let mut newcomers = Newcomers::default();
-        assert_eq!(newcomers.ended(at(0), addr("10.0.0.1")), Some(Untold(0)));
+        assert_eq!(newcomers.ended(at(0), addr("10.0.0.1")), Some(Untold::There(0)));
         assert_eq!(newcomers.ended(at(1), addr("10.0.0.1")), None);
         assert_eq!(newcomers.ended(at(59), addr("::ffff:10.0.0.1")), None);
-        assert_eq!(newcomers.ended(at(59), addr("10.0.0.2")), Some(Untold(0)));
-        assert_eq!(newcomers.ended(at(60), addr("10.0.0.1")), Some(Untold(2)));
-        assert_eq!(newcomers.ended(at(130), addr("10.0.0.1")), Some(Untold(0)));
-        assert_eq!(newcomers.ended(at(131), addr("2001:db8::1")), Some(Untold(0)));
+        assert_eq!(newcomers.ended(at(59), addr("10.0.0.2")), Some(Untold::There(0)));
+        assert_eq!(newcomers.ended(at(60), addr("10.0.0.1")), Some(Untold::There(2)));
+        assert_eq!(newcomers.ended(at(130), addr("10.0.0.1")), Some(Untold::There(0)));
+        assert_eq!(newcomers.ended(at(131), addr("2001:db8::1")), Some(Untold::There(0)));
         assert_eq!(newcomers.ended(at(131), addr("2001:db8::ffff:2")), None);
     }
 
@@ -93,8 +113,10 @@ mod tests {
         let mut newcomers = Newcomers::default();
         let lines = (0..100_000u32).filter(|number| newcomers.ended(at(5), IpAddr::V4((*number).into())).is_some());
         assert_eq!(lines.count(), ADDRESSES_MAX + 1);
-        assert!(newcomers.told.len() <= ADDRESSES_MAX + 1);
-        assert_eq!(newcomers.ended(at(70), addr("10.0.0.1")), Some(Untold(0)));
+        assert_eq!(newcomers.told.len(), ADDRESSES_MAX);
+        assert_eq!(newcomers.ended(at(6), addr("10.0.0.1")), None);
+        assert_eq!(newcomers.others.untold, 100_000 - ADDRESSES_MAX as u64);
+        assert_eq!(newcomers.ended(at(70), addr("10.0.0.1")), Some(Untold::There(0)));
         assert_eq!(newcomers.told.len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice, Write as _};
+use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use rustix::io::Errno;
 use signal_hook_mio::v1_0::Signals;
 
 use super::chunks::Chunks;
@@ -20,11 +21,10 @@ use super::clock::Clock;
 use super::socket::{Outcome, Socket};
 use super::tuning::Tuning;
 use crate::id::ConnId;
-use crate::limits::{ACCEPTS_PER_TURN, CHUNK_BYTES, REST_MAX, WRITE_SLICES_MAX};
+use crate::limits::{ACCEPTS_PER_TURN, CHUNK_BYTES, LOGIN_FRAME_BYTES_MAX, REST_MAX, WRITE_SLICES_MAX};
 use crate::link::End;
 use crate::role::Core;
 use crate::time::{Span, Time};
-use crate::wire::{CloseCode, Kind, Outgoing};
 
 const WAKER: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
@@ -322,19 +322,21 @@ impl Reactor {
             return;
         }
         self.accept_after = None;
+        self.spare = self.spare.take().or_else(spare_descriptor);
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, addr)) => {
-                    if std::mem::take(&mut self.accept_failing) {
-                        log::info!("connections are accepted again; {} were turned away", self.turned_away);
-                    }
                     let conn = core.accepted(self.now, addr);
                     self.add(conn, stream, false);
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => {
                         self.accept_pending = false;
+                        // Where nobody had to be turned away on the way here there is room again.
+                        if self.accept_after.take().is_none() && std::mem::take(&mut self.accept_failing) {
+                            log::info!("connections are accepted again; {} were turned away", self.turned_away);
+                        }
                         return;
                     }
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
@@ -343,8 +345,16 @@ impl Reactor {
                             log::warn!("accept: {error}; trying again every {} ms", ACCEPT_RETRY.as_millis());
                         }
                         self.accept_after = Some(self.now + ACCEPT_RETRY);
-                        if !self.turn_away() {
+                        if !is_shortage(&error) {
                             return;
+                        }
+                        match self.turn_away(core) {
+                            Ok(()) => {}
+                            Err(nobody) if nobody.kind() == ErrorKind::WouldBlock => {
+                                (self.accept_pending, self.accept_after) = (false, None);
+                                return;
+                            }
+                            Err(_) => return,
                         }
                     }
                 },
@@ -352,20 +362,21 @@ impl Reactor {
         }
     }
 
-    /// Takes a connection with the spare descriptor, tells it that there is no room, and lets it go. False where there was
-    /// none to tell.
-    fn turn_away(&mut self) -> bool {
-        let Some(listener) = self.listener.as_ref().filter(|_| self.spare.take().is_some()) else { return false };
-        let told = listener.accept().map(|(mut stream, _)| {
-            let mut close = BytesMut::new();
-            let body = b"the server has no descriptor left";
-            Outgoing { info_type: CloseCode::FULL.to_wire(), body, ..Outgoing::of(Kind::Close) }.encode(&mut close);
-            // An empty socket buffer takes it, unless the other side is gone.
-            stream.write_all(&close)
-        });
+    /// Takes a connection with the spare descriptor, tells it that there is no room, and lets it go. `WouldBlock` where
+    /// nobody waits: without a free descriptor the kernel does not say so otherwise.
+    fn turn_away<C: Core>(&mut self, core: &mut C) -> io::Result<()> {
+        let listener = self.listener.as_ref().ok_or(ErrorKind::NotConnected)?;
+        drop(self.spare.take().ok_or(ErrorKind::NotFound)?);
+        let accepted = listener.accept();
+        if let Ok((stream, addr)) = &accepted {
+            self.turned_away += 1;
+            if let Err(error) = refuse(stream, &core.refusal()) {
+                log::debug!("{addr} was turned away, and could not be told: {error}");
+            }
+        }
+        let outcome = accepted.map(drop);
         self.spare = spare_descriptor();
-        self.turned_away += u64::from(told.is_ok());
-        told.is_ok()
+        outcome
     }
 
     fn dial(&mut self, conn: ConnId, addr: SocketAddr) {
@@ -509,6 +520,25 @@ impl Reactor {
             self.accept_after = None;
         }
     }
+}
+
+/// Writes `close` to a connection that is about to be dropped. What it has sent is read: dropped unread, it would make the
+/// kernel reset the connection before the CLOSE was.
+fn refuse(mut stream: &TcpStream, close: &[u8]) -> io::Result<()> {
+    let mut unread = [0; LOGIN_FRAME_BYTES_MAX];
+    match stream.read(&mut unread) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        Err(error) => return Err(error),
+    }
+    stream.write_all(close)?;
+    stream.shutdown(Shutdown::Write)
+}
+
+/// Whether an error of `accept` means that no descriptor is free, here or in the whole system.
+fn is_shortage(error: &io::Error) -> bool {
+    let shortage = [Errno::MFILE, Errno::NFILE];
+    shortage.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn spare_descriptor() -> Option<File> {

@@ -1,12 +1,14 @@
 use std::borrow::Cow;
 
+use bytes::BytesMut;
+
 use crate::buf::{Frame, Inbound};
 use crate::id::IdError;
 use crate::limits;
 use crate::link::End;
-use crate::role::Counters;
+use crate::role::{Counters, Entropy};
 use crate::time::Span;
-use crate::wire::{CloseBody, CloseCode, Kind, Malformed, Opening, Protocol, Role, VERSIONS};
+use crate::wire::{CloseBody, CloseCode, Kind, Malformed, Opening, Outgoing, Protocol, Role, VERSIONS};
 
 /// Why a connection is closed, as the CLOSE that its other side gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +58,20 @@ impl Fault {
         serde_json::to_vec(&body).expect("a number and plain text").into()
     }
 
+    /// There is no room for one connection more.
+    pub fn full(text: &'static str, entropy: &mut Entropy) -> Fault {
+        Fault::for_now(CloseCode::FULL, text, entropy.retry_after())
+    }
+
+    /// Its CLOSE, for a connection that has no queue.
+    pub fn encode(&self) -> Vec<u8> {
+        let body = self.body();
+        let close = Outgoing { info_type: self.code.to_wire(), body: &body, ..Outgoing::of(Kind::Close) };
+        let mut bytes = BytesMut::with_capacity(close.wire_bytes());
+        close.encode(&mut bytes);
+        bytes.to_vec()
+    }
+
     /// A frame that is not allowed in this state.
     pub fn unexpected(kind: Kind) -> Fault {
         Fault::new(CloseCode::PROTOCOL, format!("{kind:?} is not allowed here"))
@@ -94,7 +110,10 @@ impl Fault {
     /// Code and body of a CLOSE. A code outside the range is read as a fault of the other side's.
     pub fn read_close(frame: &Frame<'_>) -> (CloseCode, CloseBody) {
         let code = CloseCode::from_wire(frame.envelope.header.info_type).unwrap_or(CloseCode::INTERNAL);
-        (code, CloseBody::parse(&frame.body()))
+        let told = CloseBody::parse(&frame.body());
+        // It goes to the log, in one line.
+        let text = told.text[..told.text.floor_char_boundary(limits::CLOSE_TEXT_BYTES_MAX)].to_owned();
+        (code, CloseBody { text: text.replace(char::is_control, "\u{fffd}"), ..told })
     }
 }
 

@@ -19,6 +19,7 @@ mod directory;
 mod entropy;
 mod fault;
 mod pace;
+mod strangers;
 
 pub use backoff::Backoff;
 pub use counters::{Counters, Drop};
@@ -27,6 +28,7 @@ pub use directory::{Binding, Digest, Directory, Tenure};
 pub use entropy::Entropy;
 pub use fault::{Fault, Gone};
 pub use pace::Pace;
+pub use strangers::Strangers;
 
 /// The seam between a role and what moves its bytes: the reactor in production, the simulator in tests.
 ///
@@ -59,6 +61,9 @@ pub trait Core {
 
     /// How long there was nothing to do so far, since the start: what a shell did not wait, it was busy.
     fn waited(&mut self, _waited: Span) {}
+
+    /// What a connection is told that the shell has no descriptor for: a CLOSE.
+    fn refusal(&mut self) -> Vec<u8>;
 
     /// Meets the deadlines that have come.
     fn expire(&mut self, now: Time);

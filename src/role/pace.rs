@@ -1,8 +1,8 @@
 use crate::limits::{RETURN_MAX, RETURN_MIN};
 use crate::time::{Span, Time};
 
-/// Lets so many in a second, and tells those that come too soon when to come again: one after the other, as if they had
-/// queued.
+/// Lets so many in a second, and tells those that come too soon when to come again: one after the other, at the same rate.
+/// No place is kept for them: who comes meanwhile may be let in first.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Between two that are let in; none where all are.

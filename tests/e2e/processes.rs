@@ -485,31 +485,6 @@ fn garbage_is_a_line_in_the_log_and_no_more() {
 }
 
 #[test]
-fn a_server_without_a_free_descriptor_says_so_and_takes_the_next_it_gets() {
-    let mut server = Program::start(APPSERVER, &["--listen", "127.0.0.1:0"]);
-    let addr = server.ready("clients");
-    let mut alice = Raw::login(addr, "alice");
-    server.exhaust_descriptors();
-    let used = server.descriptors();
-    for _ in 0..20 {
-        let mut refused = Raw::dial(addr);
-        refused.expect_close(crate::raw::FULL);
-    }
-    assert_eq!(server.descriptors(), used);
-    let told = alice.send("alice", 1, "still there?");
-    alice.expect(&told);
-    // What waits in the backlog raises no event when a descriptor is free again.
-    alice.log_out();
-    let started = now();
-    let bob = Raw::login(addr, "bob");
-    assert!(now() - started < Duration::from_secs(1), "took {:?}", now() - started);
-    server.stderr.line_with("connections are accepted again; 20 were turned away");
-    bob.log_out();
-    server.terminate();
-    server.expect_exit(0);
-}
-
-#[test]
 fn no_log_has_a_body_or_a_password() {
     const BODY: &str = "zebra-in-a-body";
     const PASSWORD: &str = "walrus-as-a-password";

@@ -1,11 +1,10 @@
-use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{PATIENCE, now};
 
@@ -99,20 +98,6 @@ impl Program {
 
     fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the program has not been waited for");
-    }
-
-    /// The descriptors that it has open.
-    pub(crate) fn descriptors(&self) -> BTreeSet<u64> {
-        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs");
-        let names = entries.map(|entry| entry.expect("it runs").file_name().into_string());
-        names.map(|name| name.expect("a number").parse().expect("a number")).collect()
-    }
-
-    /// Lets it open no descriptor until it closes one.
-    pub(crate) fn exhaust_descriptors(&self) {
-        let open = self.descriptors();
-        let free = (0..).find(|number| !open.contains(number));
-        prlimit(Some(self.pid()), Resource::Nofile, Rlimit { current: free, maximum: free }).expect("it runs");
     }
 
     /// SIGKILL.

@@ -655,6 +655,37 @@ fn one_connection_too_many_is_told_so() {
 }
 
 #[test]
+fn those_who_are_refused_and_do_not_go_hold_few_descriptors() {
+    let mut server = alone_with(|config| config.connections_max = 10);
+    let alice = log_in(&mut server, "alice");
+    let refused: Vec<ConnId> = (0..1_000).map(|_| server.accept()).skip(9).collect();
+    for conn in &refused {
+        let close = server.frame(*conn);
+        assert_eq!((close.kind, close.info), (CLOSE, 1004));
+        let body: serde_json::Value = serde_json::from_slice(&close.body).expect("JSON");
+        assert!(body["retry_after_ms"].as_u64().is_some_and(|millis| (5_000..=10_000).contains(&millis)), "{body}");
+    }
+    assert_eq!(server.core.links().len(), 10 + 64);
+    let lingers = |server: &mut Server, conn: ConnId| !server.wire(conn).dropped;
+    assert!(refused[..refused.len() - 64].iter().all(|conn| !lingers(&mut server, *conn)));
+    assert!(refused[refused.len() - 64..].iter().all(|conn| lingers(&mut server, *conn)));
+    // They take no place from those who come when there is room.
+    server.reset(alice);
+    let bob = log_in(&mut server, "bob");
+    server.silent(bob);
+}
+
+#[test]
+fn strangers_who_say_nothing_keep_no_user_out() {
+    let mut server = alone();
+    let strangers: Vec<ConnId> = (0..20_000).map(|_| server.accept()).collect();
+    let here = strangers.iter().filter(|conn| !server.wire(**conn).shut).count();
+    assert_eq!(here, 16 << 10);
+    let alice = log_in(&mut server, "alice");
+    server.silent(alice);
+}
+
+#[test]
 fn those_who_come_too_many_at_once_are_told_when_to_come_again() {
     let mut server = alone_with(|config| config.max_accepts_per_second = 2);
     let early = [log_in(&mut server, "alice"), log_in(&mut server, "bob")];

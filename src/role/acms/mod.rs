@@ -20,9 +20,9 @@ use slab::Slab;
 use crate::buf::Bounds;
 use crate::id::{ConnId, ServerId};
 use crate::limits;
-use crate::link::{Due, End, KeepAlive, Links, Patience};
+use crate::link::{Due, End, KeepAlive, Link, Links, Patience};
 use crate::memory::Strain;
-use crate::role::{Core, Counters, Digest, Directory, Entropy, Fault, Gone, Tenure};
+use crate::role::{Core, Counters, Digest, Directory, Entropy, Fault, Gone, Strangers, Tenure};
 use crate::time::Time;
 use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof, ServerState};
@@ -149,8 +149,7 @@ struct Server {
 pub struct Acms {
     config: Config,
     links: Links<Peer>,
-    /// The connections that came last, oldest first: those of them that are still strangers' may stay.
-    newcomers: VecDeque<ConnId>,
+    strangers: Strangers,
     servers: Slab<Server>,
     places: BTreeMap<ServerId, u32>,
     directory: Directory,
@@ -180,7 +179,7 @@ impl Acms {
         Acms {
             links: Links::new(config.memory_max),
             config,
-            newcomers: VecDeque::new(),
+            strangers: Strangers::new(limits::STRANGERS_MAX),
             servers: Slab::new(),
             places: BTreeMap::new(),
             directory: Directory::new(entropy.hasher()),
@@ -249,19 +248,11 @@ impl Acms {
         }
     }
 
-    /// Sees to it that those who do not say who they are leave room for those who do.
-    fn end_oldest_stranger(&mut self, now: Time) {
-        if self.newcomers.len() <= limits::STRANGERS_MAX {
-            return;
-        }
-        let Some(conn) = self.newcomers.pop_front() else { return };
-        if self.links.get(conn).is_some_and(|link| matches!(link.peer, Peer::Stranger(_) | Peer::Proven { .. })) {
-            self.close(
-                now,
-                conn,
-                &Fault::new(CloseCode::FULL, "too many came after this one, which has not registered"),
-            );
-        }
+    /// Closes a connection that was hardly begun.
+    fn send_away(&mut self, now: Time, conn: ConnId, fault: &Fault) {
+        self.counters.sent_away += 1;
+        self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
+        self.links.refuse(now, conn, fault.code, &fault.body());
     }
 
     fn close_overwhelmed(&mut self, now: Time) {
@@ -332,15 +323,22 @@ impl Core for Acms {
         };
         let hard = limits::DOWNLINK_QUEUE_BYTES_MAX;
         let nonce = self.entropy.nonce();
-        let full = self.links.len() >= self.config.connections_max;
+        let full = self.links.admitted() >= self.config.connections_max;
         let conn = self.links.accept(now, addr, patience, Bounds { soft: hard, hard }, Peer::Stranger(nonce));
         if self.stopping {
             self.close(now, conn, &Fault::new(CloseCode::SHUTDOWN, "the cluster manager is stopping"));
         } else if full {
-            self.close(now, conn, &Fault::new(CloseCode::FULL, "the cluster manager has no room for more connections"));
+            let fault = Fault::full("the cluster manager has no room for more connections", &mut self.entropy);
+            self.send_away(now, conn, &fault);
+        } else {
+            let links = &self.links;
+            let is_stranger =
+                |conn| links.get(conn).is_some_and(|link: &Link<Peer>| matches!(link.peer, Peer::Stranger(_)));
+            if let Some(leaves) = self.strangers.admit(conn, &mut self.entropy.jitter, is_stranger) {
+                let fault = Fault::full("too many came that have not said who they are", &mut self.entropy);
+                self.send_away(now, leaves, &fault);
+            }
         }
-        self.newcomers.push_back(conn);
-        self.end_oldest_stranger(now);
         conn
     }
 
@@ -366,6 +364,10 @@ impl Core for Acms {
 
     fn relieved(&mut self, _now: Time, _conn: ConnId) {
         // Nothing waits for a server's queue: what does not fit was bounced.
+    }
+
+    fn refusal(&mut self) -> Vec<u8> {
+        Fault::full("the cluster manager has no descriptor left", &mut self.entropy).encode()
     }
 
     fn expire(&mut self, now: Time) {

@@ -69,8 +69,10 @@ pub enum Event {
         conn: ConnId,
         /// The other side's address.
         addr: SocketAddr,
-        /// Whose it was.
+        /// Whose it was, or was to be.
         user: Option<UserId>,
+        /// Whether that user had been let in.
+        was_in: bool,
         /// Why.
         gone: Gone,
         /// In words.

@@ -25,7 +25,7 @@ use crate::buf::Bounds;
 use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Link, Links, Patience, Pause, Stage};
-use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone, Pace};
+use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone, Pace, Strangers};
 use crate::time::{Span, Time};
 use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
@@ -101,10 +101,9 @@ pub struct AppServer {
     links: Links<Peer>,
     /// Users that are in, each with its connection.
     users: HashMap<UserId, ConnId, ahash::RandomState>,
-    /// Clients that are not in yet.
-    anonymous: usize,
     /// How fast connections are let in.
     pace: Pace,
+    strangers: Strangers,
     /// The ways to the cluster; none where the server stands alone.
     uplinks: Vec<Uplink>,
     sessions: u64,
@@ -141,8 +140,8 @@ impl AppServer {
             tariff: Tariff::new(config.rates, config.max_frame),
             links: Links::new(config.memory_max),
             users: HashMap::with_hasher(entropy.hasher()),
-            anonymous: 0,
             pace: Pace::new(config.max_accepts_per_second),
+            strangers: Strangers::new(limits::ANONYMOUS_MAX),
             uplinks,
             sessions: 0,
             claims: Claims::new(&mut entropy),
@@ -327,6 +326,26 @@ impl AppServer {
         }
     }
 
+    /// Closes a connection that was hardly begun.
+    fn send_away(&mut self, now: Time, conn: ConnId, fault: &Fault) {
+        self.counters.sent_away += 1;
+        self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
+        self.links.refuse(now, conn, fault.code, &fault.body());
+    }
+
+    /// Of those who say nothing one leaves, where they are too many.
+    fn admit_stranger(&mut self, now: Time, conn: ConnId) {
+        let links = &self.links;
+        let is_stranger = |conn| {
+            let peer = links.get(conn).map(|link: &Link<Peer>| &link.peer);
+            matches!(peer, Some(Peer::Client(Client { session: Session::Anonymous, .. })))
+        };
+        if let Some(leaves) = self.strangers.admit(conn, &mut self.entropy.jitter, is_stranger) {
+            let fault = Fault::full("too many came that have not logged in", &mut self.entropy);
+            self.send_away(now, leaves, &fault);
+        }
+    }
+
     /// Charges a client for a read. One in debt is not read from until it is paid, so nothing of what it sends waits here.
     fn charge(&mut self, now: Time, conn: ConnId, messages: u64, bytes: usize) {
         let online = self.links.get_mut(conn).filter(|link| link.stage() == Stage::Open);
@@ -373,17 +392,17 @@ impl AppServer {
     fn depart(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
         let Some(link) = self.links.get_mut(conn).filter(|link| link.is_live()) else { return };
         let addr = link.addr;
-        let user = match &mut link.peer {
+        let (was_in, user) = match &mut link.peer {
             Peer::Client(client) => {
                 let session = std::mem::replace(&mut client.session, Session::Left);
-                self.leave(now, conn, session, gone)
+                (matches!(session, Session::Online { .. }), self.leave(now, conn, session, gone))
             }
             Peer::Acms(place) => {
                 let place = *place;
                 return self.uplink_lost(now, place, gone, text);
             }
         };
-        self.events.push_back(Event::Closed { conn, addr, user, gone, text: text.to_owned() });
+        self.events.push_back(Event::Closed { conn, addr, user, was_in, gone, text: text.to_owned() });
     }
 }
 
@@ -396,19 +415,24 @@ impl Core for AppServer {
 
     fn accepted(&mut self, now: Time, addr: SocketAddr) -> ConnId {
         let bounds = Bounds { soft: limits::CLIENT_QUEUE_SOFT_BYTES, hard: limits::CLIENT_QUEUE_BYTES_MAX };
-        let full = self.links.len() >= self.config.connections_max || self.anonymous >= limits::ANONYMOUS_MAX;
+        let full = self.links.admitted() >= self.config.connections_max;
         let client = Client { session: Session::Anonymous, meter: Meter::default() };
         let conn = self.links.accept(now, addr, self.patience(), bounds, Peer::Client(client));
-        self.anonymous += 1;
         if self.stopping {
             self.close(now, conn, &Fault::new(CloseCode::SHUTDOWN, "the server is stopping"));
         } else if self.drain.is_some() {
             self.move_client(now, conn);
         } else if full {
-            self.close(now, conn, &Fault::new(CloseCode::FULL, "the server has no room for more connections"));
+            let fault = Fault::full("the server has no room for more connections", &mut self.entropy);
+            self.send_away(now, conn, &fault);
         } else if let Err(wait) = self.pace.admit(now, &mut self.entropy.jitter) {
-            self.counters.sent_away += 1;
-            self.close(now, conn, &Fault::for_now(CloseCode::FULL, "too many come at once; come again later", wait));
+            self.send_away(
+                now,
+                conn,
+                &Fault::for_now(CloseCode::FULL, "too many come at once; come again later", wait),
+            );
+        } else {
+            self.admit_stranger(now, conn);
         }
         conn
     }
@@ -461,6 +485,10 @@ impl Core for AppServer {
 
     fn waited(&mut self, waited: Span) {
         self.load.waited(waited);
+    }
+
+    fn refusal(&mut self) -> Vec<u8> {
+        Fault::full("the server has no descriptor left", &mut self.entropy).encode()
     }
 
     fn expire(&mut self, now: Time) {

@@ -202,7 +202,6 @@ impl AppServer {
         let Some((addr, state)) = self.session_mut(conn) else { return };
         *state = Session::Online(entrant.clone());
         self.digest_add(&user, session);
-        self.anonymous -= 1;
         self.users.insert(user.clone(), conn);
         self.links.advance(now, conn, Stage::Open);
         let body = self.welcome(session);
@@ -242,19 +241,12 @@ impl AppServer {
                 Some(user)
             }
             Session::Claiming(Entrant { user, session, .. }) => {
-                self.anonymous -= 1;
                 self.claims.remove(session);
                 self.unbind(now, &user, session, gone);
                 Some(user)
             }
-            Session::Checking(Entrant { user, .. }) => {
-                self.anonymous -= 1;
-                Some(user)
-            }
-            Session::Anonymous => {
-                self.anonymous -= 1;
-                None
-            }
+            Session::Checking(Entrant { user, .. }) => Some(user),
+            Session::Anonymous => None,
             Session::Left => None,
         }
     }

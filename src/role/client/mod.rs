@@ -342,6 +342,10 @@ impl Core for Client {
         // A full queue is told to whoever sends into it.
     }
 
+    fn refusal(&mut self) -> Vec<u8> {
+        unreachable!("a client listens nowhere")
+    }
+
     fn expire(&mut self, now: Time) {
         let mut due = Vec::new();
         self.links.expire(now, &mut due);
