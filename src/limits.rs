@@ -77,7 +77,7 @@ pub const ANONYMOUS_MAX: usize = 16 << 10;
 /// Connections to the ACMS that have not proven to be a member's, at most; one more ends another of them, at random, so
 /// that strangers who say nothing keep no server out.
 pub const STRANGERS_MAX: usize = 1024;
-/// Frames that a client may send in a second, on average: some fifty times what a lively game sends.
+/// Frames but answers that a client may send in a second, on average: some fifty times what a lively game sends.
 pub const CLIENT_MESSAGES_PER_SECOND: u64 = 5_000;
 /// Bytes of frames that a client may send in a second, on average: 134 Mbit/s, more than most clients' lines carry.
 pub const CLIENT_BYTES_PER_SECOND: u64 = 16 << 20;

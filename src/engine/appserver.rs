@@ -158,7 +158,7 @@ impl AppServerBuilder {
         self
     }
 
-    /// Messages, of any kind, that each client may send in a second on average; 5,000 by default, 0 for any number. One
+    /// Messages, all but answers, that each client may send in a second on average; 5,000 by default, 0 for any number. One
     /// second's worth may come at once. A client that sends more is read from more slowly; one that has done so for 30 s
     /// without a break is closed RATE.
     pub fn max_messages_per_second(mut self, messages: u64) -> AppServerBuilder {

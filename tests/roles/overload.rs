@@ -10,7 +10,7 @@ use trunkline::wire::CloseCode;
 
 use crate::acms::{drain, hub_with, member, register, registering, two_with_users};
 use crate::appserver::{Server, alone_with, data, events, joined_with, log_in, log_in_through, say, user};
-use crate::wire_peer::{BOUNCE, CLIENT_PREFACE, LOGIN, LOGOUT, PING, PONG, Raw};
+use crate::wire_peer::{ACK, BOUNCE, CLIENT_PREFACE, LOGIN, LOGOUT, PING, PONG, REPLY, Raw};
 
 const KIB: usize = 1024;
 /// Deadlines are met this much late, at most: a slot of the timer wheel, in microseconds.
@@ -19,7 +19,15 @@ const SLOT_US: u64 = 16_384;
 // Rates.
 
 fn limited(messages_per_second: u64, bytes_per_second: u64) -> Server {
-    alone_with(|config| config.rates = Rates { messages_per_second, bytes_per_second })
+    alone_with(|config| {
+        config.rates = Rates { messages_per_second, bytes_per_second };
+        config.takes_messages = true;
+    })
+}
+
+/// `count` messages to the server itself, which answers none of them.
+fn notes(from: &str, count: usize) -> Vec<u8> {
+    data(from, "", 1).bytes().repeat(count)
 }
 
 /// `count` PONGs, which nobody answers: 20 bytes each.
@@ -47,17 +55,17 @@ fn who_sends_more_messages_than_its_rate_is_not_read_from_until_they_are_paid_fo
     let mut server = limited(1_000, 0);
     let alice = log_in(&mut server, "alice");
     let bob = log_in(&mut server, "bob");
-    server.feed(alice, pongs(1_000));
+    server.feed(alice, notes("alice", 1_000));
     assert!(server.reads(alice), "a second's worth may come at once");
-    server.feed(alice, pongs(250));
+    server.feed(alice, notes("alice", 250));
     let until = server.now + us(250_000);
     owes_until(&mut server, alice, until);
-    server.feed(alice, pongs(1));
+    server.feed(alice, notes("alice", 1));
     assert!(server.reads(alice), "what the timer was late counts for the client");
     assert!(server.reads(bob), "each has its own bucket");
     assert_eq!((server.core.counters().slowed, server.core.counters().closed_rate), (1, 0));
     server.pass_ms(2_000);
-    server.feed(alice, pongs(1_000));
+    server.feed(alice, notes("alice", 1_000));
     assert!(server.reads(alice), "the bucket is empty again");
 }
 
@@ -71,6 +79,23 @@ fn who_sends_more_bytes_than_its_rate_is_not_read_from_until_they_are_paid_for()
     let until = server.now + us(250_000);
     owes_until(&mut server, alice, until);
     assert_eq!(server.core.counters().slowed, 1);
+}
+
+#[test]
+fn what_a_client_answers_to_others_is_not_counted_as_its_messages() {
+    let mut server = limited(1_000, 0);
+    let alice = log_in(&mut server, "alice");
+    log_in(&mut server, "bob");
+    for kind in [ACK, REPLY, PONG] {
+        let to = if kind == PONG { "" } else { "bob" };
+        let answer = Raw::of(kind).id(1).to(to).from("alice").bytes();
+        server.feed(alice, answer.repeat(3_000));
+        assert!(server.reads(alice), "others decide how many of kind {kind:#x} it sends");
+    }
+    server.feed(alice, notes("alice", 1_000));
+    assert!(server.reads(alice), "and it has a second's worth of its own all the same");
+    server.feed(alice, notes("alice", 1));
+    assert!(!server.reads(alice));
 }
 
 #[test]
@@ -112,8 +137,8 @@ fn flood(server: &mut Server, conn: ConnId, read: &[u8], span: Span) -> Option<S
 fn who_sends_too_much_for_thirty_seconds_is_closed() {
     let mut server = limited(1_000, 0);
     let alice = log_in(&mut server, "alice");
-    server.feed(alice, pongs(1_000));
-    let took = flood(&mut server, alice, &pongs(500), Span::from_secs(40)).expect("closed");
+    server.feed(alice, notes("alice", 1_000));
+    let took = flood(&mut server, alice, &notes("alice", 500), Span::from_secs(40)).expect("closed");
     assert!((30_000..=30_600).contains(&took.as_millis()), "closed after {took:?}");
     let gone = events(&mut server).into_iter().find_map(|event| match event {
         Event::Closed { conn, gone, .. } => Some((conn, gone)),
@@ -140,7 +165,7 @@ fn a_break_of_a_second_ends_the_excess() {
     let mut server = limited(1_000, 0);
     let alice = log_in(&mut server, "alice");
     for _ in 0..5 {
-        let took = flood(&mut server, alice, &pongs(500), Span::from_secs(28));
+        let took = flood(&mut server, alice, &notes("alice", 500), Span::from_secs(28));
         assert_eq!(took, None);
         while !server.reads(alice) {
             server.pass_ms(10);
@@ -168,7 +193,8 @@ fn a_bulk_transfer_is_slowed_and_never_closed() {
 fn a_debt_is_no_silence_and_a_flooders_ping_is_answered() {
     let mut server = limited(10, 0);
     let alice = log_in(&mut server, "alice");
-    let flood = [pongs(409), Raw::of(PING).id(1).bytes(), data("alice", "alice", 2).bytes()[..12].to_vec()].concat();
+    let flood =
+        [notes("alice", 409), Raw::of(PING).id(1).bytes(), data("alice", "alice", 2).bytes()[..12].to_vec()].concat();
     server.feed(alice, flood);
     assert_eq!(server.frame(alice), Raw::of(PONG).id(1), "what was read is answered, debt or not");
     let until = server.now + us(40_000_000);
@@ -189,7 +215,7 @@ fn who_owes_and_does_not_read_waits_for_both() {
         let bob = log_in(&mut server, "bob");
         server.stall(alice);
         server.put(bob, data("bob", "alice", 1).body(vec![0; 70 * KIB]));
-        server.feed_unread(alice, pongs(2_000));
+        server.feed_unread(alice, notes("alice", 2_000));
         if debt_first {
             server.pass_ms(1_100);
             assert!(!server.reads(alice), "it takes nothing itself");
@@ -304,12 +330,13 @@ fn who_owes_while_memory_is_short_waits_for_both() {
         let mut server = alone_with(|config| {
             config.memory_max = MAX;
             config.rates = Rates { messages_per_second: 1_000, bytes_per_second: 0 };
+            config.takes_messages = true;
         });
         let [alice] = stalled(&mut server, ["alice"]);
         let bob = log_in(&mut server, "bob");
         server.feed(bob, wide("bob", "alice", 850_000));
         assert!(!server.reads(bob));
-        server.feed_unread(bob, pongs(1_999));
+        server.feed_unread(bob, notes("bob", 1_999));
         if debt_first {
             server.pass_ms(1_100);
             assert!(!server.reads(bob), "memory is short");

@@ -6,9 +6,9 @@ use crate::time::{Span, Time};
 /// What a client may send on average; 0 is without bound. One second's worth may come at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
-    /// Frames of any kind.
+    /// Frames that are no answer to somebody else's: no ACK, REPLY or PONG.
     pub messages_per_second: u64,
-    /// Bytes of those frames on the wire.
+    /// Bytes of all frames on the wire.
     pub bytes_per_second: u64,
 }
 

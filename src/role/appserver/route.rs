@@ -11,7 +11,7 @@ use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing, Role};
 
 impl AppServer {
-    /// Returns how many frames came from a client that is in.
+    /// Returns how many of the frames were a client's own beginning: what it is charged for.
     pub(super) fn take_from_client(
         &mut self,
         now: Time,
@@ -31,7 +31,7 @@ impl AppServer {
             let max_frame = if opened { self.config.max_frame } else { limits::LOGIN_FRAME_BYTES_MAX };
             let Some(mut frame) = inbound.next(max_frame)? else { return Ok(messages) };
             if opened {
-                messages += 1;
+                messages += u64::from(is_begun_by_sender(frame.envelope.header.kind));
                 self.frame_from_user(now, conn, &mut frame)?;
             } else {
                 self.frame_before_login(now, conn, &frame)?;
@@ -228,4 +228,10 @@ impl AppServer {
         self.links.end(conn);
         Ok(())
     }
+}
+
+/// Whether a frame of this kind is its sender's idea. An ACK, REPLY or PONG is somebody else's: how many a client sends is
+/// for those to say who ask it, and is not held against it.
+fn is_begun_by_sender(kind: Kind) -> bool {
+    !matches!(kind, Kind::Ack | Kind::Reply | Kind::Pong)
 }
