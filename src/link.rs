@@ -255,7 +255,7 @@ pub struct Links<P> {
     spare_ropes: SpareRopes,
     /// What the links hold together: the sum of [`Link::held`].
     memory: Memory,
-    /// Those paused for [`Pause::Memory`].
+    /// Those paused for [`Pause::Memory`]: some only while [`Memory::pauses_senders`].
     memory_waiters: Vec<ConnId>,
     wheel: Wheel<ConnId>,
     dials: Vec<ConnId>,
@@ -753,10 +753,7 @@ impl<P> Links<P> {
     /// Whether `conn` is to be read from. One that memory is too short for is paused with this question: who has nothing
     /// to read is not asked about, and costs nothing.
     pub fn reads(&mut self, conn: ConnId) -> bool {
-        if self.memory.health().pauses_senders()
-            && self.get(conn).is_some_and(Link::yields)
-            && self.pause(conn, Pause::Memory)
-        {
+        if self.memory.pauses_senders() && self.get(conn).is_some_and(Link::yields) && self.pause(conn, Pause::Memory) {
             self.memory_waiters.push(conn);
         }
         self.get(conn).is_some_and(|link| link.pauses.is_empty() && !link.hung_up && link.stage != Stage::Ended)

@@ -101,6 +101,12 @@ impl Memory {
         self.health
     }
 
+    /// Whether clients are not read from. Asked of the state that the role knows of: who is paused for it is heard again when
+    /// the role is told of a better one, and of a strain that came and went between two turns it is never told.
+    pub(crate) fn pauses_senders(&self) -> bool {
+        self.told.pauses_senders()
+    }
+
     /// Whether frames that are not complete hold more than send queues do.
     pub(crate) fn is_mostly_carried(&self) -> bool {
         self.carried > self.queued

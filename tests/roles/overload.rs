@@ -6,7 +6,7 @@ use trunkline::memory::Health::{self, NoNewLogins, Normal, SendersPaused, Sheddi
 use trunkline::role::appserver::{Event, Rates, Verdict};
 use trunkline::role::{Core, Gone, acms};
 use trunkline::time::{Span, Time};
-use trunkline::wire::CloseCode;
+use trunkline::wire::{CloseCode, Flags};
 
 use crate::acms::{drain, hub_with, member, register, registering, two_with_users};
 use crate::appserver::{Server, alone_with, data, events, joined_with, log_in, log_in_through, say, user};
@@ -322,6 +322,19 @@ fn clients_are_not_read_from_while_memory_is_shorter() {
     assert!(server.reads(bob));
     assert!(server.reads(carol), "who had nothing to say did not notice");
     assert_eq!(told(&mut server), [NoNewLogins, SendersPaused, NoNewLogins]);
+}
+
+#[test]
+fn a_strain_that_nobody_was_told_of_holds_no_client_back_for_good() {
+    let mut server = tight();
+    let [alice] = stalled(&mut server, ["alice"]);
+    let bob = log_in(&mut server, "bob");
+    server.core.send(server.now, &user("alice"), Flags::NONE, 0, &[0; 850_000], None).expect("it fits");
+    server.reads(bob);
+    server.unstall(alice);
+    server.pass_ms(0);
+    assert_eq!((held(&mut server), told(&mut server)), (0, vec![]));
+    assert!(server.reads(bob));
 }
 
 #[test]
