@@ -182,10 +182,10 @@ impl<P> Link<P> {
         self.queue.len() + self.carry.len()
     }
 
-    /// Whether it is not read from while memory is short. A link between servers carries the frames of many, and those who
-    /// send them are held back elsewhere.
+    /// Whether it is not read from while memory is short. A link between servers carries the frames of many, who are held
+    /// back elsewhere; and who is not in holds little, and is to hear that there is no room.
     fn yields(&self) -> bool {
-        self.is_live() && matches!(self.patience.keep_alive, KeepAlive::WhenUnheard(_))
+        self.stage == Stage::Open && matches!(self.patience.keep_alive, KeepAlive::WhenUnheard(_))
     }
 
     /// The next moment at which something may have to be done.

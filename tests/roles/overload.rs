@@ -325,6 +325,18 @@ fn clients_are_not_read_from_while_memory_is_shorter() {
 }
 
 #[test]
+fn who_comes_while_senders_are_held_back_is_read_and_told_that_there_is_no_room() {
+    let mut server = tight();
+    let [_alice] = stalled(&mut server, ["alice"]);
+    let bob = log_in(&mut server, "bob");
+    server.feed(bob, wide("bob", "alice", 850_000));
+    assert!(!server.reads(bob));
+    let conn = server.accept();
+    server.feed(conn, [&CLIENT_PREFACE[..], &Raw::of(LOGIN).from("dave").bytes()].concat());
+    server.closed_with(conn, 1004);
+}
+
+#[test]
 fn a_strain_that_nobody_was_told_of_holds_no_client_back_for_good() {
     let mut server = tight();
     let [alice] = stalled(&mut server, ["alice"]);
