@@ -639,6 +639,16 @@ fn a_full_downlink_bounces_busy() {
     assert_eq!(ids, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16]);
 }
 
+#[test]
+fn what_comes_for_the_acms_behind_its_close_is_counted() {
+    let mut hub = hub();
+    let a = member(&mut hub, 1);
+    hub.put(a, Raw::of(LOGIN));
+    assert_eq!(hub.core.counters().late_bytes, 0);
+    hub.feed_unread(a, [0; 100]);
+    assert_eq!(hub.core.counters().late_bytes, 100);
+}
+
 // Bindings.
 
 #[test]

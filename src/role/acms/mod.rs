@@ -347,7 +347,11 @@ impl Core for Acms {
     }
 
     fn received(&mut self, now: Time, conn: ConnId, chunk: &Bytes, range: Range<usize>) {
-        let Some(mut inbound) = self.links.begin(now, conn, chunk, range) else { return };
+        let bytes = range.len();
+        let Some(mut inbound) = self.links.begin(now, conn, chunk, range) else {
+            self.counters.late_bytes += bytes as u64;
+            return;
+        };
         match self.take(now, conn, &mut inbound) {
             Ok(()) => self.links.finish(now, conn, inbound),
             Err(fault) => self.close(now, conn, &fault),
