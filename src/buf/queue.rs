@@ -141,6 +141,7 @@ impl SendQueue {
     /// Forgets what waits.
     pub fn clear(&mut self) {
         self.rope = None;
+        self.congested = false;
         self.cut = false;
     }
 }
@@ -173,5 +174,17 @@ mod tests {
         assert!(!queue.is_congested());
         while queue.send_control(&ping()).is_ok() {}
         assert!(queue.len() <= 60 + CONTROL_RESERVE_BYTES);
+    }
+
+    #[test]
+    fn a_queue_that_forgot_what_waited_is_not_congested() {
+        let spare = &mut SpareRopes::default();
+        let mut queue = SendQueue::new(Bounds { soft: 40, hard: 60 });
+        queue.send(&ping()).expect("fits");
+        queue.send(&ping()).expect("fits");
+        queue.clear();
+        queue.send(&ping()).expect("fits");
+        assert!(!queue.is_congested());
+        assert!(!queue.consume(20, spare), "there was no congestion to end");
     }
 }
