@@ -96,6 +96,11 @@ impl Memory {
         self.queued + self.carried
     }
 
+    /// Bytes in send queues.
+    pub fn queued(&self) -> usize {
+        self.queued
+    }
+
     /// How short memory is.
     pub fn health(&self) -> Health {
         self.health

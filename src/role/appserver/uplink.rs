@@ -413,7 +413,7 @@ impl AppServer {
     fn send_state(&mut self, now: Time, place: usize) {
         self.uplinks[place].state_at = now + limits::STATE_INTERVAL;
         let users = u32::try_from(self.users.len()).unwrap_or(u32::MAX);
-        let queued_bytes = self.links.iter().map(|(_, link)| link.queue().len() as u64).sum();
+        let queued_bytes = self.links.memory().queued() as u64;
         let state = link::ServerState { users, queued_bytes, busy_permille: self.load.permille(now) };
         self.control_up(now, &Outgoing { body: &state.encode(), ..Outgoing::of(Kind::State) });
     }
