@@ -172,6 +172,11 @@ impl<P> Link<P> {
         &self.queue
     }
 
+    /// Since when what waits to be written has waited without a byte of it being taken; none where nothing waits.
+    pub fn waits_since(&self) -> Option<Time> {
+        (!self.queue.is_empty()).then_some(self.sent)
+    }
+
     /// The start of a frame whose end has not come.
     pub fn carry(&self) -> &Rope {
         &self.carry

@@ -557,6 +557,7 @@ fn an_acms_takes_no_server_and_holds_none_back_while_memory_is_short() {
     hub.silent(a);
     hub.feed(a, wide("alice", "bob", 50));
     hub.silent(a);
+    hub.pass_ms(1);
     hub.feed(a, wide("alice", "bob", 50));
     assert_eq!(hub.frame(a), Raw::of(BOUNCE).info(4).id(1).to("alice").from("bob"), "bob's server has enough to take");
     hub.feed(a, wide("alice", "carol", 20_000));
@@ -569,6 +570,22 @@ fn an_acms_takes_no_server_and_holds_none_back_while_memory_is_short() {
     hub.silent(a);
     registering(&mut hub, 4, 1, &register("10.0.0.4:6000", 0, ""));
     assert_eq!(hub.core.server_count(), 4);
+}
+
+#[test]
+fn what_a_turn_brings_for_a_server_that_takes_all_goes_together_while_memory_is_short() {
+    let mut hub = hub_with(|config| config.memory_max = MAX);
+    let (a, b) = two_with_users(&mut hub);
+    let c = member(&mut hub, 3);
+    crate::acms::log_in(&mut hub, c, "carol", 1);
+    drain(&mut hub);
+    hub.stall(b);
+    hub.feed(a, wide("alice", "bob", 850_000));
+    hub.pass_ms(1);
+    hub.feed(a, [wide("alice", "carol", 1_000), wide("alice", "carol", 2_000), wide("alice", "bob", 3_000)].concat());
+    let sizes: Vec<usize> = hub.frames(c).iter().map(|frame| frame.body.len()).collect();
+    assert_eq!(sizes, [1_000 - 30, 2_000 - 30]);
+    assert_eq!(hub.frame(a), Raw::of(BOUNCE).info(4).id(1).to("alice").from("bob"), "bob's has waited since before");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::{Acms, Event, Server};
 use crate::buf::Frame;
 use crate::id::{ConnId, UserId};
+use crate::link::Link;
 use crate::role::{Binding, Digest, Drop, Fault, Tenure};
 use crate::time::Time;
 use crate::wire::link::{BindEntry, Relogin, ServerMessageId, ServerState};
@@ -65,7 +66,7 @@ impl Acms {
             self.whereabouts(to)
         };
         let forwarded = match receiver.map(|server| server.conn) {
-            Some(conn) if self.is_held_back(conn) => Err(Bounce::Busy),
+            Some(conn) if self.is_held_back(now, conn) => Err(Bounce::Busy),
             Some(conn) => self.links.forward(now, conn, frame).map(drop).map_err(|_| Bounce::Busy),
             None => Err(self.absence(now, to)),
         };
@@ -76,10 +77,11 @@ impl Acms {
     }
 
     /// Whether a server gets nothing more until it has taken what waits for it: no server is ever paused, so while memory
-    /// is short it is the receivers that take their time who get less.
-    fn is_held_back(&self, conn: ConnId) -> bool {
+    /// is short it is the receivers that take their time who get less. What this turn brought does not count as waiting:
+    /// nothing is written before its end.
+    fn is_held_back(&self, now: Time, conn: ConnId) -> bool {
         self.links.memory().health().pauses_senders()
-            && self.links.get(conn).is_some_and(|link| !link.queue().is_empty())
+            && self.links.get(conn).and_then(Link::waits_since).is_some_and(|since| since < now)
     }
 
     /// The user's binding and server, where that registration of the server still stands.
