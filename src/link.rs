@@ -143,6 +143,8 @@ pub struct Link<P> {
     partial_since: Time,
     /// End of the greeting, or of the linger of a closing link.
     until: Time,
+    /// When the last pause ended that was for no debt of its own.
+    resumed_at: Time,
     /// When what it sent too fast is paid for; means something while it is paused for that.
     owes_until: Time,
     /// The wheel's entry that counts; others for this link mean nothing.
@@ -180,6 +182,11 @@ impl<P> Link<P> {
     /// The start of a frame whose end has not come.
     pub fn carry(&self) -> &Rope {
         &self.carry
+    }
+
+    /// When the last pause ended that was not for [`Pause::Rate`]; the connection's beginning before the first.
+    pub fn resumed_at(&self) -> Time {
+        self.resumed_at
     }
 
     /// Bytes that wait here: to be written, or for the end of their frame.
@@ -334,6 +341,7 @@ impl<P> Links<P> {
             sent: now,
             partial_since: now,
             until: now + patience.greeting,
+            resumed_at: now,
             owes_until: now,
             armed: Time::NEVER,
             pauses: Pauses::NONE,
@@ -627,6 +635,9 @@ impl<P> Links<P> {
     pub fn resume(&mut self, now: Time, conn: ConnId, reason: Pause) {
         let Some(link) = self.get_mut(conn).filter(|link| link.pauses.has(reason)) else { return };
         link.pauses = link.pauses.without(reason);
+        if reason != Pause::Rate {
+            link.resumed_at = now;
+        }
         if link.pauses.is_empty() {
             link.heard = now;
             link.partial_since = now;

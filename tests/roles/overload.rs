@@ -176,6 +176,22 @@ fn a_break_of_a_second_ends_the_excess() {
 }
 
 #[test]
+fn what_piled_up_while_the_server_did_not_read_is_no_excess_of_the_clients() {
+    let mut server = limited(1_000, 0);
+    let alice = log_in(&mut server, "alice");
+    let bob = log_in(&mut server, "bob");
+    for _ in 0..3 {
+        assert_eq!(flood(&mut server, alice, &notes("alice", 500), Span::from_secs(28)), None);
+        server.stall(alice);
+        server.put(bob, data("bob", "alice", 1).body(vec![0; 70 * KIB]));
+        server.pass_ms(600);
+        assert!(!server.reads(alice), "it takes nothing itself");
+        server.unstall(alice);
+    }
+    assert!(flood(&mut server, alice, &notes("alice", 500), Span::from_secs(40)).is_some(), "only its own do count");
+}
+
+#[test]
 fn a_bulk_transfer_is_slowed_and_never_closed() {
     let mut server = alone_with(|config| {
         config.rates = Rates { messages_per_second: 0, bytes_per_second: 20_000 };

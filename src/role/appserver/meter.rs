@@ -79,16 +79,23 @@ pub(super) enum Standing {
 }
 
 impl Meter {
-    /// Charges a read that held so much.
+    /// Charges a read that held so much, of a client that has been read from since `heard_since`, but for its debts.
     #[inline]
-    pub(super) fn charge(&mut self, now: Time, tariff: &Tariff, messages: u64, bytes: u64) -> Standing {
+    pub(super) fn charge(
+        &mut self,
+        now: Time,
+        heard_since: Time,
+        tariff: &Tariff,
+        messages: u64,
+        bytes: u64,
+    ) -> Standing {
         let mut settled = Time::ZERO;
         if let Some(rate) = tariff.bytes {
             settled = rate.charge(now, &mut self.bytes, bytes);
         }
         if let Some(rate) = tariff.messages {
             let paid = rate.charge(now, &mut self.messages, messages);
-            if paid > now && self.is_excessive(now, paid) {
+            if paid > now && self.extend_row(now, heard_since, paid) >= limits::RATE_PATIENCE {
                 return Standing::Excessive;
             }
             settled = settled.max(paid);
@@ -96,12 +103,13 @@ impl Meter {
         if settled > now { Standing::Owes(settled) } else { Standing::Even }
     }
 
-    /// Whether this debt, paid at `paid`, is one too many in an unbroken row.
-    fn is_excessive(&mut self, now: Time, paid: Time) -> bool {
-        if now > self.over_until {
+    /// Adds a debt, paid at `paid`, to the unbroken row of debts; returns how long the row has lasted. What came while the
+    /// client was not read from for another reason piled up by no fault of its own: behind that a row begins anew.
+    fn extend_row(&mut self, now: Time, heard_since: Time, paid: Time) -> Span {
+        if now > self.over_until || self.over_since < heard_since {
             self.over_since = now;
         }
         self.over_until = paid + limits::RATE_BURST;
-        now >= self.over_since + limits::RATE_PATIENCE
+        now.since(self.over_since)
     }
 }

@@ -349,8 +349,10 @@ impl AppServer {
     /// Charges a client for a read. One in debt is not read from until it is paid, so nothing of what it sends waits here.
     fn charge(&mut self, now: Time, conn: ConnId, messages: u64, bytes: usize) {
         let online = self.links.get_mut(conn).filter(|link| link.stage() == Stage::Open);
-        let Some(Peer::Client(client)) = online.map(|link| &mut link.peer) else { return };
-        match client.meter.charge(now, &self.tariff, messages, bytes as u64) {
+        let Some(link) = online else { return };
+        let heard_since = link.resumed_at();
+        let Peer::Client(client) = &mut link.peer else { return };
+        match client.meter.charge(now, heard_since, &self.tariff, messages, bytes as u64) {
             Standing::Even => {}
             Standing::Owes(until) => {
                 self.counters.slowed += 1;
