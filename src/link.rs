@@ -147,7 +147,7 @@ pub struct Link<P> {
     resumed_at: Time,
     /// When what it sent too fast is paid for; means something while it is paused for that.
     owes_until: Time,
-    /// The wheel's entry that counts; others for this link mean nothing.
+    /// The wheel's entry that counts. Others for this link mean nothing, but that the one at `owes_until` ends that pause.
     armed: Time,
     pauses: Pauses,
     dirty: bool,
@@ -208,7 +208,6 @@ impl<P> Link<P> {
             Stage::Dialling => self.opened + limits::DIAL_TIMEOUT,
             Stage::Preface if self.is_unheard() => self.opened + self.patience.first_byte,
             Stage::Preface | Stage::Greeting => self.until.min(stalled).min(partial),
-            Stage::Open if self.pauses.has(Pause::Rate) => self.owes_until.min(stalled),
             Stage::Open => self.probe_at().min(self.heard + self.patience.silence).min(stalled).min(partial),
             Stage::Closing | Stage::Draining => self.until,
             Stage::Ended => Time::NEVER,
@@ -621,12 +620,13 @@ impl<P> Links<P> {
         is_new
     }
 
-    /// Stops reading from `conn` until `until`, for [`Pause::Rate`].
+    /// Stops reading from `conn` until `until`, for [`Pause::Rate`]. That has an entry of its own in the wheel, beside the one
+    /// that counts: debts come and go many times a second, and each would leave the entry that it was set ahead of behind.
     pub fn pause_until(&mut self, conn: ConnId, until: Time) {
         self.pause(conn, Pause::Rate);
-        if let Some(link) = self.get_mut(conn) {
+        if let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) {
             link.owes_until = until;
-            self.arm(conn);
+            self.wheel.set(until, conn);
         }
     }
 
@@ -650,6 +650,9 @@ impl<P> Links<P> {
         let mut expired = Vec::new();
         self.wheel.expired(now, &mut expired);
         for conn in expired {
+            if self.get(conn).is_some_and(|link| link.pauses.has(Pause::Rate) && now >= link.owes_until) {
+                self.resume(now, conn, Pause::Rate);
+            }
             let Some(link) = self.get_mut(conn) else { continue };
             if link.armed > now {
                 continue;
@@ -659,10 +662,6 @@ impl<P> Links<P> {
                 link.heard = now;
                 link.partial_since = now;
             }
-            if link.pauses.has(Pause::Rate) && now >= link.owes_until {
-                self.resume(now, conn, Pause::Rate);
-            }
-            let Some(link) = self.get_mut(conn) else { continue };
             match link.overdue(now) {
                 Some(asked) => due.push((conn, asked)),
                 None if !link.is_live() && now >= link.until => self.end(conn),
@@ -788,5 +787,38 @@ impl<P> Links<P> {
     pub fn deadline(&self) -> Option<Time> {
         let memory = Some(self.memory.deadline()).filter(|at| *at != Time::NEVER);
         self.wheel.next().into_iter().chain(memory).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debts_that_come_and_go_leave_nothing_in_the_wheel() {
+        let patience = Patience {
+            first_byte: limits::FIRST_BYTE_TIMEOUT,
+            greeting: limits::LOGIN_TIMEOUT,
+            keep_alive: KeepAlive::WhenUnheard(limits::HEARTBEAT),
+            silence: limits::HEARTBEAT_TIMEOUT,
+        };
+        let mut now = Time::ZERO;
+        let mut links = Links::default();
+        let conn =
+            links.accept(now, SocketAddr::from(([10, 9, 0, 1], 40_000)), patience, Bounds { soft: 1, hard: 1 }, ());
+        links.advance(now, conn, Stage::Greeting);
+        links.advance(now, conn, Stage::Open);
+        for cycle in 0..1_000 {
+            assert!(links.reads(conn), "cycle {cycle}");
+            links.begin(now, conn, &Bytes::from_static(b"x"), 0..1);
+            links.pause_until(conn, now + Span::from_millis(10));
+            while !links.reads(conn) {
+                now = links.deadline().expect("the pause has an end");
+                links.expire(now, &mut Vec::new());
+            }
+            // Its heartbeat, and what the greeting and the heartbeat before left until their time comes.
+            let entries = links.wheel.entries();
+            assert!(entries <= 3, "cycle {cycle}: {entries} entries");
+        }
     }
 }

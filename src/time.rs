@@ -115,6 +115,12 @@ impl<T: Copy> Default for Wheel<T> {
 }
 
 impl<T: Copy> Wheel<T> {
+    /// Entries that wait, whether they still mean anything or not.
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> usize {
+        self.slots.iter().map(Vec::len).sum()
+    }
+
     /// Sets a deadline. One in the past is met at the next [`Wheel::expired`].
     pub fn set(&mut self, at: Time, item: T) {
         let slot = (at.0.div_ceil(SLOT_MICROS)).clamp(self.cursor, self.cursor + SLOTS as u64 - 1);
