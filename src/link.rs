@@ -574,30 +574,43 @@ impl<P> Links<P> {
 
     /// Who is to be shed, in that order; nobody where memory is not that short.
     ///
-    /// Where most is queued, those who have taken nothing for the longest, and of these the one with the most; where most
-    /// is in frames that are still coming, the largest of those. It ends where enough would go, or the other has more.
+    /// As long as most is queued, those who have taken nothing for the longest, and of these the one with the most; as long
+    /// as most is in frames that are still coming, the largest of those.
     pub fn victims(&self, now: Time) -> Vec<ConnId> {
-        let excess = self.memory.excess(now);
-        if excess == 0 {
+        let mut to_go = self.memory.excess(now);
+        if to_go == 0 {
             return Vec::new();
         }
-        let carried = self.memory.is_mostly_carried();
-        let rank = |(conn, link): (ConnId, &Link<P>)| {
-            let (since, bytes) = if carried { (Time::ZERO, link.carry.len()) } else { (link.sent, link.queue.len()) };
-            (bytes > 0).then_some((since, Reverse(bytes), conn))
-        };
-        let mut ranked: Vec<_> = self.iter().filter_map(rank).collect();
-        ranked.sort_by_key(|(since, bytes, _)| (*since, *bytes));
-        let mut to_go = excess.min(self.memory.lead() + 1);
+        let (mut slowest, mut largest) = (self.slowest_receivers(), self.largest_carries());
+        let (mut queued, mut carried) = (self.memory.queued(), self.memory.carried());
+        let mut is_chosen = vec![false; self.places()];
         let mut victims = Vec::new();
-        for (_, Reverse(bytes), conn) in ranked {
-            if to_go == 0 {
-                break;
+        while to_go > 0 {
+            let next = if carried > queued { largest.next() } else { slowest.next() };
+            let Some((conn, link)) = next else { break };
+            if std::mem::replace(&mut is_chosen[conn.index as usize], true) {
+                continue;
             }
-            to_go = to_go.saturating_sub(bytes);
+            queued -= link.queue.len();
+            carried -= link.carry.len();
+            to_go = to_go.saturating_sub(link.held());
             victims.push(conn);
         }
         victims
+    }
+
+    /// Those for whom something is queued, by how long they have taken none of it, the fullest queue of equals first.
+    fn slowest_receivers(&self) -> impl Iterator<Item = (ConnId, &Link<P>)> {
+        let mut links: Vec<_> = self.iter().filter(|(_, link)| !link.queue.is_empty()).collect();
+        links.sort_by_key(|(_, link)| (link.sent, Reverse(link.queue.len())));
+        links.into_iter()
+    }
+
+    /// Those of whom a frame has not come to its end, the most bytes of one first.
+    fn largest_carries(&self) -> impl Iterator<Item = (ConnId, &Link<P>)> {
+        let mut links: Vec<_> = self.iter().filter(|(_, link)| !link.carry.is_empty()).collect();
+        links.sort_by_key(|(_, link)| Reverse(link.carry.len()));
+        links.into_iter()
     }
 
     /// How short memory is, where that has changed. Whoever was not read from for it is again, once there is room.

@@ -112,14 +112,9 @@ impl Memory {
         self.told.pauses_senders()
     }
 
-    /// Whether frames that are not complete hold more than send queues do.
-    pub(crate) fn is_mostly_carried(&self) -> bool {
-        self.carried > self.queued
-    }
-
-    /// How much more the one holds than the other.
-    pub(crate) fn lead(&self) -> usize {
-        self.carried.abs_diff(self.queued)
+    /// Bytes in frames that are not complete.
+    pub(crate) fn carried(&self) -> usize {
+        self.carried
     }
 
     /// A send queue went from so many bytes to so many.
@@ -156,9 +151,9 @@ impl Memory {
         self.held() + 1 - target.stays(self.max).start
     }
 
-    /// When the role must look at it next.
+    /// When the role must look at it next; at once while some are to go.
     pub(crate) fn deadline(&self) -> Time {
-        if self.health == self.told { self.patience_ends } else { Time::ZERO }
+        if self.health == self.told && self.health < Health::Shedding { self.patience_ends } else { Time::ZERO }
     }
 
     /// The state where the role does not know of it; it does then.

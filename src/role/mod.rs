@@ -20,6 +20,7 @@ mod entropy;
 mod fault;
 mod pace;
 mod strangers;
+mod strained;
 
 pub use backoff::Backoff;
 pub use counters::{Counters, Drop};
@@ -29,6 +30,7 @@ pub use entropy::Entropy;
 pub use fault::{Fault, Gone};
 pub use pace::Pace;
 pub use strangers::Strangers;
+use strained::Strained;
 
 /// The seam between a role and what moves its bytes: the reactor in production, the simulator in tests.
 ///

@@ -483,6 +483,27 @@ fn where_beginnings_of_frames_hold_the_most_the_largest_goes() {
 }
 
 #[test]
+fn all_that_have_to_go_are_named_at_once_wherever_most_is_held() {
+    let mut server = tight();
+    let receivers = stalled(&mut server, ["r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9"]);
+    let bob = log_in(&mut server, "bob");
+    let beginnings = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8"].map(|name| {
+        let conn = log_in(&mut server, name);
+        server.feed(conn, &wide(name, "bob", 1 << 20)[..50_000]);
+        conn
+    });
+    for number in 0..9 {
+        server.feed_unread(bob, wide("bob", &format!("r{number}"), 50_000));
+        server.pass_ms(20);
+    }
+    server.core.send(server.now, &user("r9"), Flags::NONE, 0, &[0; 50_000 - 22], None).expect("it fits");
+    assert_eq!(held(&mut server), 950_000, "500,000 queued, 450,000 in frames that have not ended");
+    let now = server.now;
+    let victims = server.core.links().victims(now);
+    assert_eq!(victims, [receivers[0], receivers[1], beginnings[0]], "100,001 bytes are to go, 50,000 with each");
+}
+
+#[test]
 fn senders_are_not_held_back_for_longer_than_three_seconds() {
     let mut server = tight();
     let conns = nine_with_beginnings(&mut server);

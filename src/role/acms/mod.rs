@@ -22,7 +22,7 @@ use crate::id::{ConnId, ServerId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Link, Links, Patience};
 use crate::memory::Strain;
-use crate::role::{Core, Counters, Digest, Directory, Entropy, Fault, Gone, Strangers, Tenure};
+use crate::role::{Core, Counters, Digest, Directory, Entropy, Fault, Gone, Strained, Strangers, Tenure};
 use crate::time::Time;
 use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof, ServerState};
@@ -261,31 +261,6 @@ impl Acms {
         }
     }
 
-    /// Meets what the memory held asks for.
-    fn ease(&mut self, now: Time) {
-        if self.links.memory().deadline() > now {
-            return;
-        }
-        self.events.extend(self.links.take_strain(now).map(Event::Memory));
-        loop {
-            let victims = self.links.victims(now);
-            if victims.is_empty() {
-                break;
-            }
-            victims.into_iter().for_each(|conn| self.shed(now, conn));
-            self.close_overwhelmed(now);
-        }
-        self.events.extend(self.links.take_strain(now).map(Event::Memory));
-    }
-
-    fn shed(&mut self, now: Time, conn: ConnId) {
-        let Some(link) = self.links.get(conn) else { return };
-        self.counters.shed += u64::from(link.is_live());
-        self.counters.shed_bytes += link.held() as u64;
-        self.depart(now, conn, Gone::Closed(CloseCode::SLOW), "memory is short");
-        self.links.shed(now, conn, CloseCode::SLOW, "memory is short");
-    }
-
     /// Takes a connection out of everything that refers to it, whoever ended it.
     fn depart(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
         let Some(link) = self.links.get_mut(conn).filter(|link| link.is_live()) else { return };
@@ -304,6 +279,20 @@ impl Acms {
             Peer::Stranger(_) | Peer::Left => None,
         };
         self.events.push_back(Event::Closed { conn, addr, server, gone, text: text.to_owned() });
+    }
+}
+
+impl Strained for Acms {
+    fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    fn note_strain(&mut self, strain: Strain) {
+        self.events.push_back(Event::Memory(strain));
+    }
+
+    fn let_go(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
+        self.depart(now, conn, gone, text);
     }
 }
 
@@ -356,8 +345,8 @@ impl Core for Acms {
             Ok(()) => self.links.finish(now, conn, inbound),
             Err(fault) => self.close(now, conn, &fault),
         }
-        self.close_overwhelmed(now);
         self.ease(now);
+        self.close_overwhelmed(now);
     }
 
     fn ended(&mut self, now: Time, conn: ConnId, end: End) {
@@ -389,8 +378,8 @@ impl Core for Acms {
         self.directory.sweep(SWEEP_PLACES, |binding| {
             servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)
         });
-        self.close_overwhelmed(now);
         self.ease(now);
+        self.close_overwhelmed(now);
     }
 
     fn deadline(&self) -> Option<Time> {

@@ -25,7 +25,8 @@ use crate::buf::Bounds;
 use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Link, Links, Patience, Pause, Stage};
-use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone, Pace, Strangers};
+use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone, Pace, Strained, Strangers};
+use crate::memory::Strain;
 use crate::time::{Span, Time};
 use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
@@ -366,30 +367,6 @@ impl AppServer {
         }
     }
 
-    /// Meets what the memory held asks for.
-    fn ease(&mut self, now: Time) {
-        if self.links.memory().deadline() > now {
-            return;
-        }
-        self.events.extend(self.links.take_strain(now).map(Event::Memory));
-        loop {
-            let victims = self.links.victims(now);
-            if victims.is_empty() {
-                break;
-            }
-            victims.into_iter().for_each(|conn| self.shed(now, conn));
-        }
-        self.events.extend(self.links.take_strain(now).map(Event::Memory));
-    }
-
-    fn shed(&mut self, now: Time, conn: ConnId) {
-        let Some(link) = self.links.get(conn) else { return };
-        self.counters.shed += u64::from(link.is_live());
-        self.counters.shed_bytes += link.held() as u64;
-        self.depart(now, conn, Gone::Closed(CloseCode::SLOW), "memory is short");
-        self.links.shed(now, conn, CloseCode::SLOW, "memory is short");
-    }
-
     /// Takes a connection out of everything that refers to it, whoever ended it.
     fn depart(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
         let Some(link) = self.links.get_mut(conn).filter(|link| link.is_live()) else { return };
@@ -405,6 +382,20 @@ impl AppServer {
             }
         };
         self.events.push_back(Event::Closed { conn, addr, user, was_in, gone, text: text.to_owned() });
+    }
+}
+
+impl Strained for AppServer {
+    fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    fn note_strain(&mut self, strain: Strain) {
+        self.events.push_back(Event::Memory(strain));
+    }
+
+    fn let_go(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
+        self.depart(now, conn, gone, text);
     }
 }
 
