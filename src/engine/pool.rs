@@ -57,15 +57,20 @@ impl Task {
 
     const NAMES: &'static [&'static str] = &["check", "on_login", "on_logout", "on_message", "on_query", "on_cluster"];
 
-    fn name(&self) -> &'static str {
+    /// The place of its name among [`Task::NAMES`].
+    fn place(&self) -> usize {
         match self {
-            Task::Check { .. } => "check",
-            Task::LoggedIn(_) => "on_login",
-            Task::LoggedOut(..) => "on_logout",
-            Task::Message { .. } => "on_message",
-            Task::Query { .. } => "on_query",
-            Task::Cluster(_) => "on_cluster",
+            Task::Check { .. } => 0,
+            Task::LoggedIn(_) => 1,
+            Task::LoggedOut(..) => 2,
+            Task::Message { .. } => 3,
+            Task::Query { .. } => 4,
+            Task::Cluster(_) => 5,
         }
+    }
+
+    fn name(&self) -> &'static str {
+        Task::NAMES[self.place()]
     }
 
     /// A body of its own, so that a task that waits holds no chunk.
@@ -142,7 +147,8 @@ impl Application {
 pub(super) enum Stage {
     /// In the reactor's thread, at once.
     Inline(Application, Watchdog),
-    /// On threads of their own.
+    /// On threads of their own. No watchdog names what holds one of these: they are there for code that blocks, for as long
+    /// as it has to, and what it holds up is told with each bounce BUSY.
     Pool(Pool),
 }
 
@@ -169,7 +175,7 @@ impl Stage {
         match self {
             Stage::Inline(application, watchdog) => {
                 let name = task.name();
-                let (done, took) = watchdog.watch(name, || application.run(server, task));
+                let (done, took) = watchdog.watch(task.place(), || application.run(server, task));
                 if took > limits::HANDLER_WATCHDOG {
                     log::warn!("the application's {name} held the loop for {} ms", took.as_millis());
                 }

@@ -13,7 +13,6 @@ use crate::time::{Span, Time};
 /// reactor can't.
 pub(super) struct Watchdog {
     clock: Clock,
-    names: &'static [&'static str],
     running: Arc<AtomicU64>,
     /// Dropped, it ends the thread.
     ends: Option<Sender<()>>,
@@ -59,14 +58,13 @@ impl Watchdog {
             }
         };
         let thread = std::thread::Builder::new().name("watchdog".to_owned()).spawn(watch)?;
-        Ok(Watchdog { clock, names, running, ends: Some(ends), thread: Some(thread) })
+        Ok(Watchdog { clock, running, ends: Some(ends), thread: Some(thread) })
     }
 
-    /// Runs one call; returns how long that took as well.
-    pub(super) fn watch<T>(&self, name: &'static str, call: impl FnOnce() -> T) -> (T, Span) {
+    /// Runs one call, whose name has this place; returns how long that took as well.
+    pub(super) fn watch<T>(&self, place: usize, call: impl FnOnce() -> T) -> (T, Span) {
         let start = self.clock.now();
-        let place = self.names.iter().position(|known| *known == name);
-        self.running.store(place.map_or(NONE, |place| pack(start, place)), Ordering::Relaxed);
+        self.running.store(pack(start, place), Ordering::Relaxed);
         let result = call();
         self.running.store(NONE, Ordering::Relaxed);
         (result, self.clock.now().since(start))
@@ -97,11 +95,11 @@ mod tests {
         let (sender, reports) = unbounded();
         let tell = move |name, runs| sender.send((name, runs)).expect("the test listens");
         let watchdog = Watchdog::start(&["quick", "slow"], tell).expect("a thread");
-        watchdog.watch("quick", || ());
-        let (named, took) = watchdog.watch("slow", || reports.recv_timeout(PATIENCE).expect("it is named"));
+        watchdog.watch(0, || ());
+        let (named, took) = watchdog.watch(1, || reports.recv_timeout(PATIENCE).expect("it is named"));
         assert_eq!(named.0, "slow");
         assert!(HANDLER_STUCK <= named.1 && named.1 <= took, "{named:?}, {took:?}");
-        let (again, _) = watchdog.watch("slow", || {
+        let (again, _) = watchdog.watch(1, || {
             let next = reports.recv_timeout(PATIENCE).expect("another call is named as well");
             (next, reports.recv_timeout(HANDLER_STUCK.to_duration() * 3))
         });
