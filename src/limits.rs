@@ -70,6 +70,9 @@ pub const ENGINE_EVENTS_MAX: usize = 1024;
 pub const ENGINE_COMMANDS_MAX: usize = 64 << 10;
 /// Tasks that wait for each thread of a handler pool; past it messages bounce BUSY.
 pub const POOL_TASKS_MAX: usize = 1024;
+/// Bytes of the bodies of those tasks, the one at work included; past it messages bounce BUSY. Sixteen of the largest: a
+/// thread that is further behind is not helped by more.
+pub const POOL_BYTES_MAX: usize = 16 << 20;
 /// Users that one ASK may name.
 pub const ASK_USERS_MAX: usize = 100;
 /// Connections that have not logged in, at most; one more ends another that has said nothing, at random.
@@ -206,6 +209,7 @@ const _: () = {
     assert!(PIN_BYTES_MIN >= ENVELOPE_BYTES_MAX, "a pinned slice that begins a frame holds its envelope");
     assert!(CLIENT_QUEUE_BYTES_MAX >= FRAME_WIRE_BYTES_MAX, "an empty queue takes any frame");
     assert!(UPLINK_QUEUE_BYTES_MAX >= UPLINK_QUEUE_SOFT_BYTES + CHUNK_BYTES + FRAME_WIRE_BYTES_MAX);
+    assert!(POOL_BYTES_MAX >= MAX_FRAME, "a thread with nothing to do takes any message");
     assert!(DOWNLINK_QUEUE_BYTES_MAX >= FRAME_WIRE_BYTES_MAX);
     assert!(CLIENT_QUEUE_SOFT_BYTES < CLIENT_QUEUE_BYTES_MAX);
     assert!(LOGIN_FRAME_BYTES_MAX <= MAX_FRAME_FLOOR);

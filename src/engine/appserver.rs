@@ -86,8 +86,8 @@ impl AppServerBuilder {
     }
 
     /// Runs the handler on `threads` threads beside the reactor and the authenticator on as many others, so that they may
-    /// block; 0, the default, runs them in the reactor. Each thread has a queue of 1,024; a message that finds it full
-    /// bounces BUSY, a login is closed UNAVAILABLE.
+    /// block; 0, the default, runs them in the reactor. Each thread has a queue of 1,024 tasks and 16 MiB of messages; a
+    /// message that finds it full bounces BUSY, a login is closed UNAVAILABLE.
     pub fn pool(mut self, threads: usize) -> AppServerBuilder {
         self.threads = threads;
         self

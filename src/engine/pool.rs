@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -71,6 +71,14 @@ impl Task {
 
     fn name(&self) -> &'static str {
         Task::NAMES[self.place()]
+    }
+
+    /// Bytes that it holds while it waits, as far as a client decides how many.
+    fn body_bytes(&self) -> usize {
+        match self {
+            Task::Message { body, .. } | Task::Query { body, .. } => body.len(),
+            Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => 0,
+        }
     }
 
     /// A body of its own, so that a task that waits holds no chunk.
@@ -216,6 +224,8 @@ pub(super) struct Pool {
 /// One handler thread's tasks.
 struct Lane {
     tasks: Sender<Task>,
+    /// What the bodies of its tasks hold, until each is done.
+    body_bytes: Arc<AtomicUsize>,
     /// Comings and goings that the queue has had no room for. While there are any, nobody whose tasks go here is let in,
     /// so these are no more than there are users.
     deferred: VecDeque<Task>,
@@ -223,10 +233,17 @@ struct Lane {
 
 impl Lane {
     fn give(&mut self, task: Task) -> Result<(), Task> {
-        let refused = if self.deferred.is_empty() {
+        let bytes = task.body_bytes();
+        let fits = self.body_bytes.load(Ordering::Relaxed) + bytes <= limits::POOL_BYTES_MAX;
+        let refused = if self.deferred.is_empty() && fits {
+            // Before the thread can have done it.
+            self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
             match self.tasks.try_send(task.detached()) {
                 Ok(()) => return Ok(()),
-                Err(refused) => refused.into_inner(),
+                Err(refused) => {
+                    self.body_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    refused.into_inner()
+                }
             }
         } else {
             task
@@ -262,14 +279,18 @@ impl Pool {
         let mut pool = Pool { checks, lanes: Vec::new(), done, hasher, threads: Vec::new() };
         for number in 0..threads {
             let (tasks, queue) = bounded(limits::POOL_TASKS_MAX);
-            pool.lanes.push(Lane { tasks, deferred: VecDeque::new() });
+            let body_bytes = Arc::new(AtomicUsize::new(0));
+            pool.lanes.push(Lane { tasks, body_bytes: Arc::clone(&body_bytes), deferred: VecDeque::new() });
             for (name, queue) in [("handler", queue), ("login check", checks_queue.clone())] {
                 let (application, server) = (Arc::clone(&application), server.clone());
-                let (done, wake) = (done_sender.clone(), Arc::clone(&wake));
+                let (done, wake, body_bytes) = (done_sender.clone(), Arc::clone(&wake), Arc::clone(&body_bytes));
                 let work = move || {
                     for task in queue {
+                        let bytes = task.body_bytes();
+                        let outcome = application.run(&server, task);
+                        body_bytes.fetch_sub(bytes, Ordering::Relaxed);
                         // Once the engine has stopped nobody wants to know, but what is queued is still done.
-                        if done.send(application.run(&server, task)).is_ok() {
+                        if done.send(outcome).is_ok() {
                             wake.wake();
                         }
                     }
@@ -313,5 +334,39 @@ impl Drop for Pool {
                 log::error!("a handler thread panicked");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(bytes: usize) -> Task {
+        let conn = ConnId { index: 0, generation: 1 };
+        let user = UserId::parse(b"alice").expect("an id");
+        let body = Bytes::from(vec![0; bytes]);
+        Task::Message { reference: QueryRef { conn, user, id: 1 }, info_type: 0, more: false, body }
+    }
+
+    #[test]
+    fn bodies_that_wait_for_a_thread_are_bounded_and_a_notice_is_not() {
+        let (tasks, queue) = bounded(limits::POOL_TASKS_MAX);
+        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new() };
+        for number in 0..16 {
+            assert!(lane.give(message(1 << 20)).is_ok(), "message {number}");
+        }
+        assert!(matches!(lane.give(message(1)), Err(Task::Message { .. })), "16 MiB wait");
+        let user = UserId::parse(b"alice").expect("an id");
+        assert!(lane.give(Task::LoggedIn(user)).is_ok());
+        assert_eq!(queue.len(), 17);
+    }
+
+    #[test]
+    fn a_refused_task_holds_nothing() {
+        let (tasks, _queue) = bounded(1);
+        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new() };
+        assert!(lane.give(message(5)).is_ok());
+        assert!(lane.give(message(7)).is_err(), "the queue is full");
+        assert_eq!(lane.body_bytes.load(Ordering::Relaxed), 5);
     }
 }
