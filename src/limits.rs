@@ -84,11 +84,13 @@ pub const STRANGERS_MAX: usize = 1024;
 pub const CLIENT_MESSAGES_PER_SECOND: u64 = 5_000;
 /// Bytes of frames that a client may send in a second, on average: 134 Mbit/s, more than most clients' lines carry.
 pub const CLIENT_BYTES_PER_SECOND: u64 = 16 << 20;
-/// What connections may hold is the process's memory by this, where nobody says: queued bytes cost about twice their
-/// number, and large slices up to four times (a chunk by [`PIN_BYTES_MIN`]).
-pub const MEMORY_PART: usize = 4;
-/// Bytes that connections may hold where nobody says and the system does not tell how much memory there is.
-pub const MEMORY_MAX_UNKNOWN: usize = 64 << 20;
+/// What the connections of one engine may hold is the process's memory by this, where nobody says: queued bytes cost
+/// about twice their number, and large slices up to four times (a chunk by [`PIN_BYTES_MIN`]). So half of the memory is
+/// left for all else at the worst.
+pub const MEMORY_PART: usize = 8;
+/// Bytes that connections may hold where nobody says and the system does not tell how much memory there is: as if it
+/// were 256 MiB.
+pub const MEMORY_MAX_UNKNOWN: usize = (256 << 20) / MEMORY_PART;
 /// The least that may be configured for what connections hold, in bytes: some frames of the largest size fit below the
 /// first mark.
 pub const MEMORY_MAX_FLOOR: usize = 8 << 20;
@@ -189,13 +191,14 @@ pub const SHUTDOWN_GRACE: Span = Span::from_secs(3);
 pub const DRAIN: Span = Span::from_secs(2);
 /// The longest that may be configured: a restart that waits longer is rather a fault.
 pub const DRAIN_CEILING: Span = Span::from_secs(600);
-/// How long a user that was sent to another server is not called offline: its engine dials at once, and again after pauses
-/// that come to about this much when the first dials fail.
+/// How long a user that was sent to another server is not called offline: its engine dials at once, and again after
+/// pauses that come to about this much when the first dials fail.
 pub const MOVE_GRACE: Span = Span::from_secs(3);
 /// Users under way between two servers, at most: 64 bytes of id twice, 40 MiB in all. More are called offline.
 pub const MOVES_MAX: usize = 256 << 10;
 
-/// Empty ropes that are kept for queues to come: about as many as there are receivers in a turn, each of one small frame.
+/// Empty ropes that are kept for queues to come: about as many as there are receivers in a turn, each of one small
+/// frame.
 pub const SPARE_ROPES_MAX: usize = 1024;
 /// Segments that all of these have room for together, at most: 3 MiB.
 pub const SPARE_SEGMENTS_MAX: usize = 64 << 10;

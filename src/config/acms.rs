@@ -21,7 +21,7 @@ pub struct AcmsSettings {
     pub cluster: String,
     /// The cluster's secret, at least 16 bytes; empty where it has none.
     pub cluster_secret: Vec<u8>,
-    /// Bytes that all connections may hold together; none for a quarter of what the process may use.
+    /// Bytes that all connections may hold together; none for an eighth of what the process may use.
     pub max_memory: Option<usize>,
     /// What its reactor trades.
     pub tuning: Tuning,

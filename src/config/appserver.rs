@@ -53,7 +53,7 @@ pub struct AppServerSettings {
     pub max_connections: u32,
     /// Connections let in a second, and at once; 0 for no bound.
     pub max_accepts_per_second: u32,
-    /// Bytes that all connections may hold together; none for a quarter of what the process may use.
+    /// Bytes that all connections may hold together; none for an eighth of what the process may use.
     pub max_memory: Option<usize>,
     /// Messages that each client may send in a second; 0 for any number.
     pub max_messages_per_second: u64,

@@ -425,7 +425,7 @@ const MEMORY: std::ops::RangeFrom<u64> = limits::MEMORY_MAX_FLOOR as u64..;
 /// What a server's connections may hold.
 #[derive(clap::Args)]
 struct MemoryArgs {
-    /// Bytes that wait in this process for all its connections together, at most; 8388608 or more [default: a quarter of
+    /// Bytes that wait in this process for all its connections together, at most; 8388608 or more [default: an eighth of
     /// the memory that the process may use]
     #[arg(long, value_name = "BYTES", value_parser = RangedU64ValueParser::<usize>::new().range(MEMORY))]
     max_memory: Option<usize>,

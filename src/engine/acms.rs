@@ -36,7 +36,7 @@ impl AcmsBuilder {
     }
 
     /// Bytes that all connections may hold together, at least 8 MiB: what waits to be sent, and messages whose ends have
-    /// not come; they cost about twice as much memory. A quarter of what the process may use by default. From 70 % on
+    /// not come; they cost about twice as much memory. An eighth of what the process may use by default. From 70 % on
     /// servers that register are closed FULL, from 85 % on messages to a server for which some wait already bounce BUSY,
     /// from 95 % on the slowest are closed SLOW.
     pub fn max_memory(mut self, bytes: usize) -> AcmsBuilder {

@@ -85,9 +85,9 @@ impl AppServerBuilder {
         self
     }
 
-    /// Runs the handler on `threads` threads beside the reactor and the authenticator on as many others, so that they may
-    /// block; 0, the default, runs them in the reactor. Each thread has a queue of 1,024 tasks and 16 MiB of messages; a
-    /// message that finds it full bounces BUSY, a login is closed UNAVAILABLE.
+    /// Runs the handler on `threads` threads beside the reactor and the authenticator on as many others, so that they
+    /// may block; 0, the default, runs them in the reactor. Each thread has a queue of 1,024 tasks and 16 MiB of
+    /// messages; a message that finds it full bounces BUSY, a login is closed UNAVAILABLE.
     pub fn pool(mut self, threads: usize) -> AppServerBuilder {
         self.threads = threads;
         self
@@ -143,24 +143,25 @@ impl AppServerBuilder {
         self
     }
 
-    /// Connections let in a second, and at once; 10,000 by default, 0 for no bound. More are closed FULL and told when to
-    /// come again.
+    /// Connections let in a second, and at once; 10,000 by default, 0 for no bound. More are closed FULL and told when
+    /// to come again.
     pub fn max_accepts_per_second(mut self, per_second: u32) -> AppServerBuilder {
         self.config.max_accepts_per_second = per_second;
         self
     }
 
     /// Bytes that all connections may hold together, at least 8 MiB: what waits to be sent, and messages whose ends have
-    /// not come; they cost about twice as much memory. A quarter of what the process may use by default. From 70 % on
-    /// logins are closed FULL, from 85 % on clients are not read from, from 95 % on the slowest are closed SLOW.
+    /// not come; they cost about twice as much memory, at the worst four times. An eighth of what the process may use by
+    /// default, for each server in it. From 70 % on logins are closed FULL, from 85 % on clients are not read from, from
+    /// 95 % on the slowest are closed SLOW.
     pub fn max_memory(mut self, bytes: usize) -> AppServerBuilder {
         self.memory_max = Some(bytes.max(limits::MEMORY_MAX_FLOOR));
         self
     }
 
-    /// Messages, all but answers, that each client may send in a second on average; 5,000 by default, 0 for any number. One
-    /// second's worth may come at once. A client that sends more is read from more slowly; one that has done so for 30 s
-    /// without a break is closed RATE.
+    /// Messages, all but answers, that each client may send in a second on average; 5,000 by default, 0 for any number.
+    /// One second's worth may come at once. A client that sends more is read from more slowly; one that has done so for
+    /// 30 s without a break is closed RATE.
     pub fn max_messages_per_second(mut self, messages: u64) -> AppServerBuilder {
         self.config.rates.messages_per_second = messages;
         self

@@ -4,9 +4,10 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::limits;
 
-/// Bytes that connections may hold where nobody says: a part of what this process may use.
+/// Bytes that an engine's connections may hold where nobody says: a part of what this process may use.
 pub fn default_memory_max() -> usize {
-    let known = [physical_memory(), control_group(), getrlimit(Resource::As).current];
+    let [space, data] = [Resource::As, Resource::Data].map(|resource| getrlimit(resource).current);
+    let known = [physical_memory(), control_group(), space, data];
     let bytes = match known.into_iter().flatten().min() {
         Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX) / limits::MEMORY_PART,
         None => limits::MEMORY_MAX_UNKNOWN,

@@ -10,6 +10,7 @@ mod cluster;
 mod descriptors;
 mod engines;
 mod hostile;
+mod memory;
 mod overload;
 mod partition;
 mod port;

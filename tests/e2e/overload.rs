@@ -30,13 +30,13 @@ const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 const DRIP: Duration = Duration::from_secs(1);
 
 /// Two users of a server who talk until they are told to stop.
-struct Talk {
+pub(crate) struct Talk {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Duration>>,
 }
 
 impl Talk {
-    fn start(addr: SocketAddr) -> Talk {
+    pub(crate) fn start(addr: SocketAddr) -> Talk {
         let (mut alice, mut bob) = (Raw::login(addr, "alice"), Raw::login(addr, "bob"));
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
@@ -56,7 +56,7 @@ impl Talk {
     }
 
     /// Their round trips, shortest first.
-    fn end(self) -> Vec<Duration> {
+    pub(crate) fn end(self) -> Vec<Duration> {
         self.stop.store(true, Ordering::Relaxed);
         let mut times = self.thread.join().expect("they were answered");
         times.sort_unstable();

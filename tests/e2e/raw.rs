@@ -138,6 +138,21 @@ impl Raw {
         self.stream.write_all(bytes).expect("the server reads");
     }
 
+    /// A user that is in and reads nothing more; the system takes little in its stead.
+    pub(crate) fn login_deaf(addr: SocketAddr, user: &str) -> Raw {
+        let raw = Raw::login(addr, user);
+        SockRef::from(&raw.stream).set_recv_buffer_size(4 << 10).expect("a socket's own option");
+        raw
+    }
+
+    /// Writes what the stream takes at once; how many bytes that was, 0 also where the server has ended it.
+    pub(crate) fn write_some(&mut self, bytes: &[u8]) -> usize {
+        self.stream.set_nonblocking(true).expect("a socket's own option");
+        let written = self.stream.write(bytes).unwrap_or(0);
+        self.stream.set_nonblocking(false).expect("a socket's own option");
+        written
+    }
+
     /// Writes to a server that may have ended the connection.
     pub(crate) fn write_in_vain(&mut self, bytes: &[u8]) {
         drop(self.stream.write_all(bytes));
