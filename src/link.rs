@@ -147,7 +147,8 @@ pub struct Link<P> {
     resumed_at: Time,
     /// When what it sent too fast is paid for; means something while it is paused for that.
     owes_until: Time,
-    /// The wheel's entry that counts. Others for this link mean nothing, but that the one at `owes_until` ends that pause.
+    /// The wheel's entry that counts. Others for this link mean nothing, but that the one at `owes_until` ends that
+    /// pause.
     armed: Time,
     pauses: Pauses,
     dirty: bool,
@@ -194,8 +195,8 @@ impl<P> Link<P> {
         self.queue.len() + self.carry.len()
     }
 
-    /// Whether it is not read from while memory is short. A link between servers carries the frames of many, who are held
-    /// back elsewhere; and who is not in holds little, and is to hear that there is no room.
+    /// Whether it is not read from while memory is short. A link between servers carries the frames of many, who are
+    /// held back elsewhere; and who is not in holds little, and is to hear that there is no room.
     fn yields(&self) -> bool {
         self.stage == Stage::Open && matches!(self.patience.keep_alive, KeepAlive::WhenUnheard(_))
     }
@@ -574,8 +575,8 @@ impl<P> Links<P> {
 
     /// Who is to be shed, in that order; nobody where memory is not that short.
     ///
-    /// As long as most is queued, those who have taken nothing for the longest, and of these the one with the most; as long
-    /// as most is in frames that are still coming, the largest of those.
+    /// As long as most is queued, those who have taken nothing for the longest, and of these the one with the most; as
+    /// long as most is in frames that are still coming, the largest of those.
     pub fn victims(&self, now: Time) -> Vec<ConnId> {
         let mut to_go = self.memory.excess(now);
         if to_go == 0 {
@@ -624,8 +625,8 @@ impl<P> Links<P> {
         Some(strain)
     }
 
-    /// Stops reading from `conn` for `reason`, so that its sender feels that what it feeds is slow. False where that reason
-    /// held already.
+    /// Stops reading from `conn` for `reason`, so that its sender feels that what it feeds is slow. False where that
+    /// reason held already.
     pub fn pause(&mut self, conn: ConnId, reason: Pause) -> bool {
         let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) else { return false };
         let is_new = !link.pauses.has(reason);
@@ -633,8 +634,9 @@ impl<P> Links<P> {
         is_new
     }
 
-    /// Stops reading from `conn` until `until`, for [`Pause::Rate`]. That has an entry of its own in the wheel, beside the one
-    /// that counts: debts come and go many times a second, and each would leave the entry that it was set ahead of behind.
+    /// Stops reading from `conn` until `until`, for [`Pause::Rate`]. That has an entry of its own in the wheel, beside
+    /// the one that counts: debts come and go many times a second, and each would leave the entry that it was set ahead
+    /// of behind.
     pub fn pause_until(&mut self, conn: ConnId, until: Time) {
         self.pause(conn, Pause::Rate);
         if let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) {

@@ -106,8 +106,9 @@ impl Memory {
         self.health
     }
 
-    /// Whether clients are not read from. Asked of the state that the role knows of: who is paused for it is heard again when
-    /// the role is told of a better one, and of a strain that came and went between two turns it is never told.
+    /// Whether clients are not read from. Asked of the state that the role knows of: who is paused for it is heard
+    /// again when the role is told of a better one, and of a strain that came and went between two turns it is never
+    /// told.
     pub(crate) fn pauses_senders(&self) -> bool {
         self.told.pauses_senders()
     }

@@ -155,8 +155,8 @@ impl Application {
 pub(super) enum Stage {
     /// In the reactor's thread, at once.
     Inline(Application, Watchdog),
-    /// On threads of their own. No watchdog names what holds one of these: they are there for code that blocks, for as long
-    /// as it has to, and what it holds up is told with each bounce BUSY.
+    /// On threads of their own. No watchdog names what holds one of these: they are there for code that blocks, for as
+    /// long as it has to, and what it holds up is told with each bounce BUSY.
     Pool(Pool),
 }
 

@@ -76,9 +76,9 @@ impl Acms {
         }
     }
 
-    /// Whether a server gets nothing more until it has taken what waits for it: no server is ever paused, so while memory
-    /// is short it is the receivers that take their time who get less. What this turn brought does not count as waiting:
-    /// nothing is written before its end.
+    /// Whether a server gets nothing more until it has taken what waits for it: no server is ever paused, so while
+    /// memory is short it is the receivers that take their time who get less. What this turn brought does not count as
+    /// waiting: nothing is written before its end.
     fn is_held_back(&self, now: Time, conn: ConnId) -> bool {
         self.links.memory().health().pauses_senders()
             && self.links.get(conn).and_then(Link::waits_since).is_some_and(|since| since < now)
@@ -215,8 +215,8 @@ impl Acms {
         Ok(())
     }
 
-    /// The session is open. Both sides of a split, or two logins at once, may have let the user in: the newest login stays,
-    /// wherever it is.
+    /// The session is open. Both sides of a split, or two logins at once, may have let the user in: the newest login
+    /// stays, wherever it is.
     fn bind_if_newest(&mut self, now: Time, place: u32, user: UserId, session: u64, since: i64) {
         let Server { id, tenure, .. } = self.servers[place as usize];
         // Both dates are late by what the frame took; the claim may have waited longer than this confirmation of it.

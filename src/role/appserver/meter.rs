@@ -103,8 +103,8 @@ impl Meter {
         if settled > now { Standing::Owes(settled) } else { Standing::Even }
     }
 
-    /// Adds a debt, paid at `paid`, to the unbroken row of debts; returns how long the row has lasted. What came while the
-    /// client was not read from for another reason piled up by no fault of its own: behind that a row begins anew.
+    /// Adds a debt, paid at `paid`, to the unbroken row of debts; returns how long the row has lasted. What came while
+    /// the client was not read from for another reason piled up by no fault of its own: behind that a row begins anew.
     fn extend_row(&mut self, now: Time, heard_since: Time, paid: Time) -> Span {
         if now > self.over_until || self.over_since < heard_since {
             self.over_since = now;

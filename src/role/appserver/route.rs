@@ -118,8 +118,8 @@ impl AppServer {
         Ok(())
     }
 
-    /// To a user that is not here. One whose login is being claimed here may be bound to this server already: what went up
-    /// for it would come back behind what is delivered here meanwhile, so the sender is asked to wait.
+    /// To a user that is not here. One whose login is being claimed here may be bound to this server already: what went
+    /// up for it would come back behind what is delivered here meanwhile, so the sender is asked to wait.
     fn route_away(&mut self, now: Time, sender: ConnId, frame: &mut Frame<'_>) -> Result<(), Bounce> {
         if self.claims.is_claimed(frame.envelope.to) {
             return Err(Bounce::Retry);
@@ -230,8 +230,8 @@ impl AppServer {
     }
 }
 
-/// Whether a frame of this kind is its sender's idea. An ACK, REPLY or PONG is somebody else's: how many a client sends is
-/// for those to say who ask it, and is not held against it.
+/// Whether a frame of this kind is its sender's idea. An ACK, REPLY or PONG is somebody else's: how many a client sends
+/// is for those to say who ask it, and is not held against it.
 fn is_begun_by_sender(kind: Kind) -> bool {
     !matches!(kind, Kind::Ack | Kind::Reply | Kind::Pong)
 }

@@ -357,8 +357,8 @@ impl AppServer {
         self.continue_burst(now, place);
     }
 
-    /// Claims that the ACMS forgot with the burst's beginning, made again behind it. One that it had answered is answered twice; the second
-    /// answer finds nobody waiting.
+    /// Claims that the ACMS forgot with the burst's beginning, made again behind it. One that it had answered is
+    /// answered twice; the second answer finds nobody waiting.
     fn claim_again(&mut self, now: Time) {
         for (_, conn) in self.claims.list() {
             let Some(Peer::Client(client)) = self.links.get(conn).map(|link| &link.peer) else { continue };
