@@ -75,11 +75,21 @@ pub const POOL_TASKS_MAX: usize = 1024;
 pub const POOL_BYTES_MAX: usize = 16 << 20;
 /// Users that one ASK may name.
 pub const ASK_USERS_MAX: usize = 100;
+/// Unanswered lookups that an AS has at the ACMS, at most.
+pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
 /// Connections that have not logged in, at most; one more ends another that has said nothing, at random.
 pub const ANONYMOUS_MAX: usize = 16 << 10;
 /// Connections to the ACMS that have not proven to be a member's, at most; one more ends another of them, at random, so
 /// that strangers who say nothing keep no server out.
 pub const STRANGERS_MAX: usize = 1024;
+/// Connections that were refused and linger until they have read why, at most: as many as are accepted in one turn, so
+/// that none is cut before its CLOSE is written.
+pub const REFUSED_MAX: usize = ACCEPTS_PER_TURN;
+/// Descriptors that a process needs beside its connections: standard streams, epoll, eventfd, listener, files.
+pub const SPARE_DESCRIPTORS: usize = 64;
+/// Connections that an application server lets in a second, and at once; more are told when to come again. A quarter of
+/// what a core can log in, so that those who are in hardly feel a storm of those who come back.
+pub const ACCEPTS_PER_SECOND: u32 = 10_000;
 /// Frames but answers that a client may send in a second, on average: some fifty times what a lively game sends.
 pub const CLIENT_MESSAGES_PER_SECOND: u64 = 5_000;
 /// Bytes of frames that a client may send in a second, on average: 134 Mbit/s, more than most clients' lines carry.
@@ -106,13 +116,6 @@ pub const MEMORY_RESUME_PERCENT: usize = 70;
 pub const MEMORY_SHED_PERCENT: usize = 95;
 /// Percent of that below which no more are.
 pub const MEMORY_SHED_TO_PERCENT: usize = 85;
-/// Connections that were refused and linger until they have read why, at most: as many as are accepted in one turn, so
-/// that none is cut before its CLOSE is written.
-pub const REFUSED_MAX: usize = ACCEPTS_PER_TURN;
-/// Descriptors that a process needs beside its connections: standard streams, epoll, eventfd, listener, files.
-pub const SPARE_DESCRIPTORS: usize = 64;
-/// Unanswered lookups that an AS has at the ACMS, at most.
-pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
 
 /// A client connection that has been silent this long is sent a PING.
 pub const HEARTBEAT: Span = Span::from_secs(10);
@@ -140,6 +143,10 @@ pub const RATE_PATIENCE: Span = Span::from_secs(30);
 /// When a client that was closed for want of room, or for its rate, may be back; drawn between half and all of it, so
 /// that those who were turned away together do not return together.
 pub const RETRY_AFTER: Span = Span::from_secs(10);
+/// Who comes too soon is sent away for at least this long: to dial again costs more than to wait.
+pub const RETURN_MIN: Span = Span::from_millis(250);
+/// Who comes too soon is sent away for at most about this long, however many come.
+pub const RETURN_MAX: Span = Span::from_secs(30);
 /// How long senders are held back for want of memory. By then every receiver that reads has taken what it can; those
 /// that keep the others waiting are closed, slowest first.
 pub const MEMORY_PATIENCE: Span = Span::from_secs(3);
@@ -175,13 +182,6 @@ pub const ACKED_DEADLINE: Span = Span::from_secs(30);
 pub const REST_MAX: Span = Span::from_millis(10);
 /// A handler that holds the loop for longer is named in the log.
 pub const HANDLER_WATCHDOG: Span = Span::from_millis(50);
-/// Connections that an application server lets in a second, and at once; more are told when to come again. A quarter of
-/// what a core can log in, so that those who are in hardly feel a storm of those who come back.
-pub const ACCEPT_RATE: u32 = 10_000;
-/// Who comes too soon is sent away for at least this long: to dial again costs more than to wait.
-pub const RETURN_MIN: Span = Span::from_millis(250);
-/// Who comes too soon is sent away for at most about this long, however many come.
-pub const RETURN_MAX: Span = Span::from_secs(30);
 /// A handler that has held the loop for this long is named while it still does.
 pub const HANDLER_STUCK: Span = Span::from_secs(1);
 /// How long a server that stops waits for its connections to take their CLOSE.

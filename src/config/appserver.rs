@@ -156,7 +156,7 @@ pub struct AppServerArgs {
     max_connections: u32,
     /// Connections let in a second, and at once; more are told when to come again. 0: no bound; at most 1000000
     #[arg(
-        long, value_name = "N", default_value_t = limits::ACCEPT_RATE,
+        long, value_name = "N", default_value_t = limits::ACCEPTS_PER_SECOND,
         value_parser = clap::value_parser!(u32).range(0..=1_000_000)
     )]
     max_accepts_per_second: u32,

@@ -306,7 +306,7 @@ impl AppServer {
                 login_timeout: limits::LOGIN_TIMEOUT,
                 drain: limits::DRAIN,
                 connections_max: usize::MAX,
-                max_accepts_per_second: limits::ACCEPT_RATE,
+                max_accepts_per_second: limits::ACCEPTS_PER_SECOND,
                 memory_max: usize::MAX,
                 rates: Rates {
                     messages_per_second: limits::CLIENT_MESSAGES_PER_SECOND,

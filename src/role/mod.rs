@@ -19,8 +19,8 @@ mod directory;
 mod entropy;
 mod fault;
 mod pace;
-mod strangers;
 mod strained;
+mod strangers;
 
 pub use backoff::Backoff;
 pub use counters::{Counters, Drop};
@@ -29,8 +29,8 @@ pub use directory::{Binding, Digest, Directory, Tenure};
 pub use entropy::Entropy;
 pub use fault::{Fault, Gone};
 pub use pace::Pace;
-pub use strangers::Strangers;
 use strained::Strained;
+pub use strangers::Strangers;
 
 /// The seam between a role and what moves its bytes: the reactor in production, the simulator in tests.
 ///
