@@ -35,7 +35,8 @@ fn pass(from: &Client, to: &Client, text: &str, path: &str) -> Result<(), Box<dy
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let acms = Acms::builder().bind("127.0.0.1:0")?;
+    // No server was here before, so none has to be waited for until an unknown user is said to be offline.
+    let acms = Acms::builder().directory_grace(Duration::ZERO).bind("127.0.0.1:0")?;
     let ((as01, joined01), (as02, joined02)) =
         (server(1, &acms.local_addr().to_string())?, server(2, &acms.local_addr().to_string())?);
     let (addr01, addr02, stop01, stop02) = (as01.local_addr(), as02.local_addr(), as01.handle(), as02.handle());

@@ -160,8 +160,11 @@ pub const REDIAL_MIN: Span = Span::from_millis(100);
 pub const REDIAL_MAX: Span = Span::from_secs(5);
 /// How long a dial may take.
 pub const DIAL_TIMEOUT: Span = Span::from_secs(5);
-/// How long a restarted ACMS answers RETRY, not OFFLINE, while servers that were there before have not come back.
+/// How long an ACMS that has started answers RETRY, not OFFLINE, for a user that it does not know: servers that were
+/// there before may be in the longest pause before a redial, and the dial itself may take its time. The default.
 pub const DIRECTORY_GRACE: Span = Span::from_secs(10);
+/// The longest that may be configured: it is time in which nobody is told that a user is offline.
+pub const DIRECTORY_GRACE_CEILING: Span = Span::from_secs(3_600);
 /// How often an AS sends the digest of its bindings.
 pub const DIGEST_INTERVAL: Span = Span::from_secs(10);
 /// How often an AS tells the ACMS how many users it has and how busy it is.
@@ -219,6 +222,8 @@ const _: () = {
     assert!(CLOSE_TEXT_BYTES_MAX + ENVELOPE_BYTES_MAX <= MAX_FRAME_FLOOR);
     assert!(GREETING_QUEUE_BYTES_MAX + 2 * HEADER_BYTES + CLOSE_TEXT_BYTES_MAX <= LOGIN_FRAME_BYTES_MAX);
     assert!(LINK_TIMEOUT.as_micros() >= 2 * LINK_KEEPALIVE.as_micros());
+    assert!(DIRECTORY_GRACE.as_micros() >= REDIAL_MAX.as_micros() + DIAL_TIMEOUT.as_micros());
+    assert!(ACKED_DEADLINE.as_micros() > DIRECTORY_GRACE.as_micros(), "an engine hears OFFLINE before it gives up");
     assert!(WELCOME_TIMEOUT.as_micros() > LOGIN_CHECK_TIMEOUT.as_micros());
     assert!(MEMORY_LOGINS_PERCENT < MEMORY_NO_LOGINS_PERCENT && MEMORY_NO_LOGINS_PERCENT < MEMORY_PAUSE_PERCENT);
     assert!(MEMORY_RESUME_PERCENT < MEMORY_PAUSE_PERCENT && MEMORY_PAUSE_PERCENT < MEMORY_SHED_PERCENT);

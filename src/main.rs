@@ -62,7 +62,8 @@ fn ports(base: Option<u16>) -> [u16; 3] {
 
 /// Runs the cluster until the input ends. True where every line was delivered and came back.
 fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dyn std::error::Error>> {
-    let acms = Acms::builder().bind(("127.0.0.1", acms_port))?;
+    // Nobody was here before: who is unknown is offline.
+    let acms = Acms::builder().directory_grace(Duration::ZERO).bind(("127.0.0.1", acms_port))?;
     let acms_addr = acms.local_addr();
     let mut servers = Vec::new();
     let (sender, joined) = bounded(ports.len());

@@ -92,6 +92,7 @@ fn an_acms_needs_no_option() {
     assert_eq!(acms.transfer.to_string(), "127.0.0.1:12000");
     assert_eq!(acms.management.to_string(), "127.0.0.1:11000");
     assert_eq!(acms.server_assigned_policy, Policy::MinUserCount);
+    assert_eq!(acms.directory_grace.as_millis(), 10_000);
     assert_eq!(acms.cluster, "trunkline");
     assert!(acms.cluster_secret.is_empty());
 }
@@ -171,6 +172,19 @@ fn a_flag_wins_over_the_file_and_that_over_the_default() {
     let acms = settings::<AcmsArgs>(&["--config", &file, "--transfer-port", "3"]);
     assert_eq!((acms.transfer.port(), acms.management.port()), (3, 2));
     assert_eq!(acms.cluster, "trunkline");
+}
+
+#[test]
+fn the_grace_of_an_acms_goes_from_none_to_an_hour() {
+    let dir = Dir::new("grace");
+    let file = dir.file("acms.toml", "directory_grace_ms = 3_600_000\n");
+    let grace = |args: &[&str]| settings::<AcmsArgs>(args).directory_grace.as_millis();
+    assert_eq!(grace(&["--config", &file]), 3_600_000);
+    assert_eq!(grace(&["--config", &file, "--directory-grace-ms", "0"]), 0);
+    assert_eq!(
+        file_error::<AcmsArgs>("grace-high", "directory_grace_ms = 3600001"),
+        "a.toml:1: directory_grace_ms = 3600001: 3600001 is not in 0..=3600000"
+    );
 }
 
 #[test]

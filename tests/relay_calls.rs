@@ -12,6 +12,7 @@ use trunkline::net::{Calls, Reactor, Tuning, listen};
 use trunkline::role::Core;
 use trunkline::role::acms::{self, Acms};
 use trunkline::role::appserver::{self, AppServer, CutOff, Event, Membership, Rates, Verdict};
+use trunkline::time::Span;
 
 use trunkline::wire::link::Relogin;
 
@@ -92,6 +93,7 @@ impl Cluster {
                 connections_max: 10,
                 memory_max: usize::MAX,
                 policy: acms::Policy::default(),
+                directory_grace: Span::default(),
                 seed: [9; 32],
             };
             Acms::new(reactor.now(), config)

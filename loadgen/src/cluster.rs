@@ -146,7 +146,7 @@ fn await_listener(name: &str, addr: SocketAddr) -> io::Result<()> {
 /// The process of an ACMS.
 pub(crate) fn run_acms(tuning: Tuning) -> io::Result<()> {
     end_with_parent();
-    let acms = Acms::builder().tuning(tuning).bind("127.0.0.1:0")?;
+    let acms = Acms::builder().tuning(tuning).directory_grace(Duration::ZERO).bind("127.0.0.1:0")?;
     say_ready(acms.local_addr());
     acms.run_until_signal()
 }

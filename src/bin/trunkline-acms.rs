@@ -23,9 +23,10 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: AcmsSettings) -> io::Result<()> {
-    let AcmsSettings { transfer, cluster, cluster_secret, max_memory, tuning, server_assigned_policy, .. } = settings;
+    let AcmsSettings { transfer, cluster, cluster_secret, max_memory, tuning, .. } = settings;
     let builder = Acms::builder().name(cluster).secret(cluster_secret).tuning(tuning);
-    let mut builder = builder.assignment(server_assigned_policy);
+    let builder = builder.assignment(settings.server_assigned_policy);
+    let mut builder = builder.directory_grace(settings.directory_grace.to_duration());
     if let Some(bytes) = max_memory {
         builder = builder.max_memory(bytes);
     }

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use clap::builder::{BoolishValueParser, PossibleValue};
+use clap::builder::{BoolishValueParser, PossibleValue, RangedU64ValueParser};
 use clap::{Parser, ValueEnum};
 
 use super::{Arguments, ClusterArgs, ConfigError, MANAGEMENT_PORT, MemoryArgs, TRANSFER_PORT, TuningArgs};
+use crate::limits;
 use crate::net::Tuning;
 use crate::role::acms::Policy;
+use crate::time::Span;
 
 /// What an ACMS runs with. Not `Debug`: it holds the cluster's secret.
 pub struct AcmsSettings {
@@ -23,6 +25,8 @@ pub struct AcmsSettings {
     pub cluster_secret: Vec<u8>,
     /// Bytes that all connections may hold together; none for an eighth of what the process may use.
     pub max_memory: Option<usize>,
+    /// From its start, how long a user that it does not know is not called offline.
+    pub directory_grace: Span,
     /// What its reactor trades.
     pub tuning: Tuning,
 }
@@ -43,6 +47,12 @@ pub struct AcmsArgs {
     /// Which server a new user is sent to who asks for one
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Policy::MinUserCount)]
     server_assigned_policy: Policy,
+    /// Milliseconds from its start in which a user that it does not know is answered RETRY, not OFFLINE; at most 3600000
+    #[arg(
+        long, value_name = "MS", default_value_t = limits::DIRECTORY_GRACE.as_millis(),
+        value_parser = RangedU64ValueParser::<u64>::new().range(0..=limits::DIRECTORY_GRACE_CEILING.as_millis())
+    )]
+    directory_grace_ms: u64,
     #[command(flatten)]
     cluster: ClusterArgs,
     #[command(flatten)]
@@ -72,6 +82,7 @@ impl Arguments for AcmsArgs {
             management: SocketAddr::new(self.bind, self.management_port),
             server_assigned_policy: self.server_assigned_policy,
             cluster: self.cluster.cluster,
+            directory_grace: Span::from_millis(self.directory_grace_ms),
             max_memory: self.memory.max_memory,
             tuning: self.tuning.tuning(),
             cluster_secret,

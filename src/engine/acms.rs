@@ -13,6 +13,7 @@ use crate::limits;
 use crate::net::{Reactor, Tuning, default_memory_max, raise_descriptor_limit};
 use crate::role::Gone;
 use crate::role::acms::{self as core, Event, Policy};
+use crate::time::Span;
 use crate::wire::CloseCode;
 
 /// What a cluster manager is made of; see [`Acms::builder`].
@@ -47,6 +48,13 @@ impl AcmsBuilder {
     /// Which server a new user is sent to; the one with the fewest users by default.
     pub fn assignment(mut self, policy: Policy) -> AcmsBuilder {
         self.config.policy = policy;
+        self
+    }
+
+    /// From its start, how long a user that it does not know is answered RETRY, not OFFLINE: servers that were in the
+    /// cluster before may not have come back yet. 10 s by default, an hour at most; 0 where none was.
+    pub fn directory_grace(mut self, span: std::time::Duration) -> AcmsBuilder {
+        self.config.directory_grace = Span::from(span).min(limits::DIRECTORY_GRACE_CEILING);
         self
     }
 
@@ -116,6 +124,7 @@ impl Acms {
             connections_max: usize::MAX,
             memory_max: usize::MAX,
             policy: Policy::default(),
+            directory_grace: limits::DIRECTORY_GRACE,
             seed: [0; 32],
         };
         AcmsBuilder { config, memory_max: None, tuning: Tuning::default() }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use crate::program::{ACMS, APPSERVER, Program};
 
 pub(crate) const INFO: [(&str, &str); 1] = [("RUST_LOG", "info")];
+/// Of a cluster manager: who is unknown is offline from the start on.
+pub(crate) const NO_GRACE: [&str; 2] = ["--directory-grace-ms", "0"];
 
 /// A cluster of processes, every server of which has told the ACMS of its users.
 pub(crate) struct Cluster {
@@ -19,7 +21,7 @@ impl Cluster {
     }
 
     pub(crate) fn start_with(variables: &[(&str, &str)], server_args: &[&str]) -> Cluster {
-        Cluster::around(start_acms(0, variables), variables, server_args)
+        Cluster::around(start_acms(0, variables, &NO_GRACE), variables, server_args)
     }
 
     /// Two servers of a running ACMS.
@@ -36,9 +38,10 @@ impl Cluster {
 }
 
 /// A cluster manager on this port; 0: on one that the system picks.
-pub(crate) fn start_acms(transfer_port: u16, variables: &[(&str, &str)]) -> Program {
-    let args = ["--management-port", "0", "--transfer-port", &transfer_port.to_string()];
-    Program::start_with(ACMS, &args, variables)
+pub(crate) fn start_acms(transfer_port: u16, variables: &[(&str, &str)], more: &[&str]) -> Program {
+    let port = transfer_port.to_string();
+    let args = ["--management-port", "0", "--transfer-port", &port];
+    Program::start_with(ACMS, &[&args, more].concat(), variables)
 }
 
 pub(crate) fn start_server(id: &str, transfer: SocketAddr, variables: &[(&str, &str)], more: &[&str]) -> Program {

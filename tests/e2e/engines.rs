@@ -180,7 +180,7 @@ impl TwoServers {
 }
 
 fn start_acms(addr: &str) -> (Engine, String) {
-    let acms = Acms::builder().bind(addr).expect("the port is free");
+    let acms = Acms::builder().directory_grace(Duration::ZERO).bind(addr).expect("the port is free");
     let (transfer, stop) = (acms.local_addr().to_string(), Box::new(acms.stopper()));
     (Engine { stop, running: Some(acms.spawn().expect("a thread")) }, transfer)
 }

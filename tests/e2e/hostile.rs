@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use trunkline::{Acms, AppServer, Gone, Handler, Membership, Running, ServerHandle, ServerId, UserId};
@@ -74,7 +75,7 @@ struct Manager {
 
 impl Manager {
     fn start() -> Manager {
-        let acms = Acms::builder().bind("127.0.0.1:0").expect("a port is free");
+        let acms = Acms::builder().directory_grace(Duration::ZERO).bind("127.0.0.1:0").expect("a port is free");
         let (addr, stop) = (acms.local_addr(), Box::new(acms.stopper()));
         Manager { addr, stop, running: Some(acms.spawn().expect("a thread")) }
     }

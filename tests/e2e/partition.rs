@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cluster::INFO;
+use crate::cluster::NO_GRACE;
 use crate::now;
 use crate::program::{ACMS, APPSERVER, Program};
 use crate::raw::{OFFLINE, REPLACED, Raw, UNREACHABLE};
@@ -102,8 +103,8 @@ fn a_server_cut_off_serves_its_users_and_the_newest_login_stays_when_it_is_back(
         Err(reason) => return println!("skipped: no network namespaces here: {reason}"),
     };
     let transfer = network.address(5).to_string();
-    let acms =
-        Program::start(ACMS, &["--bind", &transfer, "--insecure", "--transfer-port", "0", "--management-port", "0"]);
+    let anywhere = ["--bind", &transfer, "--insecure", "--transfer-port", "0", "--management-port", "0"];
+    let acms = Program::start(ACMS, &[&anywhere[..], &NO_GRACE].concat());
     let transfer = acms.ready("transfer").to_string();
     let near = Program::start(APPSERVER, &["--id", "0", "--listen", "127.0.0.1:0", "--acms", &transfer]);
     let listen = format!("{}:0", network.address(2));

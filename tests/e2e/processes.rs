@@ -10,11 +10,11 @@ use std::time::Duration;
 use serde_json::Value;
 use trunkline::{Client, Event, Pending, State};
 
-use crate::cluster::{Cluster, INFO, start_acms, start_server};
+use crate::cluster::{Cluster, INFO, NO_GRACE, start_acms, start_server};
 use crate::port::Port;
 use crate::program::{ACMS, APPSERVER, CHAT, Program, TRUNKLINE};
 use crate::raw::{
-    CHALLENGE, DATA, Frame, MOVE, OFFLINE, QUERY, REFUSED, Raw, SERVER_PREFACE, SHUTDOWN, UNREACHABLE, WELCOME,
+    CHALLENGE, DATA, Frame, MOVE, OFFLINE, QUERY, REFUSED, RETRY, Raw, SERVER_PREFACE, SHUTDOWN, UNREACHABLE, WELCOME,
 };
 use crate::{PATIENCE, now};
 
@@ -216,7 +216,7 @@ fn sigterm_ends_each_role_and_tells_every_client() {
 #[test]
 fn a_rolling_restart_loses_no_acknowledged_message() {
     const EACH: usize = 40;
-    let acms = start_acms(0, &INFO);
+    let acms = start_acms(0, &INFO, &NO_GRACE);
     let transfer = acms.ready("transfer").to_string();
     let ports: [Port; 3] = std::array::from_fn(|_| Port::reserve());
     let start = |server: usize| {
@@ -276,7 +276,7 @@ fn a_rolling_restart_loses_no_acknowledged_message() {
 fn a_second_signal_does_not_wait_for_those_who_stay() {
     let mut server = Program::start(APPSERVER, &["--listen", "127.0.0.1:0"]);
     let mut stays = Raw::login(server.ready("clients"), "alice");
-    let mut acms = start_acms(0, &INFO);
+    let mut acms = start_acms(0, &INFO, &NO_GRACE);
     let mut stranger = Raw::dial(acms.ready("transfer"));
     stranger.write(SERVER_PREFACE);
     assert_eq!(stranger.next().map(|frame| frame.kind), Some(CHALLENGE));
@@ -416,13 +416,15 @@ fn a_second_server_with_the_same_id_is_refused() {
 #[test]
 fn clients_outlive_a_killed_acms() {
     let port = Port::reserve();
-    let acms = start_acms(port.addr().port(), &INFO);
+    let acms = start_acms(port.addr().port(), &INFO, &NO_GRACE);
     let Cluster { acms, servers, .. } = Cluster::around(acms, &INFO, &[]);
     let addr = |server: usize| servers[server].ready("clients");
     let mut alice = Raw::login(addr(0), "alice");
     let mut dave = Raw::login(addr(0), "dave");
     let mut bob = Raw::login(addr(1), "bob");
     bob.expect(&alice.send("bob", 1, "before"));
+    let lost = alice.send("nobody", 1, "?");
+    alice.expect_bounce(&lost, OFFLINE);
 
     acms.kill();
     for server in &servers {
@@ -435,16 +437,16 @@ fn clients_outlive_a_killed_acms() {
     bob.expect_bounce(&lost, UNREACHABLE);
 
     let restarted = now();
-    let acms = start_acms(port.addr().port(), &INFO);
+    let acms = start_acms(port.addr().port(), &INFO, &[]);
     acms.stderr.lines_with("told of its", 2);
     for server in &servers {
         server.stderr.lines_with("cluster up", 2);
     }
     bob.expect(&alice.send("bob", 4, "after"));
     alice.expect(&bob.send("alice", 4, "after"));
-    assert!(restarted.elapsed() < Duration::from_secs(10), "{:?}", restarted.elapsed());
     let lost = alice.send("nobody", 5, "?");
-    alice.expect_bounce(&lost, OFFLINE);
+    alice.expect_bounce(&lost, RETRY);
+    assert!(restarted.elapsed() < Duration::from_secs(10), "{:?}", restarted.elapsed());
     let logins = |server: &Program| server.stderr.text().matches("logged in as").count();
     assert_eq!((logins(&servers[0]), logins(&servers[1])), (2, 1));
 }

@@ -24,6 +24,7 @@ pub(crate) const CHALLENGE: u8 = 0x80;
 
 pub(crate) const OFFLINE: u32 = 1;
 pub(crate) const UNREACHABLE: u32 = 2;
+pub(crate) const RETRY: u32 = 3;
 pub(crate) const BUSY: u32 = 4;
 
 pub(crate) const SHUTDOWN: u32 = 1000;

@@ -47,6 +47,7 @@ fn config(script: &mut Script<'_>) -> Config {
         connections_max: script.one_of(&[100, 3]),
         memory_max: usize::MAX,
         policy: Policy::default(),
+        directory_grace: Span::default(),
         seed: [2; 32],
     }
 }

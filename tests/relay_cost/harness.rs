@@ -220,6 +220,7 @@ pub(crate) fn hub() -> Node<Acms> {
         connections_max: 100,
         memory_max: usize::MAX,
         policy: acms::Policy::default(),
+        directory_grace: Span::default(),
         seed: [9; 32],
     };
     Node::new(Acms::new(START, config))

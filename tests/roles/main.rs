@@ -72,7 +72,7 @@ const CLOSE_CODES: &[Row] = &[
 const BOUNCES: &[Row] = &[
     row(1, "OFFLINE", &["alone_an_unknown_user_is_offline", "an_unknown_user_is_offline"]),
     row(2, "UNREACHABLE", &["cut_off_what_goes_up_is_unreachable"]),
-    row(3, "RETRY", &["until_a_server_is_synced_nobody_is_offline", "awaited_peers_are_waited_for_and_given_up"]),
+    row(3, "RETRY", &["until_a_server_is_synced_nobody_is_offline", "who_comes_back_first_makes_nobody_offline"]),
     row(4, "BUSY", &["a_full_receiver_bounces_busy", "a_full_downlink_bounces_busy"]),
     row(5, "DENIED", &["a_handler_may_say_no"]),
     row(6, "TOO_BIG", &["a_frame_larger_than_this_server_takes_bounces"]),

@@ -166,10 +166,14 @@ impl World {
     fn end(&mut self, node: NodeId, id: u64, ending: Ending) {
         let offline = ending == Ending::Bounced("Offline".to_owned());
         let (serial, to, sent_at) = self.model.ended(node, id, ending);
-        if !offline || !self.plan.only_acms_crashes() || sent_at < SETTLED_MICROS {
+        if !offline || !self.plan.only_crashes() || sent_at < SETTLED_MICROS {
             return;
         }
-        let was_in = |engine: &&Engine| engine.user == to && engine.online && engine.online_since < sent_at;
+        let was_in = |engine: &&Engine| {
+            let server = &self.nodes[engine.server];
+            let outlived = matches!(server.role, Role::Server(_)) && server.clock.born < engine.online_since;
+            engine.user == to && engine.online && outlived && engine.online_since < sent_at
+        };
         let wrong = self.engines.values().find(was_in).map(|engine| engine.online_since);
         assert!(wrong.is_none(), "#{serial} to {to} bounced OFFLINE, who was in since {wrong:?}");
     }

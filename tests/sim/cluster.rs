@@ -7,7 +7,7 @@ use trunkline::limits;
 use trunkline::role::acms::{self, Acms};
 use trunkline::role::appserver::{self, AppServer, CutOff, Membership};
 use trunkline::role::client::{self, Client};
-use trunkline::time::Time;
+use trunkline::time::{Span, Time};
 use trunkline::wire::Login;
 use trunkline::wire::link::Relogin;
 
@@ -24,13 +24,14 @@ pub(crate) const SECRET: &[u8] = b"secret";
 /// What an honest user shows.
 pub(crate) const PASSWORD: &str = "open sesame";
 
-pub(crate) fn acms(now: Time, boot: u64, seed: [u8; 32]) -> Box<Acms> {
+pub(crate) fn acms(now: Time, boot: u64, directory_grace: Span, seed: [u8; 32]) -> Box<Acms> {
     let config = acms::Config {
         cluster: NAME.to_owned(),
         secret: SECRET.to_vec(),
         epoch: 100 + boot,
         connections_max: 100,
         memory_max: usize::MAX,
+        directory_grace,
         policy: acms::Policy::default(),
         seed,
     };

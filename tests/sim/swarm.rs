@@ -162,9 +162,10 @@ impl Plan {
         !self.has(|fault| !matches!(fault, Fault::LoginTwice | Fault::Roam | Fault::Stranger))
     }
 
-    /// Whether of the links only the ACMS's own comings and goings end any: then nobody is ever to be called offline who
-    /// is not.
-    pub(crate) fn only_acms_crashes(&self) -> bool {
-        !self.has(|fault| (fault.ends_links() || fault.ends_sessions()) && fault != Fault::CrashAcms)
+    /// Whether links and sessions end with processes that come and go, and for no other cause: then nobody is ever to be
+    /// called offline who is not.
+    pub(crate) fn only_crashes(&self) -> bool {
+        let is_crash = |fault| matches!(fault, Fault::CrashAcms | Fault::CrashServer);
+        !self.has(|fault| (fault.ends_links() || fault.ends_sessions()) && !is_crash(fault))
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use trunkline::id::ConnId;
+use trunkline::limits;
 use trunkline::role::acms;
 use trunkline::role::appserver::CutOff;
+use trunkline::time::Span;
 
 use crate::cluster::{self, ACMS, SERVERS};
 use crate::losses::Losses;
@@ -156,7 +158,8 @@ impl World {
     fn boot(&mut self, node: NodeId, clock: Clock, boot: u64) -> Role {
         let (now, seed) = (clock.at(self.clock), self.entropy());
         if node == ACMS {
-            return Role::Acms(cluster::acms(now, boot, seed));
+            let directory_grace = if self.plan.is_calm() { Span::default() } else { limits::DIRECTORY_GRACE };
+            return Role::Acms(cluster::acms(now, boot, directory_grace, seed));
         }
         let cut_off = if self.plan.refuse_when_cut_off { CutOff::RefuseNew } else { CutOff::ServeLocal };
         Role::Server(cluster::server(now, node, boot, cut_off, seed))

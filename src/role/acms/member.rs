@@ -103,8 +103,7 @@ impl Acms {
         if self.moves.is_moving(now, user) {
             return Bounce::Retry;
         }
-        let awaits = !self.awaited.is_empty() && now < self.grace_ends;
-        let complete = !awaits && self.servers.iter().all(|(_, server)| server.synced);
+        let complete = now >= self.grace_ends && self.servers.iter().all(|(_, server)| server.synced);
         if complete { Bounce::Offline } else { Bounce::Retry }
     }
 

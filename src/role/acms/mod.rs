@@ -23,7 +23,7 @@ use crate::limits;
 use crate::link::{Due, End, KeepAlive, Link, Links, Patience};
 use crate::memory::Strain;
 use crate::role::{Core, Counters, Digest, Directory, Entropy, Fault, Gone, Strained, Strangers, Tenure};
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof, ServerState};
 
@@ -51,6 +51,8 @@ pub struct Config {
     pub memory_max: usize,
     /// Which server a new user is sent to.
     pub policy: Policy,
+    /// From its start, how long a user that it does not know is not called offline.
+    pub directory_grace: Span,
     /// The source of all randomness.
     pub seed: [u8; 32],
 }
@@ -162,7 +164,7 @@ pub struct Acms {
     tenures: u64,
     /// Servers that were in the cluster before this start and have not told of their users.
     awaited: BTreeSet<ServerId>,
-    /// When those are given up.
+    /// Until then servers that were in the cluster before this start may not have come back, whoever else has.
     grace_ends: Time,
     /// Members whose queue had no room for control, to be closed before the turn ends.
     overwhelmed: Vec<ConnId>,
@@ -178,6 +180,7 @@ impl Acms {
         let mut entropy = Entropy::new(config.seed);
         Acms {
             links: Links::new(config.memory_max),
+            grace_ends: now + config.directory_grace,
             config,
             strangers: Strangers::new(limits::STRANGERS_MAX),
             servers: Slab::new(),
@@ -190,7 +193,6 @@ impl Acms {
             last_assigned: ServerId(u16::MAX),
             tenures: 0,
             awaited: BTreeSet::new(),
-            grace_ends: now + limits::DIRECTORY_GRACE,
             overwhelmed: Vec::new(),
             entropy,
             events: VecDeque::new(),

@@ -169,9 +169,6 @@ pub(super) struct Ledger {
     pub(super) kills: [Vec<Moment>; SERVERS + 1],
     /// When each server was without the cluster.
     pub(super) apart: [Spans; SERVERS],
-    /// When the ACMS had heard only from servers that were as new as itself, and so could not know of the others:
-    /// docs/PROTOCOL.md, section 12, lets it answer OFFLINE then.
-    pub(super) unaware: Spans,
     /// When each user could not be expected to be reached: its own server was killed, and is not back with it.
     pub(super) away: Vec<Spans>,
     violations: Vec<String>,
@@ -184,7 +181,6 @@ impl Ledger {
             last: BTreeMap::new(),
             kills: Default::default(),
             apart: Default::default(),
-            unaware: Spans::default(),
             away: std::iter::repeat_with(Spans::default).take(users).collect(),
             violations: Vec::new(),
         }
@@ -240,7 +236,7 @@ impl Ledger {
             (Failure::NotConnected, _) => self.away[from].meet(life),
             (Failure::ConnectionLost, _) => self.was_killed(&[from % SERVERS], life),
             (Failure::TimedOut, Kind::Query) => self.was_killed(&path(sent.stamp), life),
-            (Failure::Offline, _) => self.away[to].meet(life) || self.unaware.meet(life),
+            (Failure::Offline, _) => self.away[to].meet(life),
             (Failure::Unreachable, Kind::Plain | Kind::Query) => self.apart[from % SERVERS].meet(life),
             (Failure::Retry, Kind::Plain | Kind::Query) => {
                 self.apart.iter().any(|apart| apart.meet(life)) || self.away[to].meet(life)
@@ -285,10 +281,8 @@ impl Ledger {
                     *row.failed.entry(failure).or_default() += 1;
                     row.failed_though_delivered += 1;
                 }
-                (_, None, Some((told, Err(failure)))) => {
+                (_, None, Some((_, Err(failure)))) => {
                     *row.failed.entry(failure).or_default() += 1;
-                    let wrongly = failure == Failure::Offline && !self.away[stamp.to].meet((sent.at, told));
-                    summary.wrongly_offline += usize::from(wrongly);
                 }
                 (Kind::Plain, None, None) => {
                     row.lost += 1;
@@ -324,8 +318,6 @@ fn path(stamp: Stamp) -> Vec<usize> {
 #[derive(Default)]
 pub(super) struct Summary {
     kinds: BTreeMap<Kind, Row>,
-    /// Of those that failed OFFLINE, though the receiver's server lived: the ACMS could not know.
-    wrongly_offline: usize,
     violations: usize,
 }
 
@@ -352,7 +344,6 @@ impl fmt::Display for Summary {
                 writeln!(f, "        {failure:?} {count}")?;
             }
         }
-        writeln!(f, "OFFLINE by an ACMS that had not heard of the receiver's server {}", self.wrongly_offline)?;
         write!(f, "violations {}", self.violations)
     }
 }
