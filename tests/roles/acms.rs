@@ -1311,6 +1311,28 @@ fn a_move_that_comes_behind_the_arrival_makes_nobody_moving() {
 }
 
 #[test]
+fn a_user_sent_away_before_the_burst_told_of_her_is_under_way_too() {
+    for is_back in [false, true] {
+        let mut hub = hub();
+        let (a, b) = two_with_users(&mut hub);
+        hub.put(a, Raw::of(BURST_BEGIN));
+        if is_back {
+            log_in(&mut hub, b, "alice", 9);
+        }
+        hub.put(a, Raw::of(UNBIND).info(1001).id(1).from("alice"));
+        hub.put(a, Raw::of(SYNCED));
+        if is_back {
+            assert_eq!(found(&mut hub, b, "alice"), Ok(2));
+            hub.put(b, Raw::of(UNBIND).id(9).from("alice"));
+        } else {
+            assert_eq!(found(&mut hub, b, "alice"), Err(3));
+            pass_alive(&mut hub, &[a, b], 3_000);
+        }
+        assert_eq!(found(&mut hub, b, "alice"), Err(1), "she was there, or did not come");
+    }
+}
+
+#[test]
 fn more_users_under_way_than_are_remembered_are_offline() {
     let mut hub = hub();
     let (a, b) = two_with_users(&mut hub);

@@ -174,9 +174,10 @@ impl Acms {
         if self.directory.binding(user).is_some_and(exact) {
             self.forget(user);
             self.directory.unbind(user, tenure, session);
-            if code == CloseCode::MOVE.to_wire() {
-                self.moves.left(now, user);
-            }
+        }
+        // A session that its server's burst has not told of yet is sent away like any other.
+        if code == CloseCode::MOVE.to_wire() && self.standing(user).is_none() {
+            self.moves.left(now, user);
         }
     }
 
