@@ -731,6 +731,45 @@ fn where_the_older_login_is_kept_one_that_is_under_way_refuses_others_for_now() 
     }
 }
 
+/// After a start, or while a server tells of its users, the older login may be one that is not known yet.
+#[test]
+fn where_the_older_login_is_kept_nobody_is_let_in_until_all_are_known() {
+    let mut hub = hub_with(|config| config.directory_grace = Span::from_secs(2));
+    let (a, b) = (member(&mut hub, 1), member(&mut hub, 2));
+    drain(&mut hub);
+    let try_later = Raw::of(CLAIMED).info(1008).id(1).to("alice");
+    hub.put(b, claim(1, "alice").info(1));
+    assert_eq!(hub.frame(b), try_later);
+    hub.put(b, claim(1, "carol"));
+    is_claimed(&mut hub, b, 1, "carol");
+    hub.put(b, Raw::of(UNBIND).id(1).from("carol"));
+    pass_alive(&mut hub, &[a, b], 2_000);
+    hub.put(a, Raw::of(BURST_BEGIN));
+    hub.put(b, claim(1, "alice").info(1));
+    assert_eq!(hub.frame(b), try_later);
+    hub.put(a, bind(&[(7, 5_000, "alice")]));
+    hub.put(a, Raw::of(SYNCED).info(1));
+    hub.put(b, claim(2, "alice").info(1));
+    assert_eq!(hub.frame(b), Raw::of(CLAIMED).info(1509).id(2).to("alice"));
+    hub.put(b, claim(3, "bob").info(1));
+    is_claimed(&mut hub, b, 3, "bob");
+    hub.silent(a);
+}
+
+/// She was sent to the other server, and is there before the first one's word of it.
+#[test]
+fn where_the_older_login_is_kept_a_user_of_a_draining_server_comes_again() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.put(a, Raw::of(DRAIN));
+    drain(&mut hub);
+    hub.put(b, claim(5, "alice").info(1));
+    assert_eq!(hub.frame(b), Raw::of(CLAIMED).info(1008).id(5).to("alice"));
+    hub.put(a, Raw::of(UNBIND).info(1001).id(1).from("alice"));
+    hub.put(b, claim(6, "alice").info(1));
+    is_claimed(&mut hub, b, 6, "alice");
+}
+
 #[test]
 fn of_two_logins_at_once_the_newer_stays_whichever_is_confirmed_first() {
     for newer_first in [true, false] {

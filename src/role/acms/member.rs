@@ -103,8 +103,12 @@ impl Acms {
         if self.moves.is_moving(now, user) {
             return Bounce::Retry;
         }
-        let complete = now >= self.grace_ends && self.servers.iter().all(|(_, server)| server.synced);
-        if complete { Bounce::Offline } else { Bounce::Retry }
+        if self.is_complete(now) { Bounce::Offline } else { Bounce::Retry }
+    }
+
+    /// Whether who is not in the directory is nowhere.
+    fn is_complete(&self, now: Time) -> bool {
+        now >= self.grace_ends && self.servers.iter().all(|(_, server)| server.synced)
     }
 
     fn bounce(&mut self, now: Time, place: u32, envelope: &Envelope<'_>, cause: Bounce) {
@@ -135,9 +139,14 @@ impl Acms {
         let bound = self.standing(user.as_bytes()).map(|(binding, _)| *binding).filter(is_other);
         let is_contested = self.claims.of(user.as_bytes()).iter().any(is_other);
         let answer = match (policy, bound) {
+            // This may be that user, faster here than the word that the session there was sent away.
+            (Relogin::KeepOld, Some(bound)) if self.servers[bound.place as usize].draining => {
+                CloseCode::UNAVAILABLE.to_wire()
+            }
             (Relogin::KeepOld, Some(_)) => CloseCode::ALREADY_ONLINE.to_wire(),
-            // That login may come to nothing: this one is not refused for good.
-            (Relogin::KeepOld, None) if is_contested => CloseCode::UNAVAILABLE.to_wire(),
+            // That login may come to nothing, and a session to be kept may be one that is not known yet: this one is not
+            // refused for good.
+            (Relogin::KeepOld, None) if is_contested || !self.is_complete(now) => CloseCode::UNAVAILABLE.to_wire(),
             (Relogin::ReplaceOld, Some(bound)) if is_older(&claim, &bound) => CloseCode::REPLACED.to_wire(),
             (Relogin::KeepOld, None) | (Relogin::ReplaceOld, Some(_) | None) => {
                 self.claims.open(user.clone(), claim);
