@@ -804,6 +804,20 @@ fn a_login_that_is_older_than_the_one_that_is_in_is_refused() {
     assert_eq!(found(&mut hub, a, "alice"), Ok(1));
 }
 
+/// Its date and that of the session that is in are both late by what their frames took: it may be the newer one.
+#[test]
+fn a_login_that_is_hardly_older_than_one_elsewhere_comes_again() {
+    for (age, answer) in [(1, 1008), (3_000, 1008), (3_001, 1508)] {
+        let mut hub = hub();
+        let (a, b) = two_with_users(&mut hub);
+        hub.put(b, aged_claim(9, age, "alice"));
+        assert_eq!(hub.frame(b), Raw::of(CLAIMED).info(answer).id(9).to("alice"), "{age} ms");
+        hub.put(a, claim(0, "alice"));
+        assert_eq!(hub.frame(a), Raw::of(CLAIMED).info(1508).id(0).to("alice"), "numbers of one server are exact");
+        assert_eq!(found(&mut hub, a, "alice"), Ok(1));
+    }
+}
+
 /// Either of the two frames may have been held up by the network: the earlier date counts.
 #[test]
 fn a_login_held_up_on_its_way_is_no_newer_for_that() {

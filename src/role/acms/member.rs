@@ -4,6 +4,7 @@ use super::{Acms, Event, Server};
 use crate::buf::Frame;
 use crate::id::{ConnId, UserId};
 use crate::link::Link;
+use crate::limits;
 use crate::role::{Binding, Digest, Drop, Fault, Tenure};
 use crate::time::Time;
 use crate::wire::link::{BindEntry, Relogin, ServerMessageId, ServerState};
@@ -147,7 +148,7 @@ impl Acms {
             // That login may come to nothing, and a session to be kept may be one that is not known yet: this one is not
             // refused for good.
             (Relogin::KeepOld, None) if is_contested || !self.is_complete(now) => CloseCode::UNAVAILABLE.to_wire(),
-            (Relogin::ReplaceOld, Some(bound)) if is_older(&claim, &bound) => CloseCode::REPLACED.to_wire(),
+            (Relogin::ReplaceOld, Some(bound)) if is_older(&claim, &bound) => refusal_of(&claim, &bound).to_wire(),
             (Relogin::KeepOld, None) | (Relogin::ReplaceOld, Some(_) | None) => {
                 self.claims.open(user.clone(), claim);
                 0
@@ -295,6 +296,13 @@ impl Acms {
 /// Whether a login is older than one that is in: on one server by their numbers, else by when they came.
 fn is_older(login: &Binding, bound: &Binding) -> bool {
     if login.place == bound.place { login.session < bound.session } else { login.since < bound.since }
+}
+
+/// What an older login is told. Each date is late by what its frames took: where that could have put two servers' logins
+/// in the wrong order, the one that comes last is not refused for good.
+fn refusal_of(login: &Binding, bound: &Binding) -> CloseCode {
+    let is_certain = login.place == bound.place || bound.since.abs_diff(login.since) > limits::LINK_TIMEOUT.as_micros();
+    if is_certain { CloseCode::REPLACED } else { CloseCode::UNAVAILABLE }
 }
 
 /// When a login came that is `age_ms` old: a number that can lie before the start of this process's clock.
