@@ -79,6 +79,11 @@ pub const ASK_USERS_MAX: usize = 100;
 pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
 /// Connections that have not logged in, at most; one more ends another that has said nothing, at random.
 pub const ANONYMOUS_MAX: usize = 16 << 10;
+/// Logins that a server has put to the ACMS and not settled, at most: as many as its connections that say nothing.
+pub const CLAIMS_OF_SERVER_MAX: usize = ANONYMOUS_MAX;
+/// Those of one user, on all servers; looked through for each message of the user. More programs of one user than log in
+/// at the same moment.
+pub const CLAIMS_OF_USER_MAX: usize = 16;
 /// Connections to the ACMS that have not proven to be a member's, at most; one more ends another of them, at random, so
 /// that strangers who say nothing keep no server out.
 pub const STRANGERS_MAX: usize = 1024;

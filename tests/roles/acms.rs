@@ -891,6 +891,50 @@ fn a_burst_of_either_server_between_claim_and_confirmation_changes_nothing() {
     assert_eq!(found(&mut hub, b, "alice"), Ok(2));
 }
 
+#[test]
+fn the_claims_of_a_user_are_bounded() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    for session in 11..=18 {
+        for conn in [a, b] {
+            hub.put(conn, claim(session, "carol"));
+            is_claimed(&mut hub, conn, session, "carol");
+        }
+    }
+    hub.put(b, claim(19, "carol"));
+    assert_eq!(hub.frame(b), Raw::of(CLAIMED).info(1008).id(19).to("carol"));
+    hub.put(b, claim(18, "carol"));
+    is_claimed(&mut hub, b, 18, "carol");
+    hub.put(b, claim(19, "dave"));
+    is_claimed(&mut hub, b, 19, "dave");
+    hub.put(a, Raw::of(UNBIND).id(11).from("carol"));
+    hub.put(b, claim(20, "carol"));
+    is_claimed(&mut hub, b, 20, "carol");
+}
+
+#[test]
+fn the_claims_of_a_server_are_bounded() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    for session in 2..16_386 {
+        let user = format!("user{session}");
+        hub.put(a, claim(session, &user));
+        is_claimed(&mut hub, a, session, &user);
+    }
+    let one_more = |hub: &mut Hub, conn, session, answer| {
+        hub.put(conn, claim(session, "carol"));
+        assert_eq!(hub.frame(conn), Raw::of(CLAIMED).info(answer).id(session).to("carol"));
+    };
+    one_more(&mut hub, a, 16_386, 1008);
+    one_more(&mut hub, b, 2, 0);
+    hub.put(a, bind(&[(2, 0, "user2")]));
+    one_more(&mut hub, a, 16_387, 0);
+    hub.put(a, Raw::of(UNBIND).id(16_388).from("carol"));
+    one_more(&mut hub, a, 16_389, 1008);
+    hub.put(a, Raw::of(BURST_BEGIN));
+    one_more(&mut hub, a, 16_390, 0);
+}
+
 /// Once the newer login may have its WELCOME, nothing new of the older session's crosses; until it has, nothing is lost.
 #[test]
 fn while_a_newer_login_is_claimed_the_older_session_is_told_to_try_again() {

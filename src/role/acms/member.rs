@@ -150,8 +150,7 @@ impl Acms {
             (Relogin::KeepOld, None) if is_contested || !self.is_complete(now) => CloseCode::UNAVAILABLE.to_wire(),
             (Relogin::ReplaceOld, Some(bound)) if is_older(&claim, &bound) => refusal_of(&claim, &bound).to_wire(),
             (Relogin::KeepOld, None) | (Relogin::ReplaceOld, Some(_) | None) => {
-                self.claims.open(user.clone(), claim);
-                0
+                self.claims.open(user.clone(), claim).map_or(CloseCode::UNAVAILABLE.to_wire(), |()| 0)
             }
         };
         let conn = self.servers[place as usize].conn;
