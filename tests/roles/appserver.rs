@@ -2183,6 +2183,17 @@ fn a_draining_server_that_comes_back_to_its_acms_says_so_again() {
     assert_eq!(server.next(up), Raw::of(BURST_BEGIN));
 }
 
+#[test]
+fn a_server_that_stops_lets_nobody_in_whose_claim_was_open() {
+    let (mut server, up) = joined();
+    let (alice, _) = claiming(&mut server, up, "alice");
+    server.core.stop(server.now);
+    server.turn();
+    assert_eq!(server.frame(alice).kind, CLOSE, "and no WELCOME before it");
+    let logged_in = events(&mut server).into_iter().any(|event| matches!(event, Event::LoggedIn { .. }));
+    assert!(!logged_in);
+}
+
 // What it says of itself.
 
 #[test]

@@ -11,19 +11,23 @@ use crate::wire::{CloseCode, Kind, Outgoing};
 /// The id of the PING behind the last UNBIND: its PONG comes behind all that the ACMS had passed on before.
 const LAST_PING: u64 = 1;
 
-/// How far a server's drain is.
-pub(super) enum Drain {
-    /// Clients are sent away, in the order of this list.
+/// How far a server is on its way from start to end, never back.
+pub(super) enum Phase {
+    /// It takes users.
+    Serving,
+    /// Its clients are sent to other servers, in the order of this list.
     Moving { began: Time, clients: VecDeque<ConnId>, of: usize },
     /// All have been; what the ACMS passed on to them before it knew is still bounced.
     Leaving,
+    /// Every connection is closing.
+    Stopping,
 }
 
 impl AppServer {
     /// Sends every client to another server of the cluster, spread over `drain` of the config, and then stops. Alone, or
     /// where no other server is known to be there, it stops at once. Returns how long it takes to send them.
     pub fn drain(&mut self, now: Time) -> Span {
-        if self.stopping || self.drain.is_some() {
+        if !matches!(self.phase, Phase::Serving) {
             return Span::default();
         }
         if self.targets().is_empty() {
@@ -34,9 +38,21 @@ impl AppServer {
         let is_client = |peer: &Peer| matches!(peer, Peer::Client(_));
         let clients = self.links.iter().filter(|(_, link)| link.is_live() && is_client(&link.peer));
         let clients: VecDeque<ConnId> = clients.map(|(conn, _)| conn).collect();
-        self.drain = Some(Drain::Moving { began: now, of: clients.len(), clients });
+        self.phase = Phase::Moving { began: now, of: clients.len(), clients };
         self.continue_drain(now);
         self.config.drain
+    }
+
+    /// Whether users are on their way to other servers: those who come are sent on as well.
+    pub fn is_draining(&self) -> bool {
+        match self.phase {
+            Phase::Moving { .. } | Phase::Leaving => true,
+            Phase::Serving | Phase::Stopping => false,
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self.phase, Phase::Stopping)
     }
 
     /// Tells the ACMS that nobody is to be sent here.
@@ -47,7 +63,7 @@ impl AppServer {
     /// Sends away those whose time has come.
     pub(super) fn continue_drain(&mut self, now: Time) {
         while self.drain_deadline().is_some_and(|due| due <= now) {
-            let Some(Drain::Moving { clients, .. }) = &mut self.drain else { return };
+            let Phase::Moving { clients, .. } = &mut self.phase else { return };
             let Some(conn) = clients.pop_front() else { return self.leave_cluster(now) };
             self.move_client(now, conn);
         }
@@ -55,13 +71,13 @@ impl AppServer {
 
     /// When the next client is sent away: each has its moment, evenly from the drain's beginning to its end.
     pub(super) fn drain_deadline(&self) -> Option<Time> {
-        match self.drain.as_ref()? {
-            Drain::Moving { began, clients, .. } if clients.is_empty() => Some(*began),
-            Drain::Moving { began, clients, of } => {
+        match &self.phase {
+            Phase::Moving { began, clients, .. } if clients.is_empty() => Some(*began),
+            Phase::Moving { began, clients, of } => {
                 let sent = (of - clients.len()) as u64;
                 Some(*began + Span::from_micros(self.config.drain.as_micros() * sent / *of as u64))
             }
-            Drain::Leaving => None,
+            Phase::Serving | Phase::Leaving | Phase::Stopping => None,
         }
     }
 
@@ -75,7 +91,7 @@ impl AppServer {
 
     /// Nobody is here any more: once what was under way to them has come back, the server stops.
     fn leave_cluster(&mut self, now: Time) {
-        self.drain = Some(Drain::Leaving);
+        self.phase = Phase::Leaving;
         if !self.control_up(now, &Outgoing { id: LAST_PING, ..Outgoing::of(Kind::Ping) }) {
             self.stop(now);
         }
@@ -83,7 +99,7 @@ impl AppServer {
 
     /// The ACMS has answered a PING.
     pub(super) fn ponged(&mut self, now: Time, id: u64) {
-        if id == LAST_PING && matches!(self.drain, Some(Drain::Leaving)) {
+        if id == LAST_PING && matches!(self.phase, Phase::Leaving) {
             self.stop(now);
         }
     }

@@ -33,7 +33,7 @@ use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
 
 use ask::Question;
 pub use config::{Config, CutOff, Membership};
-use drain::Drain;
+use drain::Phase;
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef};
 use load::Load;
 pub use meter::Rates;
@@ -125,11 +125,9 @@ pub struct AppServer {
     events: VecDeque<Event>,
     counters: Counters,
     load: Load,
-    /// Its users are being sent to other servers.
-    drain: Option<Drain>,
-    /// How many were.
+    phase: Phase,
+    /// Clients sent to other servers so far.
     moved: usize,
-    stopping: bool,
 }
 
 impl AppServer {
@@ -159,9 +157,8 @@ impl AppServer {
             counters: Counters::default(),
             config,
             load: Load::new(now),
-            drain: None,
+            phase: Phase::Serving,
             moved: 0,
-            stopping: false,
         }
     }
 
@@ -197,7 +194,7 @@ impl AppServer {
 
     /// Closes every connection with SHUTDOWN and takes no more users. Done when [`AppServer::is_stopped`].
     pub fn stop(&mut self, now: Time) {
-        self.stopping = true;
+        self.phase = Phase::Stopping;
         let conns: Vec<ConnId> = self.links.iter().map(|(conn, _)| conn).collect();
         for conn in conns {
             self.close(now, conn, &Fault::new(CloseCode::SHUTDOWN, "the server is stopping"));
@@ -206,7 +203,7 @@ impl AppServer {
 
     /// Whether the server was told to stop and every connection has ended.
     pub fn is_stopped(&self) -> bool {
-        self.stopping && self.links.is_empty()
+        self.is_stopping() && self.links.is_empty()
     }
 
     /// Closes a user's session on this server, or asks the cluster to. False where the user is known to be nowhere.
@@ -411,9 +408,9 @@ impl Core for AppServer {
         let full = self.links.admitted() >= self.config.connections_max;
         let client = Client { session: Session::Anonymous, meter: Meter::default() };
         let conn = self.links.accept(now, addr, self.patience(), bounds, Peer::Client(client));
-        if self.stopping {
+        if self.is_stopping() {
             self.close(now, conn, &Fault::new(CloseCode::SHUTDOWN, "the server is stopping"));
-        } else if self.drain.is_some() {
+        } else if self.is_draining() {
             self.move_client(now, conn);
         } else if full {
             let fault = Fault::full("the server has no room for more connections", &mut self.entropy);
@@ -509,7 +506,7 @@ impl Core for AppServer {
     fn deadline(&self) -> Option<Time> {
         let questions = self.question_ends.front().map(|(ends, _)| *ends);
         let queries = self.query_ends.first().map(|(ends, _)| *ends);
-        let uplinks = self.uplinks.iter().filter(|_| !self.stopping).filter_map(Uplink::deadline).min();
+        let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
         [self.links.deadline(), questions, queries, uplinks, self.drain_deadline()].into_iter().flatten().min()
     }
 }

@@ -178,11 +178,14 @@ impl AppServer {
         }
     }
 
-    /// The claims that the ACMS did not answer before its link was lost.
+    /// The claims that the ACMS did not answer before its link was lost. A server that stops lets nobody in: those
+    /// connections are closed as all others are.
     pub(super) fn settle_claims(&mut self, now: Time) {
         for (session, conn) in self.claims.list() {
             self.claims.remove(session);
-            if let Some((_, Session::Claiming(entrant))) = self.session_mut(conn) {
+            if !self.is_stopping()
+                && let Some((_, Session::Claiming(entrant))) = self.session_mut(conn)
+            {
                 let entrant = entrant.clone();
                 self.admit_cut_off(now, conn, entrant);
             }

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{AppServer, ClusterState, Drain, Entrant, Event, Membership, Origin, Peer, Session};
+use super::{AppServer, ClusterState, Entrant, Event, Membership, Origin, Peer, Phase, Session};
 use crate::buf::{Bounds, Frame, Inbound};
 use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
@@ -128,7 +128,7 @@ impl AppServer {
 
     pub(super) fn expire_uplinks(&mut self, now: Time) {
         for place in 0..self.uplinks.len() {
-            if self.stopping {
+            if self.is_stopping() {
                 return;
             }
             match self.uplinks[place].state {
@@ -180,13 +180,13 @@ impl AppServer {
             }
         };
         uplink.state = state;
-        if !self.stopping {
+        if !self.is_stopping() {
             self.events.push_back(Event::Cluster(change));
         }
         self.settle_claims(now);
         self.settle_questions(now);
         self.release_waiters(now, place);
-        if matches!(self.drain, Some(Drain::Leaving)) && !self.stopping {
+        if matches!(self.phase, Phase::Leaving) {
             self.stop(now);
         }
     }
@@ -290,7 +290,7 @@ impl AppServer {
         let epoch = uplink.epoch;
         self.links.advance(now, conn, Stage::Open);
         self.events.push_back(Event::Cluster(ClusterState::Up { epoch }));
-        if self.drain.is_some() {
+        if self.is_draining() {
             self.tell_drain(now);
         }
         self.begin_burst(now, place);
@@ -342,7 +342,7 @@ impl AppServer {
         let routed = match self.users.get(envelope.to) {
             Some(receiver) => self.deliver(now, *receiver, frame),
             // Its users are on their way to other servers.
-            None if self.drain.is_some() => Err(Bounce::Retry),
+            None if self.is_draining() => Err(Bounce::Retry),
             None => Err(Bounce::Offline),
         };
         if let Err(cause) = routed {
