@@ -392,7 +392,8 @@ impl AppServer {
 
     fn stop(&mut self) {
         let now = self.reactor.now();
-        if self.stopping.begin(now) {
+        let begins = self.stopping.begin(now);
+        if begins || self.core.is_draining() {
             self.reactor.stop_listening();
             self.core.stop(now);
         }

@@ -91,7 +91,8 @@ impl ServerHandle {
         Ok(pending)
     }
 
-    /// Closes every connection with SHUTDOWN and ends the server, however many commands wait.
+    /// Closes every connection with SHUTDOWN and ends the server, however many commands wait; in the midst of a drain
+    /// too.
     pub fn stop(&self) {
         self.told_to_stop.store(true, Ordering::Release);
         self.wake.wake();

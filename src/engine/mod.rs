@@ -113,10 +113,11 @@ struct Stopping {
 }
 
 impl Stopping {
-    /// Begins. False where it has begun before.
+    /// Begins, or lowers a time that was given for a drain. False where it has begun before.
     fn begin(&mut self, now: Time) -> bool {
         let begins = self.by.is_none();
-        self.by.get_or_insert(now + limits::SHUTDOWN_GRACE);
+        let by = now + limits::SHUTDOWN_GRACE;
+        self.by = Some(self.by.map_or(by, |earlier| earlier.min(by)));
         begins
     }
 
@@ -171,4 +172,20 @@ fn seed() -> io::Result<[u8; 32]> {
 fn boot_number() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_in_the_midst_of_a_drain_ends_it_three_seconds_later_however_often_it_is_told() {
+        let at = Time::from_micros;
+        let mut stopping = Stopping::default();
+        assert!(stopping.begin(at(600_000_000)), "a drain of ten minutes");
+        assert!(!stopping.begin(at(10_000_000)));
+        assert!(!stopping.begin(at(11_000_000)));
+        assert!(!stopping.is_overdue(at(12_999_999)));
+        assert!(stopping.is_overdue(at(13_000_000)));
+    }
 }
