@@ -1309,6 +1309,34 @@ fn who_has_caught_up_and_waits_for_the_link_still_waits() {
     assert!(server.reads(alice));
 }
 
+/// The link fills in the midst of a change from one session of a user to the next, while a third is claimed.
+#[test]
+fn a_link_that_overflows_between_two_sessions_of_a_user_leaves_one() {
+    let (mut server, up) = joined();
+    let name = "u".repeat(64);
+    let (first, _) = log_in_through(&mut server, up, &name);
+    let (second, session) = claiming(&mut server, up, &name);
+    let (third, _) = claiming(&mut server, up, &name);
+    server.stall(up);
+    while server.core.send(server.now, &user("zoe"), Flags::NONE, 0, &[0; 1_000_000], None).is_ok() {}
+    let room = |server: &mut Server| {
+        let queued = server.core.links().get(up).expect("it stands").queue().len();
+        (16 << 20) + 256 * KIB - queued
+    };
+    while room(&mut server) >= 84 {
+        assert!(server.core.kick(server.now, &user(&"z".repeat(64)), ""));
+    }
+    server.put(up, Raw::of(CLAIMED).to(&name).id(session));
+    assert!(!server.core.cluster_is_up(), "an UNBIND of 84 bytes does not fit");
+    server.closed_with(first, 1508);
+    assert_eq!(server.next(second).kind, WELCOME);
+    server.closed_with(second, 1508);
+    assert_eq!(server.frame(third).kind, WELCOME);
+    assert_eq!(server.core.conn_of(&user(&name)), Some(third));
+    server.reset(third);
+    assert_eq!(server.core.users_online(), 0);
+}
+
 // The cluster: claims.
 
 #[test]

@@ -57,6 +57,7 @@ impl AppServer {
     pub fn locate(&mut self, now: Time, token: u64, users: &[UserId]) {
         let users = users.iter().map(|user| user.as_str().to_owned()).collect();
         self.ask(now, Asker::Application(token), users);
+        self.close_overwhelmed(now);
     }
 
     fn ask(&mut self, now: Time, asker: Asker, users: Vec<String>) {

@@ -40,6 +40,7 @@ impl AppServer {
         let clients: VecDeque<ConnId> = clients.map(|(conn, _)| conn).collect();
         self.phase = Phase::Moving { began: now, of: clients.len(), clients };
         self.continue_drain(now);
+        self.close_overwhelmed(now);
         self.config.drain
     }
 

@@ -107,6 +107,8 @@ pub struct AppServer {
     strangers: Strangers,
     /// The ways to the cluster; none where the server stands alone.
     uplinks: Vec<Uplink>,
+    /// Uplinks whose queue had no room for control, to be closed before the call ends that found it so.
+    overwhelmed: Vec<ConnId>,
     sessions: u64,
     claims: Claims,
     /// Questions that wait for the ACMS, by number.
@@ -142,6 +144,7 @@ impl AppServer {
             pace: Pace::new(config.max_accepts_per_second),
             strangers: Strangers::new(limits::ANONYMOUS_MAX),
             uplinks,
+            overwhelmed: Vec::new(),
             sessions: 0,
             claims: Claims::new(&mut entropy),
             questions: HashMap::with_hasher(entropy.hasher()),
@@ -210,10 +213,13 @@ impl AppServer {
     pub fn kick(&mut self, now: Time, user: &UserId, text: &str) -> bool {
         if let Some(conn) = self.conn_of(user) {
             self.close(now, conn, &Fault::new(CloseCode::KICKED, text.to_owned()));
+            self.close_overwhelmed(now);
             return true;
         }
         let kick = Outgoing { info_type: CloseCode::KICKED.to_wire(), to: user.as_bytes(), ..Outgoing::of(Kind::Kick) };
-        self.control_up(now, &kick)
+        let told = self.control_up(now, &kick);
+        self.close_overwhelmed(now);
+        told
     }
 
     /// Sends a message or, with a deadline, a query to a user on any server. The id tells its outcome from others'.
@@ -344,6 +350,14 @@ impl AppServer {
         }
     }
 
+    /// Closes the uplinks that have no room for control. Not where that is found: their end opens sessions (`settle_claims`),
+    /// and whoever found it may be about to open or to end one of the same user.
+    fn close_overwhelmed(&mut self, now: Time) {
+        while let Some(conn) = self.overwhelmed.pop() {
+            self.close(now, conn, &Fault::new(CloseCode::SLOW, "no room for control frames"));
+        }
+    }
+
     /// Charges a client for a read. One in debt is not read from until it is paid, so nothing of what it sends waits here.
     fn charge(&mut self, now: Time, conn: ConnId, messages: u64, bytes: usize) {
         let online = self.links.get_mut(conn).filter(|link| link.stage() == Stage::Open);
@@ -457,12 +471,14 @@ impl Core for AppServer {
         if uplink.is_none() {
             self.pause_if_congested(conn);
         }
+        self.close_overwhelmed(now);
         self.ease(now);
     }
 
     fn ended(&mut self, now: Time, conn: ConnId, end: End) {
         self.depart(now, conn, Gone::Ended(end), "");
         self.links.hung_up(conn, end);
+        self.close_overwhelmed(now);
     }
 
     fn relieved(&mut self, now: Time, conn: ConnId) {
@@ -471,6 +487,7 @@ impl Core for AppServer {
             Peer::Client(_) => self.links.resume(now, conn, Pause::Congested),
             Peer::Acms(place) => self.release_waiters(now, *place),
         }
+        self.close_overwhelmed(now);
     }
 
     fn waited(&mut self, waited: Span) {
@@ -500,6 +517,7 @@ impl Core for AppServer {
         self.expire_uplinks(now);
         self.expire_questions(now);
         self.expire_queries(now);
+        self.close_overwhelmed(now);
         self.ease(now);
     }
 

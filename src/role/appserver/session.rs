@@ -120,13 +120,13 @@ impl AppServer {
     pub fn verdict(&mut self, now: Time, conn: ConnId, verdict: Verdict) {
         let Some((_, Session::Checking(entrant))) = self.session_mut(conn) else { return };
         let entrant = entrant.clone();
-        let fault = match verdict {
-            Verdict::Accept => return self.admit(now, conn, entrant),
-            Verdict::Refuse(cause) => Fault::new(CloseCode::REFUSED, cause),
-            Verdict::Unavailable(cause) => Fault::new(CloseCode::UNAVAILABLE, cause),
-            Verdict::Fault => Fault::new(CloseCode::INTERNAL, "the login check failed"),
-        };
-        self.close(now, conn, &fault);
+        match verdict {
+            Verdict::Accept => self.admit(now, conn, entrant),
+            Verdict::Refuse(cause) => self.close(now, conn, &Fault::new(CloseCode::REFUSED, cause)),
+            Verdict::Unavailable(cause) => self.close(now, conn, &Fault::new(CloseCode::UNAVAILABLE, cause)),
+            Verdict::Fault => self.close(now, conn, &Fault::new(CloseCode::INTERNAL, "the login check failed")),
+        }
+        self.close_overwhelmed(now);
     }
 
     /// The application agrees; the cluster, where there is one, has to agree too.

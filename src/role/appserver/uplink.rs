@@ -111,13 +111,13 @@ impl AppServer {
     }
 
     /// Sends control to the ACMS; false where the link does not stand. A link that has no room even for control is
-    /// closed: the burst after its return repairs what it missed.
+    /// closed before the call ends: the burst after its return repairs what it missed.
     pub(super) fn control_up(&mut self, now: Time, frame: &Outgoing<'_>) -> bool {
         let Ok(conn) = self.uplink_conn() else { return false };
         if self.links.send_control(now, conn, frame).is_ok() {
             return true;
         }
-        self.close(now, conn, &Fault::new(CloseCode::SLOW, "no room for control frames"));
+        self.overwhelmed.push(conn);
         false
     }
 
