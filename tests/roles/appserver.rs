@@ -2,7 +2,7 @@
 //!
 //! Long for its list: every rule of the session, of the link and of backpressure has its own named test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
@@ -2209,6 +2209,29 @@ fn a_draining_server_that_comes_back_to_its_acms_says_so_again() {
     let up = register(&mut server);
     assert_eq!(server.next(up), Raw::of(DRAIN));
     assert_eq!(server.next(up), Raw::of(BURST_BEGIN));
+}
+
+/// An ACMS that has just been started knows of few: the others are there all the same.
+#[test]
+fn a_drain_goes_to_those_that_a_restarted_acms_waits_for_as_well() {
+    let one = r#"{"server":1,"address":"10.0.0.1:6000"}"#;
+    let two = r#"{"server":2,"address":"10.0.0.22:6000"}"#;
+    let both = ["10.0.0.2:6000", "10.0.0.4:6000"];
+    let cases = [
+        (format!(r#"{{"servers":[{one}],"awaited":[1,2,3,4]}}"#), &both[..]),
+        (format!(r#"{{"servers":[{one},{two}],"awaited":[1,3,4]}}"#), &["10.0.0.22:6000", "10.0.0.4:6000"]),
+        (format!(r#"{{"servers":[{one},{two}]}}"#), &["10.0.0.22:6000"]),
+    ];
+    for (told, expected) in cases {
+        let (mut server, up) = joined_by_others();
+        server.put(up, Raw::of(SERVERS).body(told));
+        let clients: Vec<ConnId> =
+            (0..4).map(|number| log_in_through(&mut server, up, &format!("user{number}")).0).collect();
+        start_drain(&mut server);
+        server.pass_ms(1_500);
+        let places: BTreeSet<String> = clients.into_iter().map(|conn| moved(&mut server, conn)).collect();
+        assert!(places.iter().eq(expected), "{places:?}");
+    }
 }
 
 #[test]

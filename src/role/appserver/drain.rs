@@ -30,7 +30,7 @@ impl AppServer {
         if !matches!(self.phase, Phase::Serving) {
             return Span::default();
         }
-        if self.targets().is_empty() {
+        if self.targets().next().is_none() {
             self.stop(now);
             return Span::default();
         }
@@ -85,8 +85,7 @@ impl AppServer {
     /// Closes a client with the address of another server, each in its turn.
     pub(super) fn move_client(&mut self, now: Time, conn: ConnId) {
         self.moved += 1;
-        let targets = self.targets();
-        let go_to = (!targets.is_empty()).then(|| targets[self.moved % targets.len()].clone());
+        let go_to = self.targets().nth(self.moved % self.targets().count().max(1)).cloned();
         self.close(now, conn, &Fault { go_to, ..Fault::new(CloseCode::MOVE, "the server is draining") });
     }
 

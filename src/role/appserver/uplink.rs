@@ -1,5 +1,7 @@
 //! The link to the ACMS: dialled, proven, kept up to date with every session, dialled again.
 
+use std::collections::BTreeMap;
+
 use bytes::BytesMut;
 
 use super::{AppServer, ClusterState, Entrant, Event, Membership, Origin, Peer, Phase, Session};
@@ -27,8 +29,8 @@ pub(super) struct Uplink {
     epoch: u64,
     /// Who else was in the cluster when it was last heard of.
     peers: Vec<ServerId>,
-    /// Where users can go instead: the addresses of the others that are there and are not draining themselves.
-    targets: Vec<String>,
+    /// Where users can go instead: the addresses of the others that take users, as far as is known.
+    targets: BTreeMap<ServerId, String>,
     /// Count and hash of the sessions that the ACMS should know of.
     digest: Digest,
     digest_at: Time,
@@ -67,7 +69,7 @@ impl Uplink {
             retry_after: Span::default(),
             epoch: 0,
             peers: Vec::new(),
-            targets: Vec::new(),
+            targets: BTreeMap::new(),
             digest: Digest::default(),
             digest_at: Time::NEVER,
             state_at: Time::NEVER,
@@ -122,8 +124,8 @@ impl AppServer {
     }
 
     /// Where users can be sent.
-    pub(super) fn targets(&self) -> &[String] {
-        self.uplinks.first().map_or(&[], |uplink| &uplink.targets)
+    pub(super) fn targets(&self) -> impl Iterator<Item = &String> {
+        self.uplinks.first().into_iter().flat_map(|uplink| uplink.targets.values())
     }
 
     pub(super) fn expire_uplinks(&mut self, now: Time) {
@@ -312,12 +314,7 @@ impl AppServer {
             Kind::Servers => {
                 let servers: Servers = parse_object(&frame.body())
                     .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of SERVERS is its JSON"))?;
-                let others = servers.servers.iter().filter(|entry| entry.server != self.config.server);
-                let targets = others.filter(|entry| !entry.draining).map(|entry| entry.address.clone());
-                let registered = servers.servers.iter().map(|entry| entry.server);
-                let uplink = &mut self.uplinks[place];
-                uplink.targets = targets.collect();
-                uplink.peers = registered.chain(servers.awaited).collect();
+                self.learn_servers(place, servers);
             }
             Kind::Found => self.found(now, frame),
             Kind::Ping => self.pong(now, conn, &frame.envelope)?,
@@ -326,6 +323,21 @@ impl AppServer {
             kind => return Err(Fault::unexpected(kind)),
         }
         Ok(())
+    }
+
+    /// Who else is there. Of those that a restarted ACMS still waits for, what it told before holds: they are there, and
+    /// have only not come back to it yet.
+    fn learn_servers(&mut self, place: usize, Servers { servers, awaited }: Servers) {
+        let uplink = &mut self.uplinks[place];
+        uplink.targets.retain(|server, _| awaited.contains(server));
+        uplink.peers = servers.iter().map(|entry| entry.server).chain(awaited).collect();
+        for entry in servers {
+            if entry.draining || entry.server == self.config.server {
+                uplink.targets.remove(&entry.server);
+            } else {
+                uplink.targets.insert(entry.server, entry.address);
+            }
+        }
     }
 
     /// A frame from the ACMS ends here: it goes to a user of this server or to the server itself, never back up.
