@@ -195,9 +195,9 @@ pub const HANDLER_STUCK: Span = Span::from_secs(1);
 /// How long a server that stops waits for its connections to take their CLOSE.
 pub const SHUTDOWN_GRACE: Span = Span::from_secs(3);
 
-/// How long a server that stops while others go on spreads the sending of its users to those. The default.
+/// How long a server that stops while others go on spreads the sending of its users to those, at least. The default.
 pub const DRAIN: Span = Span::from_secs(2);
-/// The longest that may be configured: a restart that waits longer is rather a fault.
+/// The longest that may be configured, or that it takes: a restart that waits longer is rather a fault.
 pub const DRAIN_CEILING: Span = Span::from_secs(600);
 /// How long a user that was sent to another server is not called offline: its engine dials at once, and again after
 /// pauses that come to about this much when the first dials fail.

@@ -45,7 +45,7 @@ pub struct AppServerSettings {
     pub heartbeat_timeout: Span,
     /// From accept to a complete LOGIN.
     pub login_timeout: Span,
-    /// How long the sending of all users to other servers is spread over, where it stops and others go on.
+    /// How long the sending of all users to other servers is spread over, at least, where it stops and others go on.
     pub drain: Span,
     /// Bytes of a frame after its length field, at most; in `MAX_FRAME_FLOOR..=MAX_FRAME` of [`limits`].
     pub max_frame: usize,
@@ -136,7 +136,7 @@ pub struct AppServerArgs {
     /// Milliseconds that a new connection has to log in; in 20..=3600000
     #[arg(long, value_name = "MS", default_value_t = limits::LOGIN_TIMEOUT.as_millis(), value_parser = span_ms())]
     login_timeout_ms: u64,
-    /// Seconds that a server which stops spreads the sending of its users to other servers over; in 0..=600
+    /// Seconds that a server which stops spreads the sending of its users to other servers over, at least; in 0..=600
     #[arg(
         long, value_name = "S", default_value_t = limits::DRAIN.as_millis() / 1_000,
         value_parser = RangedU64ValueParser::<u64>::new().range(DRAIN_SECONDS)

@@ -124,8 +124,8 @@ impl AppServerBuilder {
         self
     }
 
-    /// How long a server that stops spreads the sending of its users to the other servers of its cluster over: 2 s by
-    /// default, 10 minutes at most.
+    /// How long a server that stops spreads the sending of its users to the other servers of its cluster over, at least: 2 s
+    /// by default, 10 minutes at most. It takes longer where those would let more than half of what they may in a second.
     pub fn drain(mut self, span: std::time::Duration) -> AppServerBuilder {
         self.config.drain = Span::from(span).min(limits::DRAIN_CEILING);
         self

@@ -2211,6 +2211,28 @@ fn a_draining_server_that_comes_back_to_its_acms_says_so_again() {
     assert_eq!(server.next(up), Raw::of(BURST_BEGIN));
 }
 
+#[test]
+fn a_drain_takes_as_long_as_the_others_need_to_let_so_many_in() {
+    let (mut server, up) = joined_with(|config| {
+        config.drain = Span::from_millis(100);
+        config.max_accepts_per_second = 8;
+    });
+    let two = r#"{"server":2,"address":"10.0.0.2:6000"}"#;
+    server.put(up, Raw::of(SERVERS).body(format!(r#"{{"servers":[{two}]}}"#)));
+    for number in 0..8 {
+        log_in_through(&mut server, up, &format!("user{number}"));
+    }
+    assert_eq!(server.core.drain(server.now), Span::from_millis(2_000), "four a second");
+    server.turn();
+    for left in (1..8).rev() {
+        assert_eq!(server.core.users_online(), left);
+        server.pass_ms(240);
+        assert_eq!(server.core.users_online(), left);
+        server.pass_ms(10);
+    }
+    assert_eq!(server.core.users_online(), 0);
+}
+
 /// An ACMS that has just been started knows of few: the others are there all the same.
 #[test]
 fn a_drain_goes_to_those_that_a_restarted_acms_waits_for_as_well() {

@@ -20,7 +20,7 @@ pub struct Config {
     pub heartbeat_timeout: Span,
     /// From accept to a complete LOGIN.
     pub login_timeout: Span,
-    /// How long the sending of all users to other servers is spread over, where it stops and others go on.
+    /// How long the sending of all users to other servers is spread over, at least, where it stops and others go on.
     pub drain: Span,
     /// Connections, at most; more are closed FULL.
     pub connections_max: usize,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::{AppServer, Peer};
 use crate::id::ConnId;
+use crate::limits;
 use crate::role::Fault;
 use crate::time::{Span, Time};
 use crate::wire::{CloseCode, Kind, Outgoing};
@@ -16,7 +17,7 @@ pub(super) enum Phase {
     /// It takes users.
     Serving,
     /// Its clients are sent to other servers, in the order of this list.
-    Moving { began: Time, clients: VecDeque<ConnId>, of: usize },
+    Moving { began: Time, span: Span, clients: VecDeque<ConnId>, of: usize },
     /// All have been; what the ACMS passed on to them before it knew is still bounced.
     Leaving,
     /// Every connection is closing.
@@ -24,8 +25,9 @@ pub(super) enum Phase {
 }
 
 impl AppServer {
-    /// Sends every client to another server of the cluster, spread over `drain` of the config, and then stops. Alone, or
-    /// where no other server is known to be there, it stops at once. Returns how long it takes to send them.
+    /// Sends every client to another server of the cluster, spread over `drain` of the config or as long as those servers
+    /// need to let so many in, and then stops. Alone, or where no other server is known to be there, it stops at once.
+    /// Returns how long it takes to send them.
     pub fn drain(&mut self, now: Time) -> Span {
         if !matches!(self.phase, Phase::Serving) {
             return Span::default();
@@ -38,10 +40,19 @@ impl AppServer {
         let is_client = |peer: &Peer| matches!(peer, Peer::Client(_));
         let clients = self.links.iter().filter(|(_, link)| link.is_live() && is_client(&link.peer));
         let clients: VecDeque<ConnId> = clients.map(|(conn, _)| conn).collect();
-        self.phase = Phase::Moving { began: now, of: clients.len(), clients };
+        let span = self.moving_span(clients.len());
+        self.phase = Phase::Moving { began: now, span, of: clients.len(), clients };
         self.continue_drain(now);
         self.close_overwhelmed(now);
-        self.config.drain
+        span
+    }
+
+    /// How long so many clients are sent over. Their targets, if they are configured as this server is, get half of what
+    /// they let in: the other half is for those who come by themselves. Whoever is refused dials again seconds later.
+    fn moving_span(&self, clients: usize) -> Span {
+        let let_in = u64::from(self.config.max_accepts_per_second) * self.targets().count() as u64;
+        let needed = (2 * 1_000_000 * clients as u64).checked_div(let_in).unwrap_or(0);
+        self.config.drain.max(Span::from_micros(needed)).min(limits::DRAIN_CEILING)
     }
 
     /// Whether users are on their way to other servers: those who come are sent on as well.
@@ -74,9 +85,9 @@ impl AppServer {
     pub(super) fn drain_deadline(&self) -> Option<Time> {
         match &self.phase {
             Phase::Moving { began, clients, .. } if clients.is_empty() => Some(*began),
-            Phase::Moving { began, clients, of } => {
+            Phase::Moving { began, span, clients, of } => {
                 let sent = (of - clients.len()) as u64;
-                Some(*began + Span::from_micros(self.config.drain.as_micros() * sent / *of as u64))
+                Some(*began + Span::from_micros(span.as_micros() * sent / *of as u64))
             }
             Phase::Serving | Phase::Leaving | Phase::Stopping => None,
         }
