@@ -199,9 +199,14 @@ pub const SHUTDOWN_GRACE: Span = Span::from_secs(3);
 pub const DRAIN: Span = Span::from_secs(2);
 /// The longest that may be configured, or that it takes: a restart that waits longer is rather a fault.
 pub const DRAIN_CEILING: Span = Span::from_secs(600);
-/// How long a user that was sent to another server is not called offline: its engine dials at once, and again after
-/// pauses that come to about this much when the first dials fail.
+/// How long a user that was sent to another server is not called offline. It covers the way there, the login check and the
+/// claim, or five dials that are refused and the pauses between them (0.1 to 1.6 s, [`REDIAL_MIN`] doubled). It does not
+/// cover a dial that nobody answers ([`DIAL_TIMEOUT`]), nor a server that says when to come again: a drain goes slowly
+/// enough for that to be seldom. A user who does not come is RETRY, not OFFLINE, for as long.
 pub const MOVE_GRACE: Span = Span::from_secs(3);
+/// How long a client engine that was sent to another server dials that one again where it is closed there with a code, before
+/// it goes back to its usual address: twice the longest that a server sends it away for ([`RETURN_MAX`]).
+pub const MOVE_PATIENCE: Span = Span::from_secs(60);
 /// Users under way between two servers, at most: 64 bytes of id twice, 40 MiB in all. More are called offline.
 pub const MOVES_MAX: usize = 256 << 10;
 
@@ -236,5 +241,6 @@ const _: () = {
     assert!(MEMORY_SHED_TO_PERCENT < MEMORY_SHED_PERCENT && MEMORY_SHED_PERCENT < 100);
     assert!(MEMORY_MAX_FLOOR >= 4 * FRAME_WIRE_BYTES_MAX);
     assert!(RATE_PATIENCE.as_micros() >= 2 * RATE_BURST.as_micros());
+    assert!(MOVE_PATIENCE.as_micros() >= 2 * RETURN_MAX.as_micros());
     assert!(HEARTBEAT_TIMEOUT.as_micros() >= 2 * HEARTBEAT.as_micros());
 };

@@ -225,6 +225,46 @@ fn a_move_is_followed_at_once_and_a_refused_one_is_not() {
 }
 
 #[test]
+fn who_was_sent_to_a_server_that_is_full_comes_there_again() {
+    let (mut program, conn) = online();
+    let target = addr("10.0.0.2:6001");
+    program.put(conn, Raw::of(CLOSE).info(1001).body(r#"{"text":"moving","go_to":"10.0.0.2:6001"}"#));
+    let full = (1004, r#"{"text":"come again later","retry_after_ms":7000}"#, 7_000..=7_018);
+    let unavailable = (1008, "the cluster cannot be reached", 50..=418);
+    for (code, body, pause) in [full, unavailable] {
+        until_dial(&mut program);
+        assert_eq!(program.dials.last().map(|(_, at)| *at), Some(target));
+        let conn = program.answer_dial();
+        program.put(conn, Raw::of(CLOSE).info(code).body(body));
+        let passed = until_dial(&mut program);
+        assert!(pause.contains(&passed), "{code}: {passed} ms");
+    }
+    assert_eq!(program.dials.last().map(|(_, at)| *at), Some(target));
+    let silent = program.answer_dial();
+    program.reset(silent);
+    until_dial(&mut program);
+    assert_eq!(program.dials.last().map(|(_, at)| *at), Some(addr(SERVER)), "it ended without a word");
+}
+
+#[test]
+fn who_was_sent_to_a_server_that_lets_nobody_in_goes_back_after_a_minute() {
+    let (mut program, conn) = online();
+    program.put(conn, Raw::of(CLOSE).info(1001).body(r#"{"text":"moving","go_to":"10.0.0.2:6001"}"#));
+    let sent = program.now;
+    let back = loop {
+        until_dial(&mut program);
+        if program.dials.last().map(|(_, at)| *at) == Some(addr(SERVER)) {
+            break program.now.since(sent);
+        }
+        assert!(program.now.since(sent) < Span::from_secs(120), "it never goes back");
+        let conn = program.answer_dial();
+        program.put(conn, Raw::of(CLOSE).info(1004).body(r#"{"text":"full","retry_after_ms":7000}"#));
+    };
+    assert!((60_000..75_000).contains(&back.as_millis()), "after {back:?}");
+    greet(&mut program);
+}
+
+#[test]
 fn a_logout_ends_it() {
     let (mut program, conn) = online();
     program.core.log_out(program.now);

@@ -3,8 +3,8 @@
 use super::{Acms, Event, Server};
 use crate::buf::Frame;
 use crate::id::{ConnId, UserId};
-use crate::link::Link;
 use crate::limits;
+use crate::link::Link;
 use crate::role::{Binding, Digest, Drop, Fault, Tenure};
 use crate::time::Time;
 use crate::wire::link::{BindEntry, Relogin, ServerMessageId, ServerState};

@@ -63,8 +63,8 @@ pub struct Client {
     server: SocketAddr,
     backoff: Backoff,
     was_online: bool,
-    /// Dialling where a server sent it: at once, and once until it is online.
-    moving: bool,
+    /// When a server first sent it elsewhere; none once it is online.
+    moving: Option<Time>,
     /// This start's ids lie above it.
     first_id: u64,
     next_id: u64,
@@ -93,7 +93,7 @@ impl Client {
             server: config.server,
             backoff: Backoff::default(),
             was_online: false,
-            moving: false,
+            moving: None,
             first_id,
             next_id: first_id,
             pending: BTreeMap::new(),
@@ -415,10 +415,20 @@ impl Client {
         }
         let asked = told.retry_after_ms.map_or(Span::default(), Span::from_millis);
         let go_to: Option<SocketAddr> = told.go_to.and_then(|addr| addr.parse().ok());
-        let is_sent = gone == Gone::ClosedByPeer(CloseCode::MOVE) && go_to.is_some();
-        let at_once = is_sent && !std::mem::replace(&mut self.moving, is_sent);
+        // Once: servers that send it round must not make it spin.
+        let at_once = gone == Gone::ClosedByPeer(CloseCode::MOVE) && go_to.is_some() && self.moving.is_none();
+        if go_to.is_some() {
+            self.moving.get_or_insert(now);
+        }
         let pause = if at_once { asked } else { self.backoff.next(&mut self.entropy.jitter).max(asked) };
-        self.server = go_to.unwrap_or(self.config.server);
+        // One that says why is there, and lets it in later; who sent it there is the one that is gone.
+        let is_told = matches!(gone, Gone::ClosedByPeer(_));
+        let stays = is_told && self.moving.is_some_and(|since| now.since(since) < limits::MOVE_PATIENCE);
+        self.server = match go_to {
+            Some(server) => server,
+            None if stays => self.server,
+            None => self.config.server,
+        };
         self.phase = Phase::Waiting(now + pause);
         self.events.push_back(Event::State(State::Reconnecting { gone, text: told.text, pause }));
     }
@@ -462,7 +472,7 @@ impl Client {
         self.links.advance(now, conn, Stage::Open);
         self.phase = Phase::Online { conn, max_frame: welcome.max_frame };
         self.backoff.reset();
-        self.moving = false;
+        self.moving = None;
         let resumed = std::mem::replace(&mut self.was_online, true);
         self.events.push_back(Event::State(State::Online { welcome, resumed }));
         for id in self.pending.keys().copied().collect::<Vec<_>>() {
