@@ -129,7 +129,7 @@ fn every_key_of_an_appservers_file_is_taken() {
             id = 65535
             listen = "[::1]:0"
             acms = "acms.example"
-            public_address = "as.example:443"
+            public_address = "192.0.2.7:443"
             cluster = "games"
             cluster_secret_file = "{secret}"
             relogin = "keep-old"
@@ -153,7 +153,7 @@ fn every_key_of_an_appservers_file_is_taken() {
     assert_eq!(server.id, ServerId(65_535));
     assert_eq!(server.listen.to_string(), "[::1]:0");
     assert_eq!(server.acms, Some(HostPort { host: "acms.example".to_owned(), port: 12_000 }));
-    assert_eq!(server.public_address, Some(HostPort { host: "as.example".to_owned(), port: 443 }));
+    assert_eq!(server.public_address, Some("192.0.2.7:443".parse().expect("an address")));
     assert_eq!((server.cluster.as_str(), server.cluster_secret.as_slice()), ("games", &b"0123456789abcdef"[..]));
     assert_eq!((server.relogin, server.when_cut_off), (Relogin::KeepOld, CutOff::RefuseNew));
     assert_eq!((server.heartbeat.as_millis(), server.heartbeat_timeout.as_millis()), (50, 100));
@@ -298,7 +298,11 @@ fn a_value_that_its_option_refuses_is_named() {
         ("value-rate", "max_messages_per_second = 1000000000001", "1000000000001 is not in 0..=1000000000000"),
         ("value-listen", "listen = \"localhost\"", "invalid socket address syntax"),
         ("value-acms", "acms = \"::1\"", "an IPv6 address stands in brackets: [::1]:6000"),
-        ("value-address", "public_address = \"as01\"", "a port must follow the host: HOST:PORT"),
+        (
+            "value-address",
+            "public_address = \"as01:443\"",
+            "clients are sent there by number, without a look-up: IP:PORT",
+        ),
         ("value-lines", "cluster = \"a\\nb\"", "an id has no control characters"),
         ("value-none", "relogin = \"\"", "expected one of replace-old, keep-old"),
         ("value-empty", "cluster = \"\"", "an id has at least 1 byte"),

@@ -48,7 +48,7 @@ fn run(settings: AppServerSettings) -> io::Result<()> {
         let mut membership =
             Membership::new(id, acms.to_string()).name(settings.cluster).secret(settings.cluster_secret);
         if let Some(address) = settings.public_address {
-            membership = membership.public_address(address.to_string());
+            membership = membership.public_address(address);
         }
         builder = builder.cluster(membership);
     }

@@ -28,7 +28,7 @@ pub struct AppServerSettings {
     /// The ACMS of its cluster; none for a server that stands alone.
     pub acms: Option<HostPort>,
     /// Where the cluster tells clients to reach the server; none for the address that `listen` was bound to.
-    pub public_address: Option<HostPort>,
+    pub public_address: Option<SocketAddr>,
     /// The cluster's name.
     pub cluster: String,
     /// The cluster's secret, at least 16 bytes; empty where it has none.
@@ -117,8 +117,8 @@ pub struct AppServerArgs {
     #[arg(long, value_name = "HOST[:PORT]", value_parser = parse_acms)]
     acms: Option<HostPort>,
     /// Where clients reach this server, as told to the cluster [default: the address that --listen was bound to]
-    #[arg(long, value_name = "HOST:PORT")]
-    public_address: Option<HostPort>,
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_public_address)]
+    public_address: Option<SocketAddr>,
     #[command(flatten)]
     cluster: ClusterArgs,
     /// What becomes of a user's session when the same user logs in again, here or on another server
@@ -224,6 +224,12 @@ impl Arguments for AppServerArgs {
 
 fn parse_acms(text: &str) -> Result<HostPort, HostPortError> {
     HostPort::parse_or_port(text, TRANSFER_PORT)
+}
+
+/// A name would be told to the cluster's clients, whose engines look none up.
+fn parse_public_address(text: &str) -> Result<SocketAddr, &'static str> {
+    let parsed = text.parse().ok().filter(|addr: &SocketAddr| addr.port() != 0);
+    parsed.ok_or("clients are sent there by number, without a look-up: IP:PORT")
 }
 
 fn per_second() -> RangedU64ValueParser<u64> {

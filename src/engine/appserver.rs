@@ -32,7 +32,7 @@ pub struct Membership {
     acms: String,
     name: String,
     secret: Vec<u8>,
-    public_address: Option<String>,
+    public_address: Option<SocketAddr>,
 }
 
 impl Membership {
@@ -53,9 +53,10 @@ impl Membership {
         self
     }
 
-    /// Where clients reach this server; the address it listens at where it is not told.
-    pub fn public_address(mut self, address: impl Into<String>) -> Membership {
-        self.public_address = Some(address.into());
+    /// Where clients reach this server, and are sent to by others that stop; the address it listens at where it is not told.
+    /// A number, since client engines look no names up.
+    pub fn public_address(mut self, address: SocketAddr) -> Membership {
+        self.public_address = Some(address);
         self
     }
 }
@@ -190,11 +191,14 @@ impl AppServerBuilder {
     /// Listens at `addr`; port 0 lets the system choose. Clients are served once the server runs.
     ///
     /// # Errors
-    /// The address is in use or not allowed, a name has no address, the cluster's name breaks the rule of ids, or the
-    /// system has no descriptor left.
+    /// The address is in use or not allowed, a name has no address, the cluster's name breaks the rule of ids, clients of
+    /// other servers of the cluster could not be sent to the public address, or the system has no descriptor left.
     pub fn bind(self, addr: impl ToSocketAddrs) -> io::Result<AppServer> {
         let descriptors = raise_descriptor_limit();
         let addr = resolve_address(addr)?;
+        if let Some(membership) = &self.membership {
+            check_public_address(membership.public_address.unwrap_or(addr))?;
+        }
         let listener = listen_at(addr)?;
         let local_addr = listener.local_addr()?;
         let mut config = self.config;
@@ -214,7 +218,7 @@ impl AppServerBuilder {
                 acms,
                 name: membership.name,
                 secret: membership.secret,
-                public_address: membership.public_address.unwrap_or_else(|| local_addr.to_string()),
+                public_address: membership.public_address.unwrap_or(local_addr).to_string(),
                 capacity: u32::try_from(self.capacity.min(config.connections_max)).unwrap_or(u32::MAX),
             });
         }
@@ -242,6 +246,16 @@ impl AppServerBuilder {
             stage,
         })
     }
+}
+
+/// Clients that are sent to "any address" dial their own machine.
+fn check_public_address(addr: SocketAddr) -> io::Result<()> {
+    if addr.ip().is_unspecified() {
+        let text =
+            format!("clients cannot be sent to {addr}: in a cluster a public address is needed (--public-address)");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(())
 }
 
 /// An application server, bound to its address and ready to run.
@@ -582,5 +596,23 @@ impl AppServer {
             Outcome::Acked => return,
         };
         resolve(&sender, outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_cluster_nobody_is_sent_to_an_unspecified_address() {
+        let member = || Membership::new(ServerId(1), "127.0.0.1:9");
+        let bind =
+            |membership, addr| AppServer::builder().cluster(membership).bind(addr).map(|server| server.local_addr());
+        let text = "clients cannot be sent to 0.0.0.0:0: in a cluster a public address is needed (--public-address)";
+        assert_eq!(bind(member(), "0.0.0.0:0").map_err(|error| error.to_string()), Err(text.to_owned()));
+        let unspecified = member().public_address(SocketAddr::from(([0; 8], 6000)));
+        let text = "clients cannot be sent to [::]:6000: in a cluster a public address is needed (--public-address)";
+        assert_eq!(bind(unspecified, "127.0.0.1:0").map_err(|error| error.to_string()), Err(text.to_owned()));
+        assert!(bind(member(), "127.0.0.1:0").expect("clients reach it").ip().is_loopback());
     }
 }
