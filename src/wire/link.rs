@@ -123,7 +123,7 @@ pub struct ServerEntry {
     pub server: ServerId,
     /// Where clients reach it.
     pub address: String,
-    /// Whether it sends its users to others: nobody is to be sent to it.
+    /// Whether nobody is to be sent to it: it sends its own users to others, or an operator has frozen it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
 }

@@ -1372,6 +1372,25 @@ fn a_draining_server_is_named_so_to_all() {
 }
 
 #[test]
+fn a_frozen_server_is_named_as_one_that_takes_nobody() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    let told = |draining: &str| {
+        let one = format!(r#"{{"server":1,"address":"10.0.0.1:6000"{draining}}}"#);
+        Raw::of(SERVERS).body(format!(r#"{{"servers":[{one},{{"server":2,"address":"10.0.0.2:6000"}}]}}"#))
+    };
+    drain(&mut hub);
+    hub.core.freeze(hub.now, ServerId(1));
+    hub.core.freeze(hub.now, ServerId(1));
+    hub.turn();
+    let frozen = told(r#","draining":true"#);
+    assert_eq!((hub.frame(a), hub.frame(b)), (frozen.clone(), frozen));
+    hub.core.thaw(hub.now, ServerId(1));
+    hub.turn();
+    assert_eq!((hub.frame(a), hub.frame(b)), (told(""), told("")));
+}
+
+#[test]
 fn a_user_under_way_between_two_servers_is_not_offline() {
     let retry = Raw::of(BOUNCE).info(3).id(1).to("bob").from("alice");
     for arrives in [true, false] {
@@ -1553,13 +1572,13 @@ fn nobody_is_sent_to_a_server_that_takes_nobody() {
     let (a, b) = (member_with(&mut hub, 1, 0, 10), member_with(&mut hub, 2, 5, 10));
     unsynced(&mut hub, 3);
     assert_eq!(assign(&mut hub), Ok(1), "the third looks empty only because it has not told of its users");
-    hub.core.freeze(ServerId(1));
+    hub.core.freeze(hub.now, ServerId(1));
     assert_eq!(assign(&mut hub), Ok(2));
     hub.put(b, Raw::of(DRAIN));
     assert_eq!(assign(&mut hub), Err(NoServer::NoneOpen));
-    hub.core.thaw(ServerId(1));
+    hub.core.thaw(hub.now, ServerId(1));
     assert_eq!(assign(&mut hub), Ok(1));
-    hub.core.freeze(ServerId(1));
+    hub.core.freeze(hub.now, ServerId(1));
     hub.reset(a);
     member_with(&mut hub, 1, 0, 10);
     assert_eq!(assign(&mut hub), Err(NoServer::NoneOpen), "frozen it stays when it comes back");

@@ -170,7 +170,7 @@ impl Acms {
         let entries = entries.map(|(_, server)| ServerEntry {
             server: server.id,
             address: server.address.clone(),
-            draining: server.draining,
+            draining: server.draining || self.frozen.contains(&server.id),
         });
         let awaited = self.awaited.iter().copied().filter(|_| now < self.grace_ends).collect();
         let servers = Servers { servers: entries.collect(), awaited };

@@ -156,15 +156,21 @@ impl Acms {
         Ok(assigned)
     }
 
-    /// Sends nobody to that server any more, until [`Acms::thaw`]; who is there is served as ever. Holds for its number,
-    /// whether or not it is registered now.
-    pub fn freeze(&mut self, server: ServerId) {
-        self.frozen.insert(server);
+    /// Sends nobody to that server any more, nor does a server that drains, until [`Acms::thaw`]; who is there is served as
+    /// ever. Holds for its number, whether or not it is registered now.
+    pub fn freeze(&mut self, now: Time, server: ServerId) {
+        if self.frozen.insert(server) {
+            self.tell_servers(now, None);
+            self.close_overwhelmed(now);
+        }
     }
 
     /// Ends [`Acms::freeze`].
-    pub fn thaw(&mut self, server: ServerId) {
-        self.frozen.remove(&server);
+    pub fn thaw(&mut self, now: Time, server: ServerId) {
+        if self.frozen.remove(&server) {
+            self.tell_servers(now, None);
+            self.close_overwhelmed(now);
+        }
     }
 
     /// The users that the server has and that are on their way there.
