@@ -918,7 +918,13 @@ fn asks_and_answers() {
 fn the_json_of_the_link() {
     let register: Register =
         serde_json::from_str(r#"{"address":"10.0.0.1:6000","capacity":100,"zone":"b"}"#).expect("a register");
-    let expected = Register { address: "10.0.0.1:6000".into(), capacity: 100, previous_epoch: 0, peers: Vec::new() };
+    let expected = Register {
+        address: "10.0.0.1:6000".into(),
+        capacity: 100,
+        previous_epoch: 0,
+        peers: Vec::new(),
+        draining: false,
+    };
     assert_eq!(register, expected);
     let again = Register { previous_epoch: 3, peers: vec![ServerId(0), ServerId(65_535)], ..expected };
     let text = r#"{"address":"10.0.0.1:6000","capacity":100,"previous_epoch":3,"peers":[0,65535]}"#;

@@ -104,6 +104,9 @@ pub struct Register {
     /// The servers that it last knew in the cluster: a restarted ACMS waits for their bindings.
     #[serde(default)]
     pub peers: Vec<ServerId>,
+    /// Whether it sends its users to others, as DRAIN says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// The body of SERVERS (JSON).

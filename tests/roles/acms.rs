@@ -1372,6 +1372,22 @@ fn a_draining_server_is_named_so_to_all() {
 }
 
 #[test]
+fn a_server_that_comes_back_in_the_midst_of_its_drain_is_never_named_otherwise() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    hub.reset(a);
+    drain(&mut hub);
+    let body = r#"{"address":"10.0.0.1:6000","capacity":10,"draining":true}"#;
+    registering(&mut hub, 1, 1, &Raw::of(REGISTER).body(body));
+    let one = r#"{"server":1,"address":"10.0.0.1:6000","draining":true}"#;
+    let two = r#"{"server":2,"address":"10.0.0.2:6000"}"#;
+    let told: Vec<String> = hub.frames(b).iter().map(Raw::text).collect();
+    assert_eq!(told.len(), 1);
+    let orders = [format!(r#"{{"servers":[{one},{two}]}}"#), format!(r#"{{"servers":[{two},{one}]}}"#)];
+    assert!(orders.contains(&told[0]), "{told:?}");
+}
+
+#[test]
 fn a_frozen_server_is_named_as_one_that_takes_nobody() {
     let mut hub = hub();
     let (a, b) = two_with_users(&mut hub);

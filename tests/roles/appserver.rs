@@ -2206,7 +2206,12 @@ fn a_draining_server_that_comes_back_to_its_acms_says_so_again() {
     server.frames(up);
     server.reset(up);
     server.pass_ms(200);
-    let up = register(&mut server);
+    let up = server.answer_dial();
+    server.wire(up).got.clear();
+    server.put(up, Raw::of(CHALLENGE).id(4).body([4; 32]));
+    let register = server.frames(up)[1].text();
+    assert!(register.ends_with(r#","draining":true}"#), "{register}");
+    server.put(up, Raw::of(REGISTERED).id(4));
     assert_eq!(server.next(up), Raw::of(DRAIN));
     assert_eq!(server.next(up), Raw::of(BURST_BEGIN));
 }

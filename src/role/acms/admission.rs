@@ -135,7 +135,7 @@ impl Acms {
             state: ServerState::default(),
             tenure: Tenure(self.tenures),
             synced: false,
-            draining: false,
+            draining: register.draining,
             digest: Digest::default(),
             mismatches: 0,
         };

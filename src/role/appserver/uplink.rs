@@ -237,6 +237,7 @@ impl AppServer {
     fn challenged(&mut self, now: Time, place: usize, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
         let acms_nonce = Nonce::try_from(&frame.body()[..])
             .map_err(|_| Fault::new(CloseCode::BAD_FIELD, "the body of CHALLENGE is 32 bytes"))?;
+        let draining = self.is_draining();
         let uplink = &mut self.uplinks[place];
         // One proof a connection: who asks for more of them has no use for them but to collect.
         let State::Greeting { server_nonce, expected: expected @ None, .. } = &mut uplink.state else {
@@ -266,6 +267,7 @@ impl AppServer {
             capacity: uplink.membership.capacity,
             previous_epoch: uplink.epoch,
             peers: uplink.peers.clone(),
+            draining,
         };
         let register = serde_json::to_vec(&register).expect("numbers and plain text");
         let register = Outgoing { body: &register, ..Outgoing::of(Kind::Register) };
@@ -292,6 +294,7 @@ impl AppServer {
         let epoch = uplink.epoch;
         self.links.advance(now, conn, Stage::Open);
         self.events.push_back(Event::Cluster(ClusterState::Up { epoch }));
+        // REGISTER said so, unless it has begun since.
         if self.is_draining() {
             self.tell_drain(now);
         }
