@@ -176,7 +176,7 @@ pub const DIGEST_INTERVAL: Span = Span::from_secs(10);
 pub const STATE_INTERVAL: Span = Span::from_secs(1);
 /// How long a user that was sent to a server counts there without having come: longer than a login takes.
 pub const ASSIGNMENT_TTL: Span = Span::from_secs(10);
-/// Users that count so, at most: a login storm of 100,000 a second for that time, 100 MiB with the longest ids.
+/// Users that count so, at most: a login storm of 100,000 a second for that time, 300 MiB with the longest ids.
 pub const RESERVATIONS_MAX: usize = 1 << 20;
 /// How long an unanswered lookup at the ACMS is waited for.
 pub const LOOKUP_TIMEOUT: Span = Span::from_secs(3);

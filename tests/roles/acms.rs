@@ -1569,7 +1569,7 @@ fn a_reservation_ends_with_its_time_or_when_its_user_is_in() {
     assert_eq!(assign_named(&mut hub, "alice"), Ok(1));
     assert_eq!(assign_named(&mut hub, "bob"), Ok(2));
     assert_eq!(assign_named(&mut hub, "carol"), Err(NoServer::Full));
-    assert_eq!(assign_named(&mut hub, "bob"), Err(NoServer::Full), "but his place is kept for him");
+    assert_eq!(assign_named(&mut hub, "bob"), Ok(2), "his place is kept for him");
     hub.frames(a);
     log_in(&mut hub, a, "bob", 1);
     assert_eq!(assign(&mut hub), Ok(2), "he went elsewhere");
@@ -1580,6 +1580,62 @@ fn a_reservation_ends_with_its_time_or_when_its_user_is_in() {
     pass_alive(&mut hub, &[a, b], 1);
     assert_eq!(assign(&mut hub), Ok(2), "nobody came, and bob is on the other");
     assert_eq!(assign(&mut hub), Err(NoServer::Full));
+}
+
+#[test]
+fn who_asks_again_keeps_the_place_and_takes_no_other() {
+    let mut hub = hub();
+    let (a, b) = (member_with(&mut hub, 1, 0, 2), member_with(&mut hub, 2, 0, 1));
+    assert_eq!(assign_named(&mut hub, "alice"), Ok(1));
+    pass_alive(&mut hub, &[a, b], 9_000);
+    assert_eq!(assign_named(&mut hub, "alice"), Ok(1), "not the other, though that one has nobody");
+    pass_alive(&mut hub, &[a, b], 9_999);
+    assert_eq!((assign(&mut hub), assign(&mut hub)), (Ok(2), Ok(1)));
+    assert_eq!(assign(&mut hub), Err(NoServer::Full), "hers stands for ten seconds from when she last asked");
+    pass_alive(&mut hub, &[a, b], 1);
+    assert_eq!(assign(&mut hub), Ok(1));
+    pass_alive(&mut hub, &[a, b], 10_000);
+    assert_eq!(assign_named(&mut hub, "alice"), Ok(2));
+    hub.put(b, Raw::of(DRAIN));
+    assert_eq!(assign_named(&mut hub, "alice"), Ok(1), "that one takes nobody any more");
+    assert_eq!((assign(&mut hub), assign(&mut hub)), (Ok(1), Err(NoServer::Full)));
+}
+
+#[test]
+fn a_user_of_whom_nothing_was_said_counts_once() {
+    let mut hub = hub();
+    let (a, b) = (member_with(&mut hub, 1, 0, 3), member_with(&mut hub, 2, 0, 1));
+    drain(&mut hub);
+    assert_eq!((assign(&mut hub), assign(&mut hub)), (Ok(1), Ok(2)));
+    log_in(&mut hub, a, "alice", 1);
+    assert_eq!((assign(&mut hub), assign(&mut hub)), (Ok(1), Ok(1)));
+    assert_eq!(assign(&mut hub), Err(NoServer::Full), "alice and two on their way; nobody has come to the second");
+    hub.put(a, Raw::of(BURST_BEGIN));
+    hub.put(a, bind(&[(1, 0, "alice")]));
+    hub.put(a, Raw::of(SYNCED).info(1));
+    assert_eq!(assign(&mut hub), Err(NoServer::Full), "who is told of again has not come just now");
+    log_in(&mut hub, b, "zoe", 1);
+    hub.put(b, Raw::of(UNBIND).info(1001).id(1).from("zoe"));
+    assert_eq!(assign(&mut hub), Ok(2), "the second's reservation is redeemed, and she has left it");
+    assert_eq!(assign(&mut hub), Err(NoServer::Full));
+    drain(&mut hub);
+    log_in(&mut hub, a, "zoe", 2);
+    hub.put(a, Raw::of(UNBIND).id(2).from("zoe"));
+    assert_eq!(assign(&mut hub), Err(NoServer::Full), "who was sent by another server was not assigned");
+}
+
+#[test]
+fn a_million_may_be_on_their_way_and_those_who_came_are_not() {
+    let mut hub = hub();
+    let a = member_with(&mut hub, 1, 0, u32::MAX);
+    drain(&mut hub);
+    assert_eq!(assign_named(&mut hub, "alice"), Ok(1));
+    for _ in 1..1 << 20 {
+        assert_eq!(assign(&mut hub), Ok(1));
+    }
+    assert_eq!(assign(&mut hub), Err(NoServer::TooMany));
+    log_in(&mut hub, a, "alice", 1);
+    assert_eq!((assign(&mut hub), assign(&mut hub)), (Ok(1), Err(NoServer::TooMany)));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Which server a user is to dial who is about to log in.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashMap;
 
@@ -52,64 +52,86 @@ pub enum NoServer {
 /// would be sent to the same.
 pub(super) struct Reservations {
     counts: BTreeMap<ServerId, u32>,
-    /// Those with a name, by it: the number of its reservation, which a binding of the user redeems.
-    users: HashMap<UserId, u64, ahash::RandomState>,
-    /// All, oldest first, from number `first` on: when each ends, where it is, whose; none where it was redeemed.
-    list: VecDeque<Option<Reservation>>,
-    first: u64,
+    /// All, at most [`limits::RESERVATIONS_MAX`]: where each is, and whose.
+    list: BTreeMap<Ticket, (ServerId, Option<UserId>)>,
+    /// Those with a name, by it.
+    users: HashMap<UserId, Ticket, ahash::RandomState>,
+    /// Those without.
+    unnamed: BTreeSet<(ServerId, Ticket)>,
+    tickets: u64,
 }
 
-struct Reservation {
-    ends: Time,
-    server: ServerId,
-    user: Option<UserId>,
-}
+/// When a reservation ends, and its number.
+type Ticket = (Time, u64);
 
 impl Reservations {
     pub(super) fn new(entropy: &mut Entropy) -> Reservations {
-        let users = HashMap::with_hasher(entropy.hasher());
-        Reservations { counts: BTreeMap::new(), users, list: VecDeque::new(), first: 0 }
+        Reservations {
+            counts: BTreeMap::new(),
+            list: BTreeMap::new(),
+            users: HashMap::with_hasher(entropy.hasher()),
+            unnamed: BTreeSet::new(),
+            tickets: 0,
+        }
     }
 
     fn at(&self, server: ServerId) -> u32 {
         self.counts.get(&server).copied().unwrap_or(0)
     }
 
-    fn add(&mut self, now: Time, server: ServerId, user: Option<&UserId>) {
-        if let Some(user) = user {
-            self.redeem(user.as_bytes());
-            self.users.insert(user.clone(), self.first + self.list.len() as u64);
-        }
-        *self.counts.entry(server).or_insert(0) += 1;
-        self.list.push_back(Some(Reservation { ends: now + limits::ASSIGNMENT_TTL, server, user: user.cloned() }));
+    /// Where the user was sent to, and has not come.
+    fn of(&self, user: &UserId) -> Option<ServerId> {
+        self.users.get(user).map(|ticket| self.list[ticket].0)
     }
 
-    /// The user is in, or is assigned anew.
-    pub(super) fn redeem(&mut self, user: &[u8]) {
-        if self.users.is_empty() {
+    /// One more; in place of the user's former one, where it is named and has one.
+    fn add(&mut self, now: Time, server: ServerId, user: Option<&UserId>) {
+        self.tickets += 1;
+        let ticket = (now + limits::ASSIGNMENT_TTL, self.tickets);
+        match user {
+            Some(user) => {
+                if let Some(former) = self.users.insert(user.clone(), ticket) {
+                    self.remove(former);
+                }
+            }
+            None => _ = self.unnamed.insert((server, ticket)),
+        }
+        self.list.insert(ticket, (server, user.cloned()));
+        *self.counts.entry(server).or_insert(0) += 1;
+    }
+
+    /// The user is in. One without a reservation, who is new on a server, may be any of those that were sent there without
+    /// a name.
+    pub(super) fn redeem(&mut self, user: &[u8], newcomer_of: Option<ServerId>) {
+        if self.list.is_empty() {
             return;
         }
-        let Some(number) = self.users.remove(user) else { return };
-        let place = usize::try_from(number - self.first).expect("it is in the list");
-        if let Some(reservation) = self.list[place].take() {
-            self.release(reservation.server);
+        let named = self.users.remove(user);
+        if let Some(ticket) = named.or_else(|| self.oldest_unnamed(newcomer_of?)) {
+            self.remove(ticket);
         }
+    }
+
+    fn oldest_unnamed(&self, server: ServerId) -> Option<Ticket> {
+        let (at, ticket) = self.unnamed.range((server, (Time::ZERO, 0))..).next()?;
+        (*at == server).then_some(*ticket)
     }
 
     /// Ends those whose time is over.
     pub(super) fn expire(&mut self, now: Time) {
-        let is_over = |front: &mut Option<Reservation>| front.as_ref().is_none_or(|front| front.ends <= now);
-        while let Some(ended) = self.list.pop_front_if(is_over) {
-            self.first += 1;
-            let Some(Reservation { server, user, .. }) = ended else { continue };
-            self.release(server);
+        while let Some((ticket, (_, user))) = self.list.first_key_value()
+            && ticket.0 <= now
+        {
             if let Some(user) = user {
-                self.users.remove(&user);
+                self.users.remove(user);
             }
+            self.remove(*ticket);
         }
     }
 
-    fn release(&mut self, server: ServerId) {
+    fn remove(&mut self, ticket: Ticket) {
+        let (server, _) = self.list.remove(&ticket).expect("a ticket is in the list");
+        self.unnamed.remove(&(server, ticket));
         if let Some(count) = self.counts.get_mut(&server) {
             *count -= 1;
             if *count == 0 {
@@ -121,7 +143,8 @@ impl Reservations {
 
 impl Acms {
     /// The server that a user is to dial, by the policy of the config. It counts there until the user, where it is named,
-    /// is in on any server, or for [`limits::ASSIGNMENT_TTL`].
+    /// is in on any server, where it is not, a user of whom nothing was said is in on that one, or for
+    /// [`limits::ASSIGNMENT_TTL`]. A named user that asks again meanwhile is sent to the same, and the time begins anew.
     ///
     /// # Errors
     /// There is no server that takes users.
@@ -129,6 +152,14 @@ impl Acms {
         self.reservations.expire(now);
         if self.servers.is_empty() {
             return Err(NoServer::NoneRegistered);
+        }
+        // Who asks again is sent to the same place, which is kept; else its own reservation could make that one full.
+        let reserved = user.and_then(|user| self.reservations.of(user)).and_then(|id| self.places.get(&id));
+        let reserved = reserved.map(|place| &self.servers[*place as usize]);
+        if let Some(server) = reserved.filter(|server| server.takes_users(&self.frozen)) {
+            let assigned = Assigned { server: server.id, address: server.address.clone() };
+            self.reservations.add(now, assigned.server, user);
+            return Ok(assigned);
         }
         if self.reservations.list.len() >= limits::RESERVATIONS_MAX {
             return Err(NoServer::TooMany);

@@ -161,9 +161,11 @@ impl Acms {
 
     fn bind(&mut self, place: u32, user: UserId, session: u64, since: i64) {
         self.forget(user.as_bytes());
-        self.moves.arrived(user.as_bytes());
-        self.reservations.redeem(user.as_bytes());
+        let was_moving = self.moves.arrived(user.as_bytes());
         let server = &mut self.servers[place as usize];
+        // Who was there before, or was sent by another server, was not assigned without a name.
+        let newcomer_of = (server.synced && !was_moving).then_some(server.id);
+        self.reservations.redeem(user.as_bytes(), newcomer_of);
         server.digest.add(server.incarnation, user.as_bytes(), session);
         self.directory.bind(user, Binding { tenure: server.tenure, place, session, since });
     }

@@ -31,11 +31,9 @@ impl Moves {
         }
     }
 
-    /// The user is somewhere.
-    pub(super) fn arrived(&mut self, user: &[u8]) {
-        if !self.users.is_empty() {
-            self.users.remove(user);
-        }
+    /// The user is somewhere. Whether it was under way.
+    pub(super) fn arrived(&mut self, user: &[u8]) -> bool {
+        !self.users.is_empty() && self.users.remove(user).is_some()
     }
 
     /// Whether the user may be expected somewhere.
