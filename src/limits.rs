@@ -178,6 +178,11 @@ pub const STATE_INTERVAL: Span = Span::from_secs(1);
 pub const ASSIGNMENT_TTL: Span = Span::from_secs(10);
 /// Users that count so, at most: a login storm of 100,000 a second for that time, 300 MiB with the longest ids.
 pub const RESERVATIONS_MAX: usize = 1 << 20;
+/// Thousandths of its time that a server is busy below which it is taken for idle: what it does then is its own upkeep,
+/// timers and reports, and tells nothing of what a user costs.
+pub const BUSY_PERMILLE_MIN: u64 = 10;
+/// Users from which on a server's own busy time says what one of them costs: of fewer, a single one may be most of it.
+pub const BUSY_USERS_MIN: u64 = 32;
 /// How long an unanswered lookup at the ACMS is waited for.
 pub const LOOKUP_TIMEOUT: Span = Span::from_secs(3);
 /// A client engine gives a question to the platform up after this time.

@@ -1562,6 +1562,32 @@ fn the_least_busy_gets_as_many_as_make_it_as_busy_as_the_others() {
     assert_eq!(assigned[100..].iter().filter(|server| **server == Ok(2)).count(), 10, "then by what a user costs");
 }
 
+/// What a server without users does is no user's cost.
+#[test]
+fn in_an_idle_cluster_the_least_busy_is_the_one_with_the_fewest_users() {
+    for (busy, users) in [(9, 0), (1, 10), (0, 31)] {
+        let mut hub = hub_with(|config| config.policy = Policy::LeastBusy);
+        let (a, b) = (member_with(&mut hub, 1, 300, 1_000), member_with(&mut hub, 2, users, 1_000));
+        hub.put(a, state(300, 0, 3));
+        hub.put(b, state(users as u32, 0, busy));
+        let assigned: Vec<_> = (users..300).map(|_| assign(&mut hub)).collect();
+        assert!(assigned.iter().all(|server| *server == Ok(2)), "{busy} {users}: {assigned:?}");
+        let next = [assign(&mut hub), assign(&mut hub)];
+        assert!(next == [Ok(1), Ok(2)] || next == [Ok(2), Ok(1)], "{next:?}");
+    }
+}
+
+#[test]
+fn a_new_server_that_is_busy_with_few_users_is_filled_up_at_what_others_cost() {
+    let mut hub = hub_with(|config| config.policy = Policy::LeastBusy);
+    let (a, b) = (member_with(&mut hub, 1, 300, 1_000), member_with(&mut hub, 2, 1, 1_000));
+    hub.put(a, state(300, 0, 301));
+    hub.put(b, state(1, 0, 101));
+    let assigned: Vec<_> = (0..200).map(|_| assign(&mut hub)).collect();
+    let first_elsewhere = assigned.iter().position(|server| *server == Ok(1)).unwrap_or(assigned.len());
+    assert!((145..=155).contains(&first_elsewhere), "(301 - 101) / (402 / 301): {first_elsewhere}");
+}
+
 #[test]
 fn a_reservation_ends_with_its_time_or_when_its_user_is_in() {
     let mut hub = hub();

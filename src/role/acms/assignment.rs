@@ -9,6 +9,7 @@ use crate::id::{ServerId, UserId};
 use crate::limits;
 use crate::role::Entropy;
 use crate::time::Time;
+use crate::wire::link::ServerState;
 
 /// How a server is chosen among those that take users.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,6 +165,7 @@ impl Acms {
         if self.reservations.list.len() >= limits::RESERVATIONS_MAX {
             return Err(NoServer::TooMany);
         }
+        let mean_cost = mean_cost(self.servers.iter().map(|(_, server)| server));
         let servers = self.places.values().map(|place| &self.servers[*place as usize]);
         let open = servers.filter(|server| server.takes_users(&self.frozen));
         let mut open = open.map(|server| (server, self.expected(server))).peekable();
@@ -177,7 +179,7 @@ impl Acms {
             match self.config.policy {
                 Policy::RoundRobin => (0, turn),
                 Policy::MinUserCount => (*users, turn),
-                Policy::LeastBusy => (server.busy_with(*users), turn),
+                Policy::LeastBusy => (server.busy_with(*users, mean_cost), turn),
             }
         });
         let (server, _) = chosen.ok_or(NoServer::Full)?;
@@ -216,10 +218,26 @@ impl Server {
         self.synced && !self.draining && !frozen.contains(&self.id)
     }
 
-    /// How busy it will be with `users`, if each costs what each of those costs that it had at its last report. Never
-    /// nothing, so that also an idle server, or one that has not reported, fills up.
-    fn busy_with(&self, users: u64) -> u64 {
-        const SCALE: u64 = 1 << 20;
-        u64::from(self.state.busy_permille.max(1)) * SCALE * (users + 1) / u64::from(self.state.users.max(1))
+    /// How busy it will be with `users`, in [`COST_SCALE`] of a thousandth: as busy as it is, and what those cost who have
+    /// come since its last report.
+    fn busy_with(&self, users: u64, mean_cost: u64) -> u64 {
+        let ServerState { users: known, busy_permille: busy, .. } = self.state;
+        let (known, busy, users) = (u64::from(known), u64::from(busy), users + 1);
+        if busy < limits::BUSY_PERMILLE_MIN {
+            return mean_cost.saturating_mul(users);
+        }
+        let cost = if known < limits::BUSY_USERS_MIN { mean_cost } else { busy * COST_SCALE / known };
+        (busy * COST_SCALE + cost.saturating_mul(users)).saturating_sub(cost.saturating_mul(known))
     }
+}
+
+/// Parts of a thousandth of busy time that a user's cost is counted in.
+const COST_SCALE: u64 = 1 << 20;
+
+/// What a user costs on average. Never nothing, so that also a cluster that is idle, or has not reported, fills up.
+fn mean_cost<'a>(servers: impl Iterator<Item = &'a Server>) -> u64 {
+    let (busy, users) = servers.fold((0, 0), |(busy, users), Server { state, .. }| {
+        (busy + u64::from(state.busy_permille), users + u64::from(state.users))
+    });
+    (busy.max(1) * COST_SCALE / users.max(1)).max(1)
 }
