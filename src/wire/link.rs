@@ -234,6 +234,13 @@ impl ServerMessageId {
         u64::from(server.0) << 48 | count & (u64::MAX >> 16)
     }
 
+    /// What an incarnation's messages are counted from: an answer to one of an earlier start of the server is not taken for
+    /// an answer to one of this start. Starts share a range only 4.7 hours apart to the millisecond, or after 16 million
+    /// messages; no answer takes that long.
+    pub fn first(incarnation: u64) -> u64 {
+        (incarnation & 0xff_ffff) << 24
+    }
+
     /// The server that chose `id`.
     pub fn server(id: u64) -> ServerId {
         ServerId((id >> 48) as u16)

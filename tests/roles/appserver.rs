@@ -964,7 +964,7 @@ fn answers_to_servers_go_to_the_server_in_the_id() {
     let (mut server, up) = joined_with(|config| config.takes_queries = true);
     let (alice, _) = log_in_through(&mut server, up, "alice");
     let id = server.core.send(server.now, &user("alice"), Flags::WANT_ACK, 1, b"x", None).expect("sent");
-    assert_eq!(id, 0x0001_0000_0000_0001);
+    assert_eq!(id, 0x0001_0000_0200_0001, "server 1, incarnation 2, its first");
     server.turn();
     assert_eq!(server.frame(alice), Raw::of(DATA).flags(WANT_ACK).info(1).id(id).to("alice").body("x"));
     server.put(alice, Raw::of(ACK).id(id).from("alice"));
@@ -1335,6 +1335,25 @@ fn a_link_that_overflows_between_two_sessions_of_a_user_leaves_one() {
     assert_eq!(server.core.conn_of(&user(&name)), Some(third));
     server.reset(third);
     assert_eq!(server.core.users_online(), 0);
+}
+
+#[test]
+fn an_answer_to_a_message_of_an_earlier_start_answers_no_other() {
+    let ids: Vec<u64> = [0x0187_0000_0005, 0x0187_0000_0006]
+        .into_iter()
+        .map(|incarnation| {
+            let (mut server, up) = joined_with(|config| config.incarnation = incarnation);
+            let ends = Some(server.now + Span::from_secs(5));
+            let id = server.core.send(server.now, &user("zoe"), Flags::NONE, 1, b"x", ends).expect("sent");
+            server.turn();
+            events(&mut server);
+            server.put(up, Raw::of(REPLY).id(0x0001_0000_0500_0001).from("zoe"));
+            let answered = events(&mut server).iter().any(|event| matches!(event, Event::Outcome { .. }));
+            assert_eq!(answered, incarnation == 0x0187_0000_0005);
+            id
+        })
+        .collect();
+    assert_eq!(ids, [0x0001_0000_0500_0001, 0x0001_0000_0600_0001]);
 }
 
 // The cluster: claims.

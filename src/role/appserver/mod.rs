@@ -117,7 +117,7 @@ pub struct AppServer {
     question_ends: VecDeque<(Time, u64)>,
     questions_asked: u64,
     lookups_open: usize,
-    /// Messages of the server's own, so far: their ids.
+    /// The number of its own last message: they are counted on from this start's part of their range.
     messages: u64,
     /// Queries of the server's own, with whom they went to and when they are given up.
     queries: HashMap<u64, (UserId, Time), ahash::RandomState>,
@@ -151,7 +151,7 @@ impl AppServer {
             question_ends: VecDeque::new(),
             questions_asked: 0,
             lookups_open: 0,
-            messages: 0,
+            messages: ServerMessageId::first(config.incarnation),
             queries: HashMap::with_hasher(entropy.hasher()),
             query_ends: BTreeSet::new(),
             dedupe: Dedupe::new(entropy.hasher()),
