@@ -34,8 +34,8 @@ pub use strangers::Strangers;
 
 /// The seam between a role and what moves its bytes: the reactor in production, the simulator in tests.
 ///
-/// The calling order of a turn: [`waited`](Core::waited), where the shell measures it; any of
-/// [`accepted`](Core::accepted), [`connected`](Core::connected), [`received`](Core::received), [`ended`](Core::ended);
+/// The calling order of a turn: any of [`connected`](Core::connected); [`waited`](Core::waited), where the shell measures
+/// it; any of [`accepted`](Core::accepted), [`received`](Core::received), [`ended`](Core::ended);
 /// [`expire`](Core::expire) where [`deadline`](Core::deadline) has come; the role's own calls; then for each connection
 /// that [`Links::take_dirty`] names, writes, with [`relieved`](Core::relieved) where [`Links::wrote`] says so; last the
 /// rest of what `Links` lists for the shell. `now` never goes back.
