@@ -16,12 +16,12 @@ const LIMIT_KIB: usize = 256 << 10;
 const USERS: usize = 200;
 /// Bytes of the body of each message to those who read nothing.
 const FLOOD_BODY_BYTES: usize = 64 << 10;
-/// Bytes of a frame of a mebibyte that are sent of it.
-const HALF_BYTES: usize = 900 << 10;
+/// Bytes that are sent of each frame of a mebibyte: those of all alone hold no sender back.
+const HALF_BYTES: usize = 100 << 10;
 /// The longest that two well-behaved users wait for an answer: senders are held back for 3 s at a time.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(10);
 /// What the server may keep of a storm.
-const KEPT_BYTES_MAX: usize = 48 << 20;
+const KEPT_BYTES_MAX: usize = 24 << 20;
 
 /// Who writes as much of the same bytes as the server takes, over and over or once.
 struct Writer {
