@@ -471,8 +471,8 @@ impl Core for AppServer {
         if uplink.is_none() {
             self.pause_if_congested(conn);
         }
-        self.close_overwhelmed(now);
         self.ease(now);
+        self.close_overwhelmed(now);
     }
 
     fn ended(&mut self, now: Time, conn: ConnId, end: End) {
@@ -517,8 +517,8 @@ impl Core for AppServer {
         self.expire_uplinks(now);
         self.expire_questions(now);
         self.expire_queries(now);
-        self.close_overwhelmed(now);
         self.ease(now);
+        self.close_overwhelmed(now);
     }
 
     fn deadline(&self) -> Option<Time> {
