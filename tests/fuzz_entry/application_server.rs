@@ -12,9 +12,9 @@ use trunkline::wire::link::{self, Prover, Relogin};
 use trunkline::wire::{Bounce, Flags};
 
 use super::frame::{
-    self, ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, Draft, FOUND,
-    GROUP_DATA, GROUP_JOIN, KICK, LOGIN, LOGOUT, LOOKUP, NAMES, OPENINGS, PING, PONG, PRESENCE, PROVE, QUERY, REGISTER,
-    REGISTERED, RELAYED, REPLY, RESYNC, SERVERS, SYNCED, Seen, Start, UNBIND, WELCOME,
+    self, ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft,
+    FOUND, GROUP_DATA, GROUP_JOIN, KICK, LOGIN, LOGOUT, LOOKUP, MOVE, NAMES, OPENINGS, PING, PONG, PRESENCE, PROVE,
+    QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVERS, STATE, SYNCED, Seen, Start, UNBIND, WELCOME,
 };
 use super::script::Script;
 use super::shell::{SPANS, START, STORMS, Shell, Watched, Written, late};
@@ -24,6 +24,7 @@ const INCARNATION: u64 = 2;
 const EPOCH: u64 = 3;
 const NONCE: [u8; 32] = [4; 32];
 const SECRET: &[u8] = b"secret";
+const DRAIN_SPREAD: Span = Span::from_secs(2);
 
 /// Steps of one run, at most: a longer input says nothing that a shorter one can't.
 const STEPS_MAX: usize = 64;
@@ -59,7 +60,7 @@ fn config(script: &mut Script<'_>, always_member: bool) -> Config {
         max_accepts_per_second: 0,
         memory_max: usize::MAX,
         rates: Rates::NONE,
-        drain: Span::from_secs(2),
+        drain: DRAIN_SPREAD,
         relogin: if choices & 4 == 0 { Relogin::ReplaceOld } else { Relogin::KeepOld },
         cut_off: if choices & 8 == 0 { CutOff::ServeLocal } else { CutOff::RefuseNew },
         takes_messages: choices & 16 == 0,
@@ -105,6 +106,8 @@ struct Site<'a> {
     lookups: Vec<u64>,
     /// Messages and queries that the application has not answered.
     inbox: Vec<QueryRef>,
+    /// The application sent its users away.
+    drained: bool,
 }
 
 impl Site<'_> {
@@ -124,6 +127,7 @@ impl Site<'_> {
             claims: Vec::new(),
             lookups: Vec::new(),
             inbox: Vec::new(),
+            drained: false,
         };
         site.begin();
         for _ in 0..STEPS_MAX {
@@ -285,7 +289,7 @@ impl Site<'_> {
         let user = |name: &[u8]| UserId::parse(name).unwrap_or_else(|_| UserId::parse(b"carol").expect("an id"));
         let to = user(frame::name(script));
         let core = &mut self.shell.core;
-        match script.below(8) {
+        match script.below(9) {
             0 => {
                 let flags = script.one_of(&[Flags::NONE, Flags::WANT_ACK, Flags::DROPPABLE]);
                 // What can't be sent is told to the caller, which is no concern here.
@@ -309,10 +313,15 @@ impl Site<'_> {
                     core.refuse(now, &message, script.one_of(&[Bounce::Busy, Bounce::Denied]));
                 }
             }
-            _ => {
+            7 => {
                 if script.once_in(16) {
                     core.stop(now);
                 }
+            }
+            _ => {
+                let spread = core.drain(now);
+                assert!(spread <= DRAIN_SPREAD, "a drain of {spread:?}");
+                self.drained = true;
             }
         }
         self.shell.turn();
@@ -422,6 +431,7 @@ impl Site<'_> {
                 | Event::Closed { .. } => {}
             }
         }
+        self.shell.told.clear();
         for written in std::mem::take(&mut self.shell.written) {
             let Start::Frame { seen, .. } = frame::read(&written.bytes) else { unreachable!("it was read before") };
             if self.shell.wires[written.wire].dialled {
@@ -439,9 +449,22 @@ impl Site<'_> {
                 self.proven.push(written.wire);
                 self.server_nonce = seen.body[..32].try_into().expect("a PROVE has a nonce");
             }
-            CLAIM => self.claims.push((seen.id, seen.from.to_vec())),
+            CLAIM => {
+                assert_eq!(seen.body.len(), 8, "a CLAIM has an age");
+                self.claims.push((seen.id, seen.from.to_vec()));
+            }
+            BIND => {
+                let (users, rest) = frame::bindings(seen.body);
+                assert!(!users.is_empty() && rest.is_empty(), "a BIND of nobody, or cut short");
+            }
+            UNBIND => assert!(seen.info == 0 || seen.info == MOVE && self.drained, "an UNBIND with {}", seen.info),
+            STATE => {
+                let [.., high, low] = seen.body else { panic!("a STATE without a body") };
+                assert!(seen.body.len() == 14 && u16::from_be_bytes([*high, *low]) <= 1_000, "STATE {:?}", seen.body);
+            }
+            DRAIN => assert!(self.drained, "a DRAIN that nobody asked for"),
             LOOKUP => self.lookups.push(seen.id),
-            REGISTER | UNBIND | BURST_BEGIN | BIND | SYNCED | KICK | DIGEST => {}
+            REGISTER | BURST_BEGIN | SYNCED | KICK | DIGEST => {}
             kind if RELAYED.contains(&kind) => match written.source {
                 Some(source) => {
                     let sender = &self.shell.wires[source];
@@ -517,11 +540,12 @@ const LOGINS: [&[u8]; 8] = [
     b"{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
 ];
 
-const SERVERS_BODIES: [&[u8]; 4] = [
+const SERVERS_BODIES: [&[u8]; 5] = [
     br#"{"servers":[{"server":1,"address":"10.0.0.1:6000"},{"server":2,"address":"b"}],"awaited":[3]}"#,
     br#"{"servers":[]}"#,
     br#"{"servers":[{"server":70000,"address":"b"}]}"#,
     b"nonsense",
+    br#"{"servers":[{"server":2,"address":"b","draining":true},{"server":3,"address":"10.0.0.3:6000"}]}"#,
 ];
 
 static ASKED: LazyLock<[String; 8]> = LazyLock::new(|| {

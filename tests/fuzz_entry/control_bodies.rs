@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use trunkline::id::{IdError, UserId, check_id};
-use trunkline::wire::link::{BindEntry, ProveBody, Register, Servers};
+use trunkline::wire::link::{BindEntry, ProveBody, Register, ServerState, Servers};
 use trunkline::wire::{
     Answer, Ask, CloseBody, Envelope, Flags, Header, Kind, Login, Malformed, Opening, Outgoing, Welcome, parse_object,
 };
@@ -25,7 +25,10 @@ pub(crate) fn control_json(input: &[u8]) {
         4 => object::<Servers>(body),
         5 => object::<Ask>(body),
         6 => object::<Answer>(body),
-        7 => prove(body),
+        7 => {
+            prove(body);
+            state(body);
+        }
         8 => bindings(body),
         9 => opening(body),
         10 => whole_frame(body),
@@ -69,6 +72,14 @@ fn close(body: &[u8]) {
 fn prove(body: &[u8]) {
     let read = ProveBody::parse(body);
     assert_eq!(read.is_some(), body.len() == 64);
+    if let Some(read) = read {
+        assert_eq!(read.encode(), body);
+    }
+}
+
+fn state(body: &[u8]) {
+    let read = ServerState::parse(body);
+    assert_eq!(read.is_some(), body.len() == 14);
     if let Some(read) = read {
         assert_eq!(read.encode(), body);
     }

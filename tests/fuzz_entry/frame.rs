@@ -35,6 +35,8 @@ pub(crate) const RESYNC: u8 = 0x8C;
 pub(crate) const SERVERS: u8 = 0x8D;
 pub(crate) const LOOKUP: u8 = 0x8E;
 pub(crate) const FOUND: u8 = 0x8F;
+pub(crate) const DRAIN: u8 = 0x90;
+pub(crate) const STATE: u8 = 0x91;
 
 /// The kinds that every hop passes on byte for byte.
 pub(crate) const RELAYED: [u8; 5] = [DATA, ACK, BOUNCE, QUERY, REPLY];
@@ -48,6 +50,9 @@ const CLOSE_CODES: [u32; 24] = [
 pub(crate) fn is_close_code(info: u32) -> bool {
     CLOSE_CODES.contains(&info)
 }
+
+/// The code of a CLOSE by a server that drains, and of the UNBIND that tells of it.
+pub(crate) const MOVE: u32 = 1001;
 
 /// Bytes of the largest frame after its length field.
 pub(crate) const LENGTH_MAX: usize = 1 << 20;
@@ -147,9 +152,20 @@ fn flags_of(kind: u8) -> Option<u8> {
         GROUP_DATA => Some(0x07),
         QUERY => Some(0x02),
         REPLY => Some(0x0A),
-        0x01..=0x06 | ACK | BOUNCE | 0x20 | 0x21 | 0x23 | 0x30..=0x32 | 0x80..=0x8F => Some(0),
+        0x01..=0x06 | ACK | BOUNCE | 0x20 | 0x21 | 0x23 | 0x30..=0x32 | 0x80..=0x91 => Some(0),
         _ => None,
     }
+}
+
+/// The users that a BIND tells of, and what can't be read as another entry.
+pub(crate) fn bindings(mut body: &[u8]) -> (Vec<&[u8]>, &[u8]) {
+    let mut users = Vec::new();
+    while let Some((fixed, rest)) = body.split_first_chunk::<17>() {
+        let Some((user, rest)) = rest.split_at_checked(usize::from(fixed[16])) else { break };
+        users.push(user);
+        body = rest;
+    }
+    (users, body)
 }
 
 /// Ids that a frame may have: users of the drivers, none, the longest, and some that break the rule.

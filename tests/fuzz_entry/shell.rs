@@ -14,7 +14,7 @@ use trunkline::link::{End, Link, Stage};
 use trunkline::role::Core;
 use trunkline::time::{Span, Time};
 
-use super::frame::{self, CLAIMED, CLOSE, Draft, KICK, LENGTH_MAX, PING, PONG, RELAYED, Start};
+use super::frame::{self, BIND, CLAIM, CLAIMED, CLOSE, Draft, KICK, LENGTH_MAX, PING, PONG, RELAYED, Start};
 
 pub(crate) const START: Time = Time::from_micros(1_000_000);
 
@@ -94,6 +94,8 @@ pub(crate) struct Shell<C: Watched> {
     pub(crate) dials: Vec<ConnId>,
     /// Codes that a trusted other side told the core to close with.
     pub(crate) foreign_codes: Vec<u32>,
+    /// Frames that tell of users, as they arrived: what was spoilt on its way tells of others than was meant.
+    pub(crate) told: Vec<(usize, Vec<u8>)>,
     fed: Vec<Fed>,
     flood_bytes: usize,
 }
@@ -107,6 +109,7 @@ impl<C: Watched> Shell<C> {
             written: Vec::new(),
             dials: Vec::new(),
             foreign_codes: Vec::new(),
+            told: Vec::new(),
             fed: Vec::new(),
             flood_bytes: 0,
         };
@@ -240,6 +243,9 @@ impl<C: Watched> Shell<C> {
                 Start::Frame { seen, wire_bytes } => {
                     if wire.dialled && matches!(seen.kind, CLAIMED | KICK) {
                         self.foreign_codes.push(seen.info);
+                    }
+                    if matches!(seen.kind, CLAIM | BIND) {
+                        self.told.push((place, wire.fed[taken..taken + wire_bytes].to_vec()));
                     }
                     if RELAYED.contains(&seen.kind) {
                         let head = wire.fed[taken..taken + wire_bytes].to_vec();
