@@ -131,6 +131,11 @@ impl<T: Copy> Wheel<T> {
 
     /// The moment by which [`Wheel::expired`] must be called next; none where nothing is set.
     pub fn next(&self) -> Option<Time> {
+        self.next_slot().map(|slot| Time(slot * SLOT_MICROS))
+    }
+
+    /// The first slot that holds anything.
+    fn next_slot(&self) -> Option<u64> {
         let start = (self.cursor % SLOTS as u64) as usize;
         let words = SLOTS / 64;
         for step in 0..=words {
@@ -144,7 +149,7 @@ impl<T: Copy> Wheel<T> {
             if bits != 0 {
                 let index = word * 64 + bits.trailing_zeros() as usize;
                 let ahead = (index + SLOTS - start) % SLOTS;
-                return Some(Time((self.cursor + ahead as u64) * SLOT_MICROS));
+                return Some(self.cursor + ahead as u64);
             }
         }
         None
@@ -154,12 +159,8 @@ impl<T: Copy> Wheel<T> {
     pub fn expired(&mut self, now: Time, due: &mut Vec<T>) {
         let last = now.0 / SLOT_MICROS;
         let mut early = Vec::new();
-        let turns = (last + 1).saturating_sub(self.cursor).min(SLOTS as u64);
-        for step in 0..turns {
-            let index = ((self.cursor + step) % SLOTS as u64) as usize;
-            if self.occupied[index / 64] & 1 << (index % 64) == 0 {
-                continue;
-            }
+        while let Some(slot) = self.next_slot().filter(|slot| *slot <= last) {
+            let index = (slot % SLOTS as u64) as usize;
             self.occupied[index / 64] &= !(1 << (index % 64));
             for (at, item) in self.slots[index].drain(..) {
                 if at <= now { due.push(item) } else { early.push((at, item)) }
