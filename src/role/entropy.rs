@@ -1,3 +1,4 @@
+use byteorder::{BigEndian, ByteOrder};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -44,6 +45,8 @@ impl Entropy {
 
     /// A hasher for tables whose keys strangers choose.
     pub fn hasher(&mut self) -> ahash::RandomState {
-        ahash::RandomState::with_seeds(self.number(), self.number(), self.number(), self.number())
+        let nonce = self.nonce();
+        let [a, b, c, d] = [0, 8, 16, 24].map(|start| BigEndian::read_u64(&nonce[start..start + 8]));
+        ahash::RandomState::with_seeds(a, b, c, d)
     }
 }
