@@ -17,7 +17,7 @@ use super::frame::{
     QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVERS, STATE, SYNCED, Seen, Start, UNBIND, WELCOME,
 };
 use super::script::Script;
-use super::shell::{SPANS, START, STORMS, Shell, Watched, Written, late};
+use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Written, late};
 
 const SERVER: u16 = 1;
 const INCARNATION: u64 = 2;
@@ -25,6 +25,14 @@ const EPOCH: u64 = 3;
 const NONCE: [u8; 32] = [4; 32];
 const SECRET: &[u8] = b"secret";
 const DRAIN_SPREAD: Span = Span::from_secs(2);
+
+/// What a client may send: anything, few frames, few bytes, few of both.
+const RATES: [Rates; 4] = [
+    Rates::NONE,
+    Rates { messages_per_second: 20, bytes_per_second: 0 },
+    Rates { messages_per_second: 0, bytes_per_second: 30_000 },
+    Rates { messages_per_second: 5, bytes_per_second: 3_000 },
+];
 
 /// Steps of one run, at most: a longer input says nothing that a shorter one can't.
 const STEPS_MAX: usize = 64;
@@ -49,17 +57,18 @@ fn config(script: &mut Script<'_>, always_member: bool) -> Config {
         public_address: "10.0.0.1:6000".to_owned(),
         capacity: 100,
     };
+    let setting = script.below(256);
     Config {
         server: ServerId(SERVER),
         incarnation: INCARNATION,
-        max_frame: script.one_of(&[1 << 20, 4 << 10, 64 << 10]),
+        max_frame: [1 << 20, 4 << 10, 64 << 10][setting % 3],
         heartbeat: limits::HEARTBEAT,
         heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
         login_timeout: limits::LOGIN_TIMEOUT,
         connections_max: if choices & 2 == 0 { 100 } else { 4 },
-        max_accepts_per_second: 0,
-        memory_max: usize::MAX,
-        rates: Rates::NONE,
+        max_accepts_per_second: [0, 0, 2][setting / 48 % 3],
+        memory_max: MEMORIES[setting / 3 % MEMORIES.len()],
+        rates: RATES[setting / 12 % RATES.len()],
         drain: DRAIN_SPREAD,
         relogin: if choices & 4 == 0 { Relogin::ReplaceOld } else { Relogin::KeepOld },
         cut_off: if choices & 8 == 0 { CutOff::ServeLocal } else { CutOff::RefuseNew },
@@ -114,10 +123,16 @@ impl Site<'_> {
     fn run(input: &[u8], acms_is_hostile: bool) {
         let mut script = Script::new(input);
         let config = config(&mut script, acms_is_hostile);
+        let allowance = Allowance {
+            messages_per_second: config.rates.messages_per_second,
+            bytes_per_second: config.rates.bytes_per_second,
+            burst_bytes: config.rates.bytes_per_second.max(4 + config.max_frame as u64),
+        };
+        let memory_max = config.memory_max;
         let secret = config.cluster.as_ref().map_or(Vec::new(), |membership| membership.secret.clone());
         let mut site = Site {
             script,
-            shell: Shell::new(AppServer::new(START, config)),
+            shell: Shell::new(AppServer::new(START, config), allowance, memory_max),
             secret,
             acms_is_hostile,
             uplink: None,
@@ -431,7 +446,6 @@ impl Site<'_> {
                 | Event::Closed { .. } => {}
             }
         }
-        self.shell.told.clear();
         for written in std::mem::take(&mut self.shell.written) {
             let Start::Frame { seen, .. } = frame::read(&written.bytes) else { unreachable!("it was read before") };
             if self.shell.wires[written.wire].dialled {

@@ -14,7 +14,7 @@ use super::frame::{
     QUERY, REPLY, Start, WELCOME,
 };
 use super::script::Script;
-use super::shell::{SPANS, START, STORMS, Shell, Watched, late};
+use super::shell::{Allowance, SPANS, START, STORMS, Shell, Watched, late};
 
 const USER: &[u8] = b"alice";
 /// Steps of one run, at most.
@@ -26,7 +26,7 @@ pub(crate) fn client_engine(input: &[u8]) {
     let config = config(&mut script);
     let mut program = Program {
         script,
-        shell: Shell::new(Client::new(START, config)),
+        shell: Shell::new(Client::new(START, config), Allowance::default(), usize::MAX),
         conn: None,
         sent: BTreeSet::new(),
         asked: BTreeSet::new(),

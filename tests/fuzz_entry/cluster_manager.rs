@@ -16,7 +16,7 @@ use super::frame::{
     STATE, SYNCED, Seen, Start, UNBIND,
 };
 use super::script::Script;
-use super::shell::{SPANS, START, STORMS, Shell, Watched, Written, late};
+use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Wire, Written, late};
 
 const EPOCH: u64 = 3;
 const NONCE: [u8; 32] = [5; 32];
@@ -28,7 +28,9 @@ const STEPS_MAX: usize = 64;
 pub(crate) fn transfer_port(input: &[u8]) {
     let mut script = Script::new(input);
     let config = config(&mut script);
-    let mut hub = Hub { script, shell: Shell::new(Acms::new(START, config)), members: Vec::new() };
+    let memory_max = config.memory_max;
+    let shell = Shell::new(Acms::new(START, config), Allowance::default(), memory_max);
+    let mut hub = Hub { script, shell, members: Vec::new() };
     hub.begin();
     for _ in 0..STEPS_MAX {
         if hub.script.is_over() {
@@ -41,12 +43,13 @@ pub(crate) fn transfer_port(input: &[u8]) {
 }
 
 fn config(script: &mut Script<'_>) -> Config {
+    let setting = script.below(256);
     Config {
         cluster: "demo".to_owned(),
         secret: SECRET.to_vec(),
         epoch: EPOCH,
-        connections_max: script.one_of(&[100, 3]),
-        memory_max: usize::MAX,
+        connections_max: [100, 3][setting % 2],
+        memory_max: MEMORIES[setting / 2 % MEMORIES.len()],
         policy: Policy::default(),
         directory_grace: Span::default(),
         seed: [2; 32],
@@ -74,10 +77,6 @@ struct Member {
     nonce: Option<[u8; 32]>,
     server: u16,
     registered: bool,
-    /// The users that it ever told of.
-    users: Vec<Vec<u8>>,
-    /// Those that it claimed: they are found although no session of theirs is known to be open.
-    claimed: Vec<Vec<u8>>,
 }
 
 struct Hub<'a> {
@@ -222,7 +221,7 @@ impl Hub<'_> {
     fn member_speaks(&mut self, wire: usize) {
         let script = &mut self.script;
         let kind = script.one_of(&SPOKEN);
-        let own = self.members[wire].users.first().cloned();
+        let own = self.shell.wires[wire].told.first().cloned();
         let from = own.as_deref().filter(|_| !script.once_in(4)).unwrap_or_else(|| frame::name(script));
         let (to, mut info, id, flags) =
             (frame::name(script), frame::info(script), frame::id(script), frame::flags(script, kind));
@@ -242,7 +241,7 @@ impl Hub<'_> {
 
     fn flood(&mut self, wire: usize) {
         let script = &mut self.script;
-        let from = self.members[wire].users.first().cloned().unwrap_or_default();
+        let from = self.shell.wires[wire].told.first().cloned().unwrap_or_default();
         let (to, kind) = (frame::name(script), script.one_of(&[DATA, QUERY, REPLY, REGISTER]));
         let body_bytes = script.one_of(&[3_000, 30_000, 200_000, 500_000, 1_048_000]);
         let (to, from) = (&to[..to.len().min(64)], &from[..from.len().min(64)]);
@@ -251,16 +250,6 @@ impl Hub<'_> {
 
     /// Judges what the core wrote.
     fn look(&mut self) {
-        for (wire, bytes) in std::mem::take(&mut self.shell.told) {
-            let Start::Frame { seen, .. } = frame::read(&bytes) else { unreachable!("it was read before") };
-            let member = &mut self.members[wire];
-            if seen.kind == CLAIM {
-                member.claimed.push(seen.from.to_vec());
-                member.users.push(seen.from.to_vec());
-            } else {
-                member.users.extend(frame::bindings(seen.body).0.into_iter().map(<[u8]>::to_vec));
-            }
-        }
         while self.shell.core.poll_event().is_some() {}
         for written in std::mem::take(&mut self.shell.written) {
             let Start::Frame { seen, .. } = frame::read(&written.bytes) else { unreachable!("it was read before") };
@@ -287,14 +276,17 @@ impl Hub<'_> {
             CLAIMED | KICK | RESYNC | SERVERS | FOUND => {}
             kind if RELAYED.contains(&kind) => match written.source {
                 Some(source) => {
-                    let is_told = |member: &Member, user: &[u8]| member.users.iter().any(|told| told == user);
+                    let is_told = |wire: usize, user: &[u8]| self.shell.wires[wire].told.contains(user);
                     let sender = &self.members[source];
                     assert!(sender.registered, "a stranger's frame is passed on");
                     let is_free = kind == BOUNCE || seen.from.is_empty();
-                    assert!(is_free || is_told(sender, seen.from), "a `from` that its server never told of");
+                    assert!(is_free || is_told(source, seen.from), "a `from` that its server never told of");
                     let receiver = &self.members[written.wire];
                     let is_servers = seen.to.is_empty() && seen.id >> 48 == u64::from(receiver.server);
-                    assert!(is_servers || is_told(receiver, seen.to), "a frame at a server that its user is not on");
+                    assert!(
+                        is_servers || is_told(written.wire, seen.to),
+                        "a frame at a server that its user is not on"
+                    );
                 }
                 None => assert!(kind == BOUNCE && seen.body.is_empty(), "{kind:#04x} that nobody sent"),
             },
@@ -317,10 +309,10 @@ impl Hub<'_> {
 
     /// The digests' count of users is that of the users who are found, but for logins that may yet come to nothing.
     fn check_directory(&self) {
-        let all = |of: fn(&Member) -> &Vec<Vec<u8>>| -> BTreeSet<&[u8]> {
-            self.members.iter().flat_map(of).map(Vec::as_slice).collect()
+        let all = |of: fn(&Wire) -> &BTreeSet<Vec<u8>>| -> BTreeSet<&[u8]> {
+            self.shell.wires.iter().flat_map(of).map(Vec::as_slice).collect()
         };
-        let (told, claimed) = (all(|member| &member.users), all(|member| &member.claimed));
+        let (told, claimed) = (all(|wire| &wire.told), all(|wire| &wire.claimed));
         let core = &self.shell.core;
         let found: BTreeSet<&[u8]> = told.into_iter().filter(|user| core.locate(user).is_some()).collect();
         let (claims, bound) = (found.intersection(&claimed).count(), found.difference(&claimed).count());

@@ -4,6 +4,7 @@
 //! well-formed frames, nothing follows a CLOSE, and each CLOSE has a code of this version. A relayed frame is, byte for
 //! byte, one that was fed and that went nowhere else, and of two from one sender to one receiver the first came first.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -65,6 +66,19 @@ pub(crate) struct Wire {
     pub(crate) gone: bool,
     /// Who is on the other side.
     pub(crate) user: Option<Vec<u8>>,
+    /// The users that it ever told of, by what arrived: a frame spoilt on its way tells of others than was meant.
+    pub(crate) told: BTreeSet<Vec<u8>>,
+    /// Those of them that it claimed.
+    pub(crate) claimed: BTreeSet<Vec<u8>>,
+    /// What its rates count: since when, and what came.
+    metered: Option<Metered>,
+}
+
+/// What came from a client that is in.
+struct Metered {
+    since: Time,
+    messages: u64,
+    bytes: u64,
 }
 
 /// A relayed frame that was fed; its body ends with `zeros` zeros that are not in `head`.
@@ -94,14 +108,24 @@ pub(crate) struct Shell<C: Watched> {
     pub(crate) dials: Vec<ConnId>,
     /// Codes that a trusted other side told the core to close with.
     pub(crate) foreign_codes: Vec<u32>,
-    /// Frames that tell of users, as they arrived: what was spoilt on its way tells of others than was meant.
-    pub(crate) told: Vec<(usize, Vec<u8>)>,
     fed: Vec<Fed>,
     flood_bytes: usize,
+    /// What each client may send.
+    allowance: Allowance,
+    /// Bytes that the connections may hold together.
+    memory_max: usize,
+}
+
+/// What a client that is in may send; 0 is without bound.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Allowance {
+    pub(crate) messages_per_second: u64,
+    pub(crate) bytes_per_second: u64,
+    pub(crate) burst_bytes: u64,
 }
 
 impl<C: Watched> Shell<C> {
-    pub(crate) fn new(core: C) -> Shell<C> {
+    pub(crate) fn new(core: C, allowance: Allowance, memory_max: usize) -> Shell<C> {
         let mut shell = Shell {
             core,
             now: START,
@@ -109,9 +133,10 @@ impl<C: Watched> Shell<C> {
             written: Vec::new(),
             dials: Vec::new(),
             foreign_codes: Vec::new(),
-            told: Vec::new(),
             fed: Vec::new(),
             flood_bytes: 0,
+            allowance,
+            memory_max,
         };
         shell.turn();
         shell
@@ -132,6 +157,9 @@ impl<C: Watched> Shell<C> {
             opened: false,
             gone: false,
             user: None,
+            told: BTreeSet::new(),
+            claimed: BTreeSet::new(),
+            metered: None,
         });
         self.wires.len() - 1
     }
@@ -178,7 +206,7 @@ impl<C: Watched> Shell<C> {
 
     fn deliver(&mut self, wire: usize, chunk: &Bytes) {
         let conn = self.wires[wire].conn;
-        if chunk.is_empty() || self.wires[wire].gone || !self.core.links().reads(conn) {
+        if chunk.is_empty() || !self.reads(wire) {
             return;
         }
         self.note_fed(wire, chunk);
@@ -188,10 +216,10 @@ impl<C: Watched> Shell<C> {
 
     /// Sends a frame with `body_bytes` of zeros behind `head`, where the stream is between two frames.
     pub(crate) fn flood(&mut self, wire: usize, draft: &Draft<'_>, body_bytes: usize) {
-        let Wire { conn, gone, unreadable, preface_fed, .. } = self.wires[wire];
+        let Wire { conn, unreadable, preface_fed, .. } = self.wires[wire];
         let between_frames = preface_fed && !unreadable && self.wires[wire].fed.is_empty();
         let fits = self.flood_bytes + body_bytes <= FLOOD_BYTES_MAX;
-        if gone || !between_frames || !fits || !self.wires[wire].held.is_empty() || !self.core.links().reads(conn) {
+        if !between_frames || !fits || !self.wires[wire].held.is_empty() || !self.reads(wire) {
             return;
         }
         self.flood_bytes += body_bytes;
@@ -199,6 +227,7 @@ impl<C: Watched> Shell<C> {
         if RELAYED.contains(&draft.kind) {
             self.fed.push(Fed { wire, head: head.clone(), zeros: body_bytes, to: None });
         }
+        self.meter(wire, 1, head.len() + body_bytes);
         let head = Bytes::from(head);
         self.core.received(self.now, conn, &head, 0..head.len());
         self.core.received(self.now, conn, &ZEROS, 0..body_bytes - 1);
@@ -214,23 +243,25 @@ impl<C: Watched> Shell<C> {
 
     /// Sends up to 600 PINGs in one read.
     pub(crate) fn storm(&mut self, wire: usize, pings: usize) {
-        let Wire { conn, gone, unreadable, preface_fed, .. } = self.wires[wire];
+        let Wire { conn, unreadable, preface_fed, .. } = self.wires[wire];
         let between_frames = preface_fed && !unreadable && self.wires[wire].fed.is_empty();
-        if gone || !between_frames || !self.wires[wire].held.is_empty() || !self.core.links().reads(conn) {
+        if !between_frames || !self.wires[wire].held.is_empty() || !self.reads(wire) {
             return;
         }
+        self.meter(wire, pings as u64, 20 * pings);
         self.core.received(self.now, conn, &PINGS, 0..20 * pings);
         self.turn();
     }
 
     /// Notes the relayed frames among what is fed.
     fn note_fed(&mut self, place: usize, bytes: &[u8]) {
+        self.meter(place, 0, bytes.len());
         let wire = &mut self.wires[place];
         if wire.unreadable {
             return;
         }
         wire.fed.extend_from_slice(bytes);
-        let mut taken = 0;
+        let (mut taken, mut messages) = (0, 0);
         if !wire.preface_fed {
             if wire.fed.len() < 8 {
                 return;
@@ -244,9 +275,15 @@ impl<C: Watched> Shell<C> {
                     if wire.dialled && matches!(seen.kind, CLAIMED | KICK) {
                         self.foreign_codes.push(seen.info);
                     }
-                    if matches!(seen.kind, CLAIM | BIND) {
-                        self.told.push((place, wire.fed[taken..taken + wire_bytes].to_vec()));
+                    match seen.kind {
+                        CLAIM => {
+                            wire.claimed.insert(seen.from.to_vec());
+                            wire.told.insert(seen.from.to_vec());
+                        }
+                        BIND => wire.told.extend(frame::bindings(seen.body).0.into_iter().map(<[u8]>::to_vec)),
+                        _ => {}
                     }
+                    messages += 1;
                     if RELAYED.contains(&seen.kind) {
                         let head = wire.fed[taken..taken + wire_bytes].to_vec();
                         self.fed.push(Fed { wire: place, head, zeros: 0, to: None });
@@ -261,6 +298,35 @@ impl<C: Watched> Shell<C> {
             }
         }
         wire.fed.drain(..taken);
+        self.meter(place, messages, 0);
+    }
+
+    /// Counts what comes from a client that is in.
+    fn meter(&mut self, wire: usize, messages: u64, bytes: usize) {
+        if let Some(metered) = &mut self.wires[wire].metered {
+            metered.messages += messages;
+            metered.bytes += bytes as u64;
+        }
+    }
+
+    /// Whether the core reads from a connection. Of a client that is in, it has taken no more then than its rates allow
+    /// until now, and a second's worth (or one frame) at once.
+    fn reads(&mut self, wire: usize) -> bool {
+        let conn = self.wires[wire].conn;
+        if self.wires[wire].gone || !self.core.links().reads(conn) {
+            return false;
+        }
+        let is_open = self.core.links().get(conn).is_some_and(|link| link.stage() == Stage::Open);
+        if let Some(metered) = self.wires[wire].metered.as_ref().filter(|_| is_open) {
+            let micros = self.now.since(metered.since).as_micros();
+            let Allowance { messages_per_second, bytes_per_second, burst_bytes } = self.allowance;
+            let most = |rate: u64, burst: u64| if rate == 0 { u64::MAX } else { burst + rate * micros / 1_000_000 };
+            let (messages, bytes) =
+                (most(messages_per_second, messages_per_second), most(bytes_per_second, burst_bytes));
+            assert!(metered.messages <= messages, "{} messages within {micros} us", metered.messages);
+            assert!(metered.bytes <= bytes, "{} bytes within {micros} us", metered.bytes);
+        }
+        true
     }
 
     /// The other side ends or breaks the connection.
@@ -280,6 +346,10 @@ impl<C: Watched> Shell<C> {
 
     /// What the shell does once a turn, and what must then be true.
     pub(crate) fn turn(&mut self) {
+        if self.core.links().deadline().is_some_and(|at| at <= self.now) {
+            self.core.expire(self.now);
+        }
+        self.check_memory();
         loop {
             let dials = self.core.links().take_dials();
             self.dials.extend(dials.into_iter().map(|(conn, _)| conn));
@@ -364,7 +434,11 @@ impl<C: Watched> Shell<C> {
                 PING | PONG => {}
                 kind => {
                     let bytes = &written[taken..taken + wire_bytes];
-                    let source = if RELAYED.contains(&kind) { source(&mut self.fed, place, bytes) } else { None };
+                    let source = if RELAYED.contains(&kind) {
+                        source(&mut self.fed, &self.wires, place, bytes, seen.from)
+                    } else {
+                        None
+                    };
                     self.written.push(Written { wire: place, bytes: bytes.to_vec(), source });
                 }
             }
@@ -374,13 +448,26 @@ impl<C: Watched> Shell<C> {
         self.wires[place].written = written;
     }
 
+    /// What is counted is what is held, and where it is too much somebody went for it.
+    fn check_memory(&mut self) {
+        let links = self.core.links();
+        let held: usize = links.iter().map(|(_, link)| link.queue().len() + link.carry().len()).sum();
+        assert_eq!(links.memory().held(), held, "what is held is not what is counted");
+        let shed_from = self.memory_max / 100 * 95;
+        assert!(held < shed_from.max(1), "{held} of {} bytes are held", self.memory_max);
+    }
+
     fn check_links(&mut self) {
         for place in 0..self.wires.len() {
             let Some(link) = self.core.links().get(self.wires[place].conn) else { continue };
             let (queued, kept) = (link.queue().len(), link.carry().len());
             let (stage, strangers) = (link.stage(), C::is_strangers(link));
             let queue_bytes_max = C::queue_bytes_max(link);
-            self.wires[place].opened |= stage == Stage::Open;
+            if stage == Stage::Open && !self.wires[place].opened {
+                self.wires[place].opened = true;
+                let is_client = !self.wires[place].dialled;
+                self.wires[place].metered = is_client.then_some(Metered { since: self.now, messages: 0, bytes: 0 });
+            }
             if strangers && !self.wires[place].opened {
                 assert!(queued <= GREETING_BYTES_MAX, "{queued} bytes wait for a stranger");
                 assert!(kept <= 4 + GREETING_BYTES_MAX, "{kept} bytes of a stranger's are kept");
@@ -424,8 +511,9 @@ impl<C: Watched> Shell<C> {
 }
 
 /// The connection that the relayed frame `bytes`, written to `to`, was fed on; the frame is then spent. Of those that
-/// one connection sent, none comes before one that is spent for the same receiver.
-fn source(fed: &mut [Fed], to: usize, bytes: &[u8]) -> Option<usize> {
+/// one connection sent, none comes before one that is spent for the same receiver. Where several fed the same bytes, it is
+/// one that may say it in the name of `from`.
+fn source(fed: &mut [Fed], wires: &[Wire], to: usize, bytes: &[u8], from: &[u8]) -> Option<usize> {
     let is_it = |fed: &Fed| {
         let (head, zeros) = (fed.head.len(), fed.zeros);
         fed.to.is_none()
@@ -433,16 +521,25 @@ fn source(fed: &mut [Fed], to: usize, bytes: &[u8]) -> Option<usize> {
             && bytes[..head] == fed.head[..]
             && bytes[head..] == ZEROS[..zeros]
     };
-    let place = (0..fed.len()).find(|place| {
+    let is_its_own = |place: &usize| {
+        let wire = &wires[fed[*place].wire];
+        wire.user.as_deref() == Some(from) || wire.told.contains(from)
+    };
+    let in_order = |place: &usize| {
         let sender = fed[*place].wire;
         is_it(&fed[*place]) && fed[place + 1..].iter().all(|later| later.wire != sender || later.to != Some(to))
-    })?;
+    };
+    let candidates = || (0..fed.len()).filter(in_order);
+    let place = candidates().find(is_its_own).or_else(|| candidates().next())?;
     fed[place].to = Some(to);
     Some(fed[place].wire)
 }
 
 /// How many PINGs come at once; the most of them fill the room that a stranger has many times over.
 pub(crate) const STORMS: [usize; 8] = [1, 1, 1, 20, 20, 60, 250, 600];
+
+/// What connections may hold together: without bound mostly, or so little that a few slow ones are too much.
+pub(crate) const MEMORIES: [usize; 4] = [usize::MAX, 2_000_000, 300_000, 20_000];
 
 pub(crate) const SPANS: [Span; 8] = [
     Span::from_micros(1),
