@@ -106,11 +106,13 @@ pub struct Wheel<T> {
     occupied: [u64; SLOTS / 64],
     /// The slot number (since the start, not taken round) before which all is met.
     cursor: u64,
+    /// The first slot that holds anything; asked for several times a turn.
+    first: Option<u64>,
 }
 
 impl<T: Copy> Default for Wheel<T> {
     fn default() -> Wheel<T> {
-        Wheel { slots: (0..SLOTS).map(|_| Vec::new()).collect(), occupied: [0; SLOTS / 64], cursor: 0 }
+        Wheel { slots: (0..SLOTS).map(|_| Vec::new()).collect(), occupied: [0; SLOTS / 64], cursor: 0, first: None }
     }
 }
 
@@ -127,15 +129,16 @@ impl<T: Copy> Wheel<T> {
         let index = (slot % SLOTS as u64) as usize;
         self.slots[index].push((at, item));
         self.occupied[index / 64] |= 1 << (index % 64);
+        self.first = Some(self.first.map_or(slot, |first| first.min(slot)));
     }
 
     /// The moment by which [`Wheel::expired`] must be called next; none where nothing is set.
     pub fn next(&self) -> Option<Time> {
-        self.next_slot().map(|slot| Time(slot * SLOT_MICROS))
+        self.first.map(|slot| Time(slot * SLOT_MICROS))
     }
 
-    /// The first slot that holds anything.
-    fn next_slot(&self) -> Option<u64> {
+    /// Looks for the first slot that holds anything.
+    fn find_first(&self) -> Option<u64> {
         let start = (self.cursor % SLOTS as u64) as usize;
         let words = SLOTS / 64;
         for step in 0..=words {
@@ -159,12 +162,13 @@ impl<T: Copy> Wheel<T> {
     pub fn expired(&mut self, now: Time, due: &mut Vec<T>) {
         let last = now.0 / SLOT_MICROS;
         let mut early = Vec::new();
-        while let Some(slot) = self.next_slot().filter(|slot| *slot <= last) {
+        while let Some(slot) = self.first.filter(|slot| *slot <= last) {
             let index = (slot % SLOTS as u64) as usize;
             self.occupied[index / 64] &= !(1 << (index % 64));
             for (at, item) in self.slots[index].drain(..) {
                 if at <= now { due.push(item) } else { early.push((at, item)) }
             }
+            self.first = self.find_first();
         }
         self.cursor = self.cursor.max(last + 1);
         for (at, item) in early {
