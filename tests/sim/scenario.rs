@@ -306,7 +306,6 @@ impl World {
             }
             let engine = self.engines.get_mut(&node).expect("it was chosen");
             engine.leaving = true;
-            engine.vanished |= !engine.online;
             self.touch(node);
         } else {
             let death = if self.rng.bool() { Death::Silent } else { Death::Loud };

@@ -156,9 +156,8 @@ impl World {
         for user in &self.plan.users {
             let mut programs = self.engines.values().filter(|engine| engine.user == *user);
             let stays = programs.clone().any(|engine| !engine.killed && !engine.leaving);
-            let excused = programs.clone().any(is_excused_by_a_late_claim);
             let is_in = programs.any(|engine| engine.online);
-            assert!(!stays || excused || is_in, "every program of {user} was turned out");
+            assert!(!stays || is_in, "every program of {user} was turned out");
         }
         self.check_losses();
         if self.plan.is_calm() {
@@ -182,10 +181,4 @@ impl World {
             panic!("#{serial} is lost, and nothing explains it: {sent:?}");
         }
     }
-}
-
-/// A program that went before it was let in may have left a CLAIM under way, which a cut delays until a newer session is
-/// there: the newer one is then turned out for one that is no more.
-fn is_excused_by_a_late_claim(engine: &Engine) -> bool {
-    engine.vanished
 }

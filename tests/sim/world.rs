@@ -32,8 +32,6 @@ pub(crate) struct Engine {
     pub(crate) online_since: u64,
     pub(crate) stopped: bool,
     pub(crate) killed: bool,
-    /// It went while its server did not know or had not let it in: its login may still turn out a newer one.
-    pub(crate) vanished: bool,
     /// It is logging out.
     pub(crate) leaving: bool,
 }
@@ -48,7 +46,6 @@ impl Engine {
             online_since: 0,
             stopped: false,
             killed: false,
-            vanished: false,
             leaving: false,
         }
     }
@@ -199,7 +196,6 @@ impl World {
         place.shell.clear();
         place.stopped_until = 0;
         if let Some(engine) = self.engines.get_mut(&node) {
-            engine.vanished = death == Death::Silent || !engine.online;
             (engine.killed, engine.online) = (true, false);
             self.losses.session_ended(self.clock, &engine.user);
         }
