@@ -1,9 +1,9 @@
 //! The applications of servers and clients: what the cores tell them, brought before the model.
 
-use trunkline::id::ConnId;
+use trunkline::id::{ConnId, ServerId};
 use trunkline::role::appserver::{self, ClusterState, Outcome, Verdict};
 use trunkline::role::{Gone, client};
-use trunkline::wire::{CloseCode, Flags};
+use trunkline::wire::{Bounce, CloseCode, Flags};
 
 use crate::cluster::{PASSWORD, SERVERS};
 use crate::model::{Ending, Manner, Model, Session};
@@ -15,6 +15,10 @@ use crate::world::{Engine, World};
 /// World time, in microseconds, within which a login is decided once the application has accepted it: the link's silence
 /// until it is dead, and what its end takes to arrive.
 const LOGIN_WAIT_MICROS: u64 = 6_000_000;
+
+/// World time, in microseconds, for which nobody is called offline whom a draining server has sent to another: what the
+/// ACMS gives them, by a clock that may be a little fast.
+const MOVE_GRACE_MICROS: u64 = 2_900_000;
 
 /// Servers.
 impl World {
@@ -62,7 +66,12 @@ impl World {
                 }
             }
             appserver::Event::Outcome { id, outcome } => self.hear_outcome(node, id, outcome),
-            appserver::Event::LoggedOut { user, .. } => self.losses.session_ended(self.clock, user.as_str()),
+            appserver::Event::LoggedOut { user, gone } => {
+                if gone == Gone::Closed(CloseCode::MOVE) {
+                    self.moved.insert(user.as_str().to_owned(), self.clock);
+                }
+                self.losses.session_ended(self.clock, user.as_str());
+            }
             appserver::Event::Cluster(ClusterState::Down { gone, .. }) => {
                 // A dial that was refused ended no link.
                 let refused = gone == Gone::Ended(trunkline::link::End::Failed(std::io::ErrorKind::ConnectionRefused));
@@ -76,10 +85,25 @@ impl World {
             appserver::Event::LoggedIn { conn, .. } | appserver::Event::Closed { conn, .. } => {
                 self.check_login_wait(node, conn);
             }
-            appserver::Event::Located { .. }
-            | appserver::Event::Memory(_)
-            | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
+            appserver::Event::Located { token, servers } => {
+                assert!(self.locating.remove(&(node, token)), "n{node}: the question {token} is answered twice");
+                self.check_located(&servers);
+            }
+            appserver::Event::Memory(_) | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
         }
+    }
+
+    /// Once all has come to rest, everyone is where the answer says; before, who is in may be on the way.
+    fn check_located(&self, servers: &[Result<Option<ServerId>, Bounce>]) {
+        if !self.is_at_rest {
+            return;
+        }
+        let where_is = |user: &String| {
+            let program = self.engines.values().find(|engine| engine.user == *user && engine.online);
+            Ok(program.map(|engine| ServerId(engine.server as u16)))
+        };
+        let wanted: Vec<_> = self.plan.users.iter().map(where_is).chain([Ok(None)]).collect();
+        assert_eq!(servers, wanted, "users are told to be where they are not");
     }
 
     fn hear_outcome(&mut self, node: NodeId, id: u64, outcome: Outcome) {
@@ -166,7 +190,13 @@ impl World {
     fn end(&mut self, node: NodeId, id: u64, ending: Ending) {
         let offline = ending == Ending::Bounced("Offline".to_owned());
         let (serial, to, sent_at) = self.model.ended(node, id, ending);
-        if !offline || !self.plan.only_crashes() || sent_at < SETTLED_MICROS {
+        if !offline || sent_at < SETTLED_MICROS {
+            return;
+        }
+        if self.plan.only_drains() && self.drains_in_order {
+            let moved = self.moved.get(&to).filter(|at| self.clock < **at + MOVE_GRACE_MICROS);
+            assert_eq!(moved, None, "#{serial} to {to} bounced OFFLINE, who is being moved");
+        } else if !self.plan.only_crashes() {
             return;
         }
         let was_in = |engine: &&Engine| {
@@ -184,8 +214,10 @@ impl World {
         let engine = self.engines.get_mut(&node).expect("a client has its engine");
         let session = engine.session(node);
         match state {
-            client::State::Online { .. } => {
+            client::State::Online { welcome, .. } => {
                 engine.sessions += 1;
+                engine.server = welcome.server.0.into();
+                engine.servers.insert(engine.server);
                 (engine.online, engine.online_since) = (true, now);
                 return;
             }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use trunkline::id::ServerId;
 use trunkline::limits;
 use trunkline::role::acms::{self, Acms};
-use trunkline::role::appserver::{self, AppServer, CutOff, Membership};
+use trunkline::role::appserver::{self, AppServer, CutOff, Membership, Rates};
 use trunkline::role::client::{self, Client};
 use trunkline::time::{Span, Time};
 use trunkline::wire::Login;
@@ -24,13 +24,23 @@ pub(crate) const SECRET: &[u8] = b"secret";
 /// What an honest user shows.
 pub(crate) const PASSWORD: &str = "open sesame";
 
-pub(crate) fn acms(now: Time, boot: u64, directory_grace: Span, seed: [u8; 32]) -> Box<Acms> {
+/// What a seed draws of that.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Bytes that the connections of one server, or of the ACMS, may hold together.
+    pub(crate) memory_max: usize,
+    /// What each client may send.
+    pub(crate) rates: Rates,
+    pub(crate) cut_off: CutOff,
+}
+
+pub(crate) fn acms(now: Time, boot: u64, settings: &Settings, directory_grace: Span, seed: [u8; 32]) -> Box<Acms> {
     let config = acms::Config {
         cluster: NAME.to_owned(),
         secret: SECRET.to_vec(),
         epoch: 100 + boot,
         connections_max: 100,
-        memory_max: usize::MAX,
+        memory_max: settings.memory_max,
         directory_grace,
         policy: acms::Policy::default(),
         seed,
@@ -38,7 +48,7 @@ pub(crate) fn acms(now: Time, boot: u64, directory_grace: Span, seed: [u8; 32]) 
     Box::new(Acms::new(now, config))
 }
 
-pub(crate) fn server(now: Time, node: NodeId, boot: u64, cut_off: CutOff, seed: [u8; 32]) -> Box<AppServer> {
+pub(crate) fn server(now: Time, node: NodeId, boot: u64, settings: &Settings, seed: [u8; 32]) -> Box<AppServer> {
     let cluster = Membership {
         acms: address(ACMS),
         name: NAME.to_owned(),
@@ -56,10 +66,10 @@ pub(crate) fn server(now: Time, node: NodeId, boot: u64, cut_off: CutOff, seed: 
         drain: limits::DRAIN,
         connections_max: 100,
         max_accepts_per_second: 0,
-        memory_max: usize::MAX,
-        rates: appserver::Rates::NONE,
+        memory_max: settings.memory_max,
+        rates: settings.rates,
         relogin: Relogin::ReplaceOld,
-        cut_off,
+        cut_off: settings.cut_off,
         takes_messages: true,
         takes_queries: true,
         cluster: Some(cluster),

@@ -44,6 +44,11 @@ impl Losses {
         self.counted.remove(&node);
     }
 
+    /// It ended by itself: that loses nothing.
+    pub(crate) fn process_exited(&mut self, node: NodeId) {
+        self.counted.remove(&node);
+    }
+
     /// Looks at what `node` has dropped.
     pub(crate) fn count(&mut self, now: u64, node: NodeId, counters: &Counters) {
         let Counters { dropped_droppable, dropped_unroutable, dropped_bounces, dropped_spoofed, .. } = counters;

@@ -181,6 +181,11 @@ impl Network {
         &mut self.wire(port.wire).ends[port.side]
     }
 
+    /// Whether a write may take much longer than the latency.
+    pub(crate) fn stalls(&self) -> bool {
+        self.odds.stall != u32::MAX
+    }
+
     fn delay(&mut self) -> u64 {
         self.rng.u64(self.odds.latency.clone())
     }

@@ -119,16 +119,16 @@ impl Node {
         deadline.map_or(u64::MAX, |deadline| clock.world_time(deadline).max(world + 1))
     }
 
-    /// What is wrong with one of its queues: beyond its bound, or forgotten.
-    pub(crate) fn queue_fault(&mut self) -> Option<String> {
+    /// What is wrong with what it holds: beyond a bound, miscounted, or forgotten.
+    pub(crate) fn queue_fault(&mut self, memory_max: usize) -> Option<String> {
         let shell = &self.shell;
         match &mut self.role {
-            Role::Acms(core) => shell.queue_fault(core.as_mut(), |_| limits::DOWNLINK_QUEUE_BYTES_MAX),
-            Role::Server(core) => shell.queue_fault(core.as_mut(), |peer| match peer {
+            Role::Acms(core) => shell.queue_fault(core.as_mut(), memory_max, |_| limits::DOWNLINK_QUEUE_BYTES_MAX),
+            Role::Server(core) => shell.queue_fault(core.as_mut(), memory_max, |peer| match peer {
                 Peer::Acms(_) => limits::UPLINK_QUEUE_BYTES_MAX,
                 Peer::Client(_) => limits::CLIENT_QUEUE_BYTES_MAX,
             }),
-            Role::Client(core) => shell.queue_fault(core.as_mut(), |_| limits::ENGINE_QUEUE_BYTES_MAX),
+            Role::Client(core) => shell.queue_fault(core.as_mut(), usize::MAX, |_| limits::ENGINE_QUEUE_BYTES_MAX),
             Role::Stranger(_) | Role::Down => None,
         }
     }
@@ -136,6 +136,14 @@ impl Node {
     /// Whether nothing waits to be written.
     pub(crate) fn is_flushed(&mut self) -> bool {
         with_core!(&mut self.role, core => core.links().iter().all(|(_, link)| link.queue().is_empty()), true)
+    }
+
+    /// Connections that are not read from.
+    pub(crate) fn paused(&mut self) -> usize {
+        with_core!(&mut self.role, core => {
+            let conns: Vec<ConnId> = core.links().iter().map(|(conn, _)| conn).collect();
+            conns.into_iter().filter(|conn| !core.links().reads(*conn)).count()
+        }, 0)
     }
 
     /// Connections that the core holds.
@@ -335,9 +343,22 @@ impl Shell {
         core.deadline().filter(|deadline| *deadline != Time::NEVER)
     }
 
-    /// What waits is within its bound, and somebody is going to write it.
-    fn queue_fault<C: Core>(&self, core: &mut C, hard: impl Fn(&C::Peer) -> usize) -> Option<String> {
+    /// What waits is counted and within its bounds, and somebody is going to write it.
+    fn queue_fault<C: Core>(
+        &self,
+        core: &mut C,
+        memory_max: usize,
+        hard: impl Fn(&C::Peer) -> usize,
+    ) -> Option<String> {
         let id = self.id;
+        let counted = core.links().memory().held();
+        let held: usize = core.links().iter().map(|(_, link)| link.held()).sum();
+        if counted != held {
+            return Some(format!("n{id} holds {held} bytes and counts {counted}"));
+        }
+        if held > memory_max {
+            return Some(format!("n{id} holds {held} bytes, at most {memory_max} are allowed"));
+        }
         core.links().iter().find_map(|(conn, link)| {
             let waits = link.queue().len();
             let bound = hard(&link.peer).max(limits::FRAME_WIRE_BYTES_MAX) + limits::CONTROL_RESERVE_BYTES;

@@ -1,6 +1,7 @@
 //! What users and fate do, drawn from the seed.
 
 use trunkline::id::{ConnId, UserId};
+use trunkline::limits;
 use trunkline::role::client::SendError;
 use trunkline::time::{Span, Time};
 use trunkline::wire::{Bounce, Flags};
@@ -41,6 +42,8 @@ pub(crate) enum Step {
     Unhold(NodeId),
     /// A listener accepts again.
     Listen(NodeId),
+    /// A server that was told to drain waits for nobody any more.
+    Hurry { node: NodeId, boot: u64 },
 }
 
 /// Steps.
@@ -68,7 +71,7 @@ impl World {
                 self.say_once(node, Manner::Plain, &to, 9);
             }
             Step::Arrive(user) => {
-                let server = self.any_server();
+                let server = self.server_for(user);
                 self.start_client(user, server);
             }
             Step::Verdict { node, boot, conn, accepts } => {
@@ -88,11 +91,26 @@ impl World {
                 self.listen(node);
                 self.network.thaw(self.clock, node);
             }
+            Step::Hurry { node, boot } => self.hurry(node, boot),
         }
     }
 
     fn any_server(&mut self) -> NodeId {
         self.rng.choice(SERVERS).expect("there are servers")
+    }
+
+    /// Where a user is to log in.
+    fn server_for(&mut self, user: usize) -> NodeId {
+        let user: UserId = self.plan.users[user].parse().expect("a user id");
+        let now = self.nodes[ACMS].now(self.clock);
+        if self.plan.assigns
+            && let Role::Acms(acms) = &mut self.nodes[ACMS].role
+            && let Ok(assigned) = acms.assign(now, Some(&user))
+            && SERVERS.contains(&usize::from(assigned.server.0))
+        {
+            return assigned.server.0.into();
+        }
+        self.any_server()
     }
 
     fn any_user(&mut self) -> String {
@@ -117,7 +135,12 @@ impl World {
             12 => self.say(node, Manner::Droppable, &to),
             13 => self.say(node, Manner::Plain, SERVER_ITSELF),
             14 => self.say(node, Manner::Query, SERVER_ITSELF),
-            _ if self.plan.servers_talk => self.speak_as_server(&to),
+            _ if self.plan.servers_talk => {
+                let server = self.any_server();
+                let manner = [Manner::Plain, Manner::Acked, Manner::Query, Manner::Droppable][self.rng.usize(0..4)];
+                self.speak_as_server(server, manner, &to);
+                self.ask_as_server(server);
+            }
             _ => self.say(node, Manner::Plain, &to),
         }
     }
@@ -152,10 +175,8 @@ impl World {
         self.touch(node);
     }
 
-    /// A server's own code sends or asks.
-    fn speak_as_server(&mut self, to: &str) {
-        let node = self.any_server();
-        let manner = [Manner::Plain, Manner::Acked, Manner::Query, Manner::Droppable][self.rng.usize(0..4)];
+    /// A server's own code sends.
+    pub(crate) fn speak_as_server(&mut self, node: NodeId, manner: Manner, to: &str) {
         let (now, boot) = (self.nodes[node].now(self.clock), self.nodes[node].boot);
         let from = format!("@{node}");
         let (serial, body) = self.model.compose(&from, to, 30);
@@ -173,6 +194,18 @@ impl World {
             let sender = Session { engine: node, number: boot as u32 };
             self.sent(serial, id, Sent::new(manner, from, to, sender, node, self.clock));
         }
+        self.touch(node);
+    }
+
+    /// A server's own code asks where everyone is, one who never comes included.
+    pub(crate) fn ask_as_server(&mut self, node: NodeId) {
+        let now = self.nodes[node].now(self.clock);
+        let users = self.plan.users.iter().map(String::as_str).chain([GHOST]);
+        let users: Vec<UserId> = users.map(|user| user.parse().expect("a user id")).collect();
+        let Role::Server(server) = &mut self.nodes[node].role else { return };
+        self.questions += 1;
+        self.locating.insert((node, self.questions));
+        server.locate(now, self.questions, &users);
         self.touch(node);
     }
 
@@ -246,6 +279,12 @@ impl World {
                 self.flood(&to);
             }
             Fault::Stranger => self.admit_stranger(),
+            Fault::Drain => {
+                for _ in 0..self.rng.usize(1..=2) {
+                    let server = self.any_server();
+                    self.drain(server);
+                }
+            }
         }
         // What matters happens around a fault.
         for _ in 0..12 {
@@ -261,6 +300,37 @@ impl World {
         if self.crash(node, death) {
             let pause = if self.rng.u8(0..self.plan.haste) == 0 { 1..60_000 } else { 50_000..6_000_000 };
             let back = self.clock + self.rng.u64(pause);
+            self.schedule(back, Step::Restart(node));
+        }
+    }
+
+    /// A server is to end, as the engine does it on a signal: it listens no longer, sends its users to others, and ends
+    /// once nobody is left, or is waited for no more. One server at least goes on.
+    fn drain(&mut self, node: NodeId) {
+        let goes_on = |node: &NodeId| !self.nodes[*node].is_down() && !self.drains.contains(node);
+        if !goes_on(&node) || SERVERS.iter().filter(|other| goes_on(other)).count() < 2 {
+            return;
+        }
+        let (now, boot) = (self.nodes[node].now(self.clock), self.nodes[node].boot);
+        let Role::Server(server) = &mut self.nodes[node].role else { return };
+        let span = server.drain(now);
+        self.note(|| format!("n{node} drains within {} us", span.as_micros()));
+        self.drains_in_order &= span > Span::default();
+        self.drains.insert(node);
+        self.listen(node);
+        let grace = span.as_micros() + limits::SHUTDOWN_GRACE.as_micros();
+        self.schedule(self.clock + grace, Step::Hurry { node, boot });
+        self.touch(node);
+    }
+
+    fn hurry(&mut self, node: NodeId, boot: u64) {
+        if self.nodes[node].boot != boot || !self.drains.contains(&node) {
+            return;
+        }
+        let is_smooth = self.plan.only_drains() && !self.network.stalls();
+        assert!(!is_smooth, "n{node} was to end by itself");
+        if self.crash(node, Death::Loud) {
+            let back = self.clock + self.rng.u64(1_000..3_000_000);
             self.schedule(back, Step::Restart(node));
         }
     }
@@ -290,7 +360,7 @@ impl World {
                 self.schedule(at, Step::Insist(node));
             }
         }
-        let server = self.any_server();
+        let server = self.server_for(user);
         self.start_client(user, server);
     }
 
@@ -311,7 +381,7 @@ impl World {
             let death = if self.rng.bool() { Death::Silent } else { Death::Loud };
             self.crash(node, death);
         }
-        let server = self.any_server();
+        let server = self.server_for(place);
         self.start_client(place, server);
     }
 
@@ -327,7 +397,8 @@ impl World {
     }
 
     fn admit_stranger(&mut self) {
-        let intent = self.rng.choice(Intent::ALL).expect("not empty");
+        let floods = self.plan.has_rates() && self.rng.u8(0..3) == 0;
+        let intent = if floods { Intent::Flooder } else { self.rng.choice(Intent::ALL).expect("not empty") };
         let from = self.any_user();
         let forged = self.model.forge(&self.plan.users, &from);
         let name = format!("mallory{}", self.nodes.len());

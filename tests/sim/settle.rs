@@ -7,6 +7,7 @@ use trunkline::role::appserver::AppServer;
 
 use crate::cluster::{ACMS, SERVERS};
 use crate::losses::Vanished;
+use crate::model::Manner;
 use crate::network::NodeId;
 use crate::node::Role;
 use crate::scenario::{GHOST, SERVER_ITSELF, SETTLED_MICROS, Step};
@@ -20,6 +21,11 @@ const LOGIN_MICROS: u64 = 18_000_000;
 /// The same where a server's machine may have gone without a word, and come back: who waits for its WELCOME does so for
 /// all of the client's patience.
 const HALF_OPEN_LOGIN_MICROS: u64 = 55_000_000;
+/// The same where clients have rates, or memory is short: who sent too much is closed half a minute later, and who finds
+/// no room waits.
+const OVERLOADED_LOGIN_MICROS: u64 = 75_000_000;
+/// World time, in microseconds, within which whatever is said once all is at rest has its outcome.
+const CALL_MICROS: u64 = 20_000_000;
 /// World time, in microseconds, after which strangers hang up where their connection may be dead without their knowing.
 /// Elsewhere they must have been thrown out.
 const STRANGER_MICROS: u64 = 20_000_000;
@@ -30,6 +36,7 @@ impl World {
         self.heal_all();
         self.come_to_rest();
         self.check_end();
+        self.call_everyone();
     }
 
     fn heal_all(&mut self) {
@@ -44,11 +51,12 @@ impl World {
             }
         }
         let rest = std::mem::take(&mut self.steps);
-        for (_, step) in rest {
+        for ((at, _), step) in rest {
             match step {
                 Step::Restart(_) | Step::Heal(..) | Step::Unhold(_) | Step::Listen(_) | Step::Verdict { .. } => {
                     self.take_step(step);
                 }
+                Step::Hurry { .. } => self.schedule(at, step),
                 Step::Act | Step::Insist(_) | Step::Arrive(_) | Step::Fault(_) => {}
             }
         }
@@ -59,7 +67,11 @@ impl World {
     }
 
     fn come_to_rest(&mut self) {
-        let login = if self.plan.leaves_half_open() { HALF_OPEN_LOGIN_MICROS } else { LOGIN_MICROS };
+        let login = match (self.plan.is_short_of_memory() || self.plan.has_rates(), self.plan.leaves_half_open()) {
+            (true, _) => OVERLOADED_LOGIN_MICROS,
+            (false, true) => HALF_OPEN_LOGIN_MICROS,
+            (false, false) => LOGIN_MICROS,
+        };
         let (end, all_in) = (self.clock + REST_MICROS, self.clock + login);
         while let Some(unrest) = self.unrest() {
             assert!(self.clock < end, "no rest after {} s: {unrest}", REST_MICROS / 1_000_000);
@@ -72,6 +84,9 @@ impl World {
 
     /// Why the world is not at rest.
     fn unrest(&mut self) -> Option<String> {
+        if let Some(node) = SERVERS.into_iter().find(|node| self.nodes[*node].is_down() || self.drains.contains(node)) {
+            return Some(format!("n{node} is being started again"));
+        }
         if let Some(node) = SERVERS.into_iter().find(|node| !self.server(*node).cluster_is_up()) {
             return Some(format!("n{node} is cut off"));
         }
@@ -146,8 +161,47 @@ impl World {
             if links != expected {
                 return Err(format!("n{node} keeps {links} connections, {expected} are in use"));
             }
+            let paused = self.nodes[node].paused();
+            if paused > 0 {
+                return Err(format!("n{node} does not read from {paused} connections"));
+            }
         }
-        Ok(())
+        let acms = self.acms();
+        let kept = [acms.binding_count() - total, acms.open_claims(), acms.moving_count(), acms.assigned_count()];
+        if kept != [0; 4] {
+            return Err(format!("the ACMS keeps bindings, claims, moves, reservations: {kept:?}"));
+        }
+        for node in SERVERS {
+            let server = self.server(node);
+            let kept = (server.open_claims(), server.open_questions(), server.open_queries());
+            if kept != (0, (0, 0), 0) {
+                return Err(format!("n{node} keeps claims, questions and their users, queries: {kept:?}"));
+            }
+        }
+        if self.locating.is_empty() { Ok(()) } else { Err(format!("not answered: {:?}", self.locating)) }
+    }
+
+    /// What stands still for good is found by asking it to move: each program says something to the next one, and each
+    /// server to some user, and all of it arrives.
+    fn call_everyone(&mut self) {
+        let (start, end) = (self.clock, self.clock + CALL_MICROS);
+        self.is_at_rest = true;
+        let online = self.engines.iter().filter(|(_, engine)| engine.online);
+        let online: Vec<(NodeId, String)> = online.map(|(node, engine)| (*node, engine.user.clone())).collect();
+        let manners = [Manner::Plain, Manner::Acked, Manner::Query];
+        for ((node, _), (number, (_, next))) in online.iter().zip(online.iter().cycle().skip(1).enumerate()) {
+            self.say_once(*node, manners[(self.seed as usize + number) % 3], next, 9);
+        }
+        for (node, (_, user)) in SERVERS.into_iter().zip(&online) {
+            self.speak_as_server(node, manners[(self.seed as usize + node) % 3], user);
+            self.ask_as_server(node);
+        }
+        self.run_until(self.clock + 100_000);
+        while let Some(unrest) = self.unrest() {
+            assert!(self.clock < end, "no rest {} s after everyone was called: {unrest}", CALL_MICROS / 1_000_000);
+            self.run_until(self.clock + 100_000);
+        }
+        self.model.check_all_arrived(start, GHOST);
     }
 
     fn check_end(&mut self) {
@@ -174,7 +228,12 @@ impl World {
             let was_here =
                 |engine: &Engine| engine.server == sent.via && engine.online && engine.online_since < sent.at;
             let crosses = sent.to != SERVER_ITSELF && !receivers.clone().any(was_here);
-            Vanished { serial, sent, ways: receivers.map(|engine| engine.server).collect(), crosses }
+            Vanished {
+                serial,
+                sent,
+                ways: receivers.flat_map(|engine| engine.servers.iter().copied()).collect(),
+                crosses,
+            }
         });
         let vanished: Vec<Vanished<'_>> = vanished.collect();
         if let Some(Vanished { serial, sent, .. }) = self.losses.unexplained(&vanished) {

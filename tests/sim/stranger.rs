@@ -9,6 +9,7 @@ use trunkline::wire::link::{Membership, Prover};
 use crate::cluster::{ACMS, LIAR, NAME, PASSWORD, SECRET, SERVERS};
 use crate::model::Forged;
 use crate::network::{Network, NodeId, Port};
+use crate::scenario::GHOST;
 
 /// What a stranger is up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +38,14 @@ pub(crate) enum Intent {
     WrongKind,
     /// A server that cannot prove that it is one.
     Impostor,
+    /// In, and then messages for ever, faster than the rates allow.
+    Flooder,
     /// A server of the cluster that passes on messages in the name of users who are not its own.
     Liar,
 }
 
 impl Intent {
+    /// All but [`Intent::Flooder`], which nobody minds where there are no rates.
     pub(crate) const ALL: [Intent; 13] = [
         Intent::Noise,
         Intent::WrongPort,
@@ -64,6 +68,9 @@ impl Intent {
     }
 }
 
+/// Microseconds between two floods of one flooder.
+const REFRAIN_MICROS: u64 = 100_000;
+
 /// A connection without a core.
 pub(crate) struct Stranger {
     pub(crate) intent: Intent,
@@ -72,6 +79,8 @@ pub(crate) struct Stranger {
     is_open: bool,
     /// What to say, each after a pause in microseconds.
     script: VecDeque<(u64, Vec<u8>)>,
+    /// What to say over and over once that is said; nothing for most.
+    refrain: Vec<u8>,
     next_at: u64,
     heard: Vec<u8>,
     /// What a liar says once it is in.
@@ -98,6 +107,11 @@ const SERVER: &[u8] = b"TRNK\x01\x01\x01\x00";
 
 fn login(user: &str, password: &str) -> Vec<u8> {
     frame(0x01, 0, 0, 0, ["", user], format!("{{\"password\":\"{password}\"}}").as_bytes())
+}
+
+/// Forty messages to nobody: four hundred a second.
+fn flood(name: &str) -> Vec<u8> {
+    frame(0x10, 0, 0, 1, [GHOST, name], b"more").repeat(40)
 }
 
 impl Stranger {
@@ -145,6 +159,7 @@ impl Stranger {
                 vec![entered(), (700_000, half)]
             }
             Intent::Silence => Vec::new(),
+            Intent::Flooder => vec![entered(), (700_000, flood(name))],
             Intent::Drip => entered().1.into_iter().map(|byte| (900_000, vec![byte])).collect(),
             Intent::Burglar => {
                 vec![(0, [CLIENT, &login(victim, "let me in")].concat()), (rng.u64(0..1_000_000), vec![])]
@@ -172,6 +187,7 @@ impl Stranger {
             port,
             is_open: false,
             script: script.into(),
+            refrain: if intent == Intent::Flooder { flood(name) } else { Vec::new() },
             next_at: 0,
             heard,
             lies,
@@ -265,6 +281,9 @@ impl Stranger {
             if !bytes.is_empty() && network.write(world, port, &bytes).is_err() {
                 return self.hang_up(world, port, network);
             }
+            if self.script.is_empty() && !self.refrain.is_empty() {
+                self.script.push_back((REFRAIN_MICROS, self.refrain.clone()));
+            }
             self.next_at = world + self.script.front().map_or(0, |(pause, _)| *pause);
         }
         if self.intent.hangs_up() && (self.intent != Intent::Liar || self.lies.is_empty()) {
@@ -278,6 +297,7 @@ impl Stranger {
     }
 }
 
+/// Who believes it sends users to where nobody listens: to the first user's program.
 fn register() -> Vec<u8> {
-    frame(0x82, 0, 0, 0, ["", ""], br#"{"address":"10.9.9.9:1","capacity":1}"#)
+    frame(0x82, 0, 0, 0, ["", ""], br#"{"address":"10.0.0.4:7000","capacity":1}"#)
 }

@@ -1,6 +1,10 @@
 //! What one seed is about: each kind of fault is on or off and has odds of its own, so that each seed is another kind of
 //! bad day.
 
+use trunkline::role::appserver::{CutOff, Rates};
+
+use crate::cluster::Settings;
+
 /// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -30,10 +34,12 @@ pub(crate) enum Fault {
     Flood,
     /// Somebody who is no honest client or member speaks to a port.
     Stranger,
+    /// A server sends its users to the others, ends, and is started again; or two do at once.
+    Drain,
 }
 
 impl Fault {
-    const ALL: [Fault; 13] = [
+    const ALL: [Fault; 14] = [
         Fault::Reset,
         Fault::HalfClose,
         Fault::CrashAcms,
@@ -47,13 +53,14 @@ impl Fault {
         Fault::Hold,
         Fault::Flood,
         Fault::Stranger,
+        Fault::Drain,
     ];
 
     /// Whether it may end a session of an honest client.
     fn ends_sessions(self) -> bool {
         match self {
             Fault::Reset | Fault::HalfClose | Fault::CrashServer | Fault::CutClient | Fault::Stop => true,
-            Fault::LoginTwice | Fault::Roam | Fault::Hold => true,
+            Fault::LoginTwice | Fault::Roam | Fault::Hold | Fault::Drain => true,
             // A client that is not read from for ten seconds, since its server has no room, takes it for dead.
             Fault::Flood => true,
             Fault::CrashAcms | Fault::CutUplink | Fault::Refuse | Fault::Stranger => false,
@@ -64,7 +71,7 @@ impl Fault {
     fn ends_links(self) -> bool {
         match self {
             Fault::Reset | Fault::HalfClose | Fault::CrashAcms | Fault::CrashServer => true,
-            Fault::CutUplink | Fault::Stop => true,
+            Fault::CutUplink | Fault::Stop | Fault::Drain => true,
             Fault::CutClient | Fault::Refuse | Fault::LoginTwice | Fault::Roam => false,
             Fault::Hold | Fault::Flood | Fault::Stranger => false,
         }
@@ -87,7 +94,9 @@ pub(crate) struct Plan {
     pub(crate) slow_verdict: u8,
     /// Whether servers' own code sends and asks.
     pub(crate) servers_talk: bool,
-    pub(crate) refuse_when_cut_off: bool,
+    /// Whether the ACMS says where users log in; else they go anywhere.
+    pub(crate) assigns: bool,
+    pub(crate) settings: Settings,
     /// How far clocks are off, in parts per million.
     pub(crate) drift: u64,
     /// One death in so many is silent.
@@ -101,12 +110,17 @@ impl Plan {
     pub(crate) fn draw(rng: &mut fastrand::Rng, large: usize, steps: Option<usize>) -> Plan {
         let acts = steps.unwrap_or_else(|| rng.usize(30..100));
         let ends = rng.u64(3_500_000..9_000_000).max(acts as u64 * 20_000);
-        let kinds = match rng.u8(0..10) {
-            0 => Vec::new(),
-            1..=4 => vec![rng.choice(Fault::ALL).expect("not empty")],
-            5..=6 => (0..2).filter_map(|_| rng.choice(Fault::ALL)).collect(),
+        let (is_short_of_memory, has_rates) = (rng.u8(0..6) == 0, rng.u8(0..6) == 0);
+        let mut kinds: Vec<Fault> = match rng.u8(0..20) {
+            0..=1 => Vec::new(),
+            2 => vec![Fault::Drain],
+            3..=8 => vec![rng.choice(Fault::ALL).expect("not empty")],
+            9..=12 => (0..2).filter_map(|_| rng.choice(Fault::ALL)).collect(),
             _ => Fault::ALL.into_iter().filter(|_| rng.u8(0..5) < 2).collect(),
         };
+        if is_short_of_memory {
+            kinds.extend([Fault::Hold, Fault::Flood]);
+        }
         let mut faults = Vec::new();
         for fault in kinds {
             let count = rng.usize(1..=4) * (1 + acts / 300);
@@ -121,7 +135,16 @@ impl Plan {
             crowding: rng.u8(1..20),
             slow_verdict: rng.u8(2..20),
             servers_talk: rng.bool(),
-            refuse_when_cut_off: rng.u8(0..5) == 0,
+            assigns: rng.bool(),
+            settings: Settings {
+                // As in production, several of the largest messages fit below the first mark.
+                memory_max: if is_short_of_memory { (8 * large).max(100_000) * rng.usize(1..4) } else { usize::MAX },
+                rates: Rates {
+                    messages_per_second: if has_rates { rng.u64(50..200) } else { 0 },
+                    bytes_per_second: if has_rates { rng.u64(50_000..500_000) } else { 0 },
+                },
+                cut_off: if rng.u8(0..5) == 0 { CutOff::RefuseNew } else { CutOff::ServeLocal },
+            },
             drift: *rng.choice(&[0, 1_000, 30_000]).expect("not empty"),
             silence: rng.u8(1..5),
             haste: rng.u8(1..5),
@@ -132,19 +155,29 @@ impl Plan {
         self.faults.iter().any(|(_, fault)| kind(*fault))
     }
 
+    /// Whether what connections hold may be too much: then some are closed, and logins are refused for a while.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        self.settings.memory_max != usize::MAX
+    }
+
+    /// Whether clients are slowed.
+    pub(crate) fn has_rates(&self) -> bool {
+        self.settings.rates != Rates::NONE
+    }
+
     /// Whether nothing breaks and nobody is unreasonable.
     pub(crate) fn is_calm(&self) -> bool {
-        !self.has(|fault| fault != Fault::Stranger)
+        !self.has(|fault| fault != Fault::Stranger) && !self.is_short_of_memory()
     }
 
     /// Whether a session of an honest client may end before its time.
     pub(crate) fn ends_sessions(&self) -> bool {
-        self.has(Fault::ends_sessions)
+        self.has(Fault::ends_sessions) || self.is_short_of_memory()
     }
 
     /// Whether a link between a server and the ACMS may end.
     pub(crate) fn ends_links(&self) -> bool {
-        self.has(Fault::ends_links)
+        self.has(Fault::ends_links) || self.is_short_of_memory()
     }
 
     /// Whether a connection may be dead without its dialler's knowing.
@@ -160,6 +193,11 @@ impl Plan {
     /// Whether users come and go and nothing else happens: then the ACMS always knows whose session is the newest.
     pub(crate) fn only_logins(&self) -> bool {
         !self.has(|fault| !matches!(fault, Fault::LoginTwice | Fault::Roam | Fault::Stranger))
+    }
+
+    /// Whether servers drain, at least one going on, and nothing else happens: then nobody is called offline for it.
+    pub(crate) fn only_drains(&self) -> bool {
+        !self.has(|fault| !matches!(fault, Fault::Drain | Fault::Stranger)) && !self.is_short_of_memory()
     }
 
     /// Whether links and sessions end with processes that come and go, and for no other cause: then nobody is ever to be

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use trunkline::id::ConnId;
 use trunkline::limits;
-use trunkline::role::acms;
-use trunkline::role::appserver::CutOff;
+use trunkline::role::{Gone, acms};
 use trunkline::time::Span;
+use trunkline::wire::CloseCode;
 
 use crate::cluster::{self, ACMS, SERVERS};
 use crate::losses::Losses;
@@ -25,7 +25,10 @@ const TRACE_LINES: usize = 80;
 /// A user's program.
 pub(crate) struct Engine {
     pub(crate) user: String,
+    /// The server that it is, was or wants to be on.
     pub(crate) server: NodeId,
+    /// All of those so far: a server that drains sends it to another.
+    pub(crate) servers: BTreeSet<NodeId>,
     pub(crate) sessions: u32,
     pub(crate) online: bool,
     /// World time of the last login.
@@ -41,6 +44,7 @@ impl Engine {
         Engine {
             user,
             server,
+            servers: BTreeSet::from([server]),
             sessions: 0,
             online: false,
             online_since: 0,
@@ -87,6 +91,18 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) model: Model,
     pub(crate) losses: Losses,
+    /// Servers that send their users to others, until their process ends.
+    pub(crate) drains: BTreeSet<NodeId>,
+    /// No server was told to drain that knew of nowhere to send its users: that one stops at once.
+    pub(crate) drains_in_order: bool,
+    /// When a draining server last sent each user away.
+    pub(crate) moved: BTreeMap<String, u64>,
+    /// Everything has healed, and nothing is under way but what is said from now on.
+    pub(crate) is_at_rest: bool,
+    /// Questions of servers' own code that are not answered.
+    pub(crate) locating: BTreeSet<(NodeId, u64)>,
+    /// How many were asked.
+    pub(crate) questions: u64,
     /// Logins that applications have decided, by server and connection, each with the world time of that.
     pub(crate) accepted: BTreeMap<(NodeId, ConnId), u64>,
     pub(crate) trace: Trace,
@@ -116,6 +132,12 @@ impl World {
             engines: BTreeMap::new(),
             model: Model::default(),
             losses: Losses::default(),
+            drains: BTreeSet::new(),
+            drains_in_order: true,
+            moved: BTreeMap::new(),
+            is_at_rest: false,
+            locating: BTreeSet::new(),
+            questions: 0,
             accepted: BTreeMap::new(),
             trace: Trace { tracing, hash: 0, last: VecDeque::new() },
             steps: BTreeMap::new(),
@@ -156,10 +178,9 @@ impl World {
         let (now, seed) = (clock.at(self.clock), self.entropy());
         if node == ACMS {
             let directory_grace = if self.plan.is_calm() { Span::default() } else { limits::DIRECTORY_GRACE };
-            return Role::Acms(cluster::acms(now, boot, directory_grace, seed));
+            return Role::Acms(cluster::acms(now, boot, &self.plan.settings, directory_grace, seed));
         }
-        let cut_off = if self.plan.refuse_when_cut_off { CutOff::RefuseNew } else { CutOff::ServeLocal };
-        Role::Server(cluster::server(now, node, boot, cut_off, seed))
+        Role::Server(cluster::server(now, node, boot, &self.plan.settings, seed))
     }
 
     fn entropy(&mut self) -> [u8; 32] {
@@ -189,12 +210,7 @@ impl World {
         }
         self.note(|| format!("n{node} dies, {death:?}"));
         self.losses.process_ended(self.clock, node);
-        self.model.engine_gone(node);
-        self.accepted.retain(|(server, _), _| *server != node);
-        let place = &mut self.nodes[node];
-        place.role = Role::Down;
-        place.shell.clear();
-        place.stopped_until = 0;
+        self.forget_process(node);
         if let Some(engine) = self.engines.get_mut(&node) {
             (engine.killed, engine.online) = (true, false);
             self.losses.session_ended(self.clock, &engine.user);
@@ -202,6 +218,26 @@ impl World {
         self.network.listen(node, if death == Death::Silent { Answer::Silence } else { Answer::Refuses });
         self.network.crash(self.clock, node, death);
         true
+    }
+
+    /// A process ends by itself, having closed everything.
+    pub(crate) fn exit(&mut self, node: NodeId) {
+        self.note(|| format!("n{node} exits"));
+        self.losses.process_exited(node);
+        self.forget_process(node);
+        self.network.listen(node, Answer::Refuses);
+        self.network.crash(self.clock, node, Death::Loud);
+    }
+
+    fn forget_process(&mut self, node: NodeId) {
+        self.model.engine_gone(node);
+        self.accepted.retain(|(server, _), _| *server != node);
+        self.locating.retain(|(server, _)| *server != node);
+        self.drains.remove(&node);
+        let place = &mut self.nodes[node];
+        place.role = Role::Down;
+        place.shell.clear();
+        place.stopped_until = 0;
     }
 
     pub(crate) fn restart(&mut self, node: NodeId) {
@@ -222,6 +258,7 @@ impl World {
     /// Has dials to the node answered as becomes its role.
     pub(crate) fn listen(&mut self, node: NodeId) {
         let answer = match self.nodes[node].role {
+            Role::Server(_) if self.drains.contains(&node) => Answer::Refuses,
             Role::Acms(_) | Role::Server(_) => Answer::Accepts,
             Role::Client(_) | Role::Stranger(_) => Answer::Refuses,
             Role::Down => return,
@@ -298,13 +335,24 @@ impl World {
         self.hear(node);
         let alarm = self.nodes[node].tidy(clock, &mut self.network);
         self.set_alarm(node, alarm);
-        if let Some(fault) = self.nodes[node].queue_fault() {
+        if let Some(fault) = self.nodes[node].queue_fault(self.plan.settings.memory_max) {
             panic!("{fault}");
         }
-        match &self.nodes[node].role {
-            Role::Acms(core) => self.losses.count(clock, node, core.counters()),
-            Role::Server(core) => self.losses.count(clock, node, core.counters()),
-            Role::Client(_) | Role::Stranger(_) | Role::Down => {}
+        let is_stopped = match &self.nodes[node].role {
+            Role::Acms(core) => {
+                self.losses.count(clock, node, core.counters());
+                false
+            }
+            Role::Server(core) => {
+                self.losses.count(clock, node, core.counters());
+                core.is_stopped()
+            }
+            Role::Client(_) | Role::Stranger(_) | Role::Down => false,
+        };
+        if is_stopped {
+            self.exit(node);
+            let back = self.clock + self.rng.u64(1_000..3_000_000);
+            self.schedule(back, Step::Restart(node));
         }
     }
 
@@ -360,6 +408,8 @@ impl World {
         self.note(|| format!("acms: {event:?}"));
         match event {
             acms::Event::Mismatch { .. } => panic!("no report was lost, yet a digest does not match: {event:?}"),
+            // Whoever stops in order has answered for all that was passed on to it.
+            acms::Event::Lost { gone: Gone::ClosedByPeer(CloseCode::SHUTDOWN), .. } if self.drains_in_order => {}
             acms::Event::Lost { server, .. } if SERVERS.contains(&usize::from(server.0)) => {
                 self.link_ended(usize::from(server.0));
             }

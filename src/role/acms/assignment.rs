@@ -76,6 +76,11 @@ impl Reservations {
         }
     }
 
+    /// Those that still count.
+    pub(super) fn count(&self) -> usize {
+        self.counts.values().map(|count| *count as usize).sum()
+    }
+
     fn at(&self, server: ServerId) -> u32 {
         self.counts.get(&server).copied().unwrap_or(0)
     }

@@ -58,6 +58,10 @@ impl Claims {
         });
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.users.values().map(Vec::len).sum()
+    }
+
     /// The user's claims.
     pub(super) fn of(&self, user: &[u8]) -> &[Binding] {
         // Asked for each frame that passes: most of the time nobody is logging in.

@@ -221,6 +221,26 @@ impl Acms {
         self.servers.iter().map(|(_, server)| server.digest.count as usize).sum()
     }
 
+    /// Bindings in the directory, those that no longer stand and wait to be swept included.
+    pub fn binding_count(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// Logins that servers have put to it and not said to have opened.
+    pub fn open_claims(&self) -> usize {
+        self.claims.count()
+    }
+
+    /// Users under way from a server that drained to another one.
+    pub fn moving_count(&self) -> usize {
+        self.moves.count()
+    }
+
+    /// Users that were sent to a server and have not come there.
+    pub fn assigned_count(&self) -> usize {
+        self.reservations.count()
+    }
+
     /// The user's server; none where the user is not online anywhere.
     pub fn locate(&self, user: &[u8]) -> Option<ServerId> {
         self.whereabouts(user).map(|server| server.id)

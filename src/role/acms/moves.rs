@@ -41,6 +41,10 @@ impl Moves {
         self.users.get(user).is_some_and(|ends| now < *ends)
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.users.len()
+    }
+
     /// Gives up those whose time is over.
     pub(super) fn expire(&mut self, now: Time) {
         while let Some((ends, user)) = self.ends.pop_front_if(|(ends, _)| *ends <= now) {

@@ -185,6 +185,21 @@ impl AppServer {
         self.users.keys()
     }
 
+    /// Logins that the ACMS is looking at.
+    pub fn open_claims(&self) -> usize {
+        self.claims.count()
+    }
+
+    /// Questions about who is where that wait for the ACMS, and the users in them that it has not told of.
+    pub fn open_questions(&self) -> (usize, usize) {
+        (self.questions.len(), self.lookups_open)
+    }
+
+    /// Queries of the server's own that wait for their reply.
+    pub fn open_queries(&self) -> usize {
+        self.queries.len()
+    }
+
     /// What became of frames.
     pub fn counters(&self) -> &Counters {
         &self.counters

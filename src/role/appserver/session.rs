@@ -55,6 +55,10 @@ impl Claims {
         Some(conn)
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.conns.len()
+    }
+
     /// Whether any of them is the user's.
     pub(super) fn is_claimed(&self, user: &[u8]) -> bool {
         !self.users.is_empty() && self.users.contains_key(user)
