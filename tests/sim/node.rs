@@ -351,15 +351,9 @@ impl Shell {
         hard: impl Fn(&C::Peer) -> usize,
     ) -> Option<String> {
         let id = self.id;
-        let counted = core.links().memory().held();
-        let held: usize = core.links().iter().map(|(_, link)| link.held()).sum();
-        if counted != held {
-            return Some(format!("n{id} holds {held} bytes and counts {counted}"));
-        }
-        if held > memory_max {
-            return Some(format!("n{id} holds {held} bytes, at most {memory_max} are allowed"));
-        }
-        core.links().iter().find_map(|(conn, link)| {
+        let (mut held, counted) = (0, core.links().memory().held());
+        let fault = core.links().iter().find_map(|(conn, link)| {
+            held += link.held();
             let waits = link.queue().len();
             let bound = hard(&link.peer).max(limits::FRAME_WIRE_BYTES_MAX) + limits::CONTROL_RESERVE_BYTES;
             if waits > bound {
@@ -367,7 +361,13 @@ impl Shell {
             }
             let forgotten = waits > 0 && !self.is_to_be_written(conn, link);
             forgotten.then(|| format!("n{id} forgets {waits} bytes for {conn}"))
-        })
+        });
+        match fault {
+            Some(fault) => Some(fault),
+            None if counted != held => Some(format!("n{id} holds {held} bytes and counts {counted}")),
+            None if held > memory_max => Some(format!("n{id} holds {held} bytes, at most {memory_max} are allowed")),
+            None => None,
+        }
     }
 
     fn is_to_be_written<P>(&self, conn: ConnId, link: &Link<P>) -> bool {

@@ -388,7 +388,8 @@ impl World {
     /// Far more than fits, of all kinds, to one user.
     fn flood(&mut self, to: &str) {
         let is_large = self.plan.large > 60_000 && self.rng.u8(0..3) == 0;
-        for _ in 0..self.rng.usize(1..=3) {
+        let senders = if self.plan.is_short_of_memory() { 4..=8 } else { 1..=3 };
+        for _ in 0..self.rng.usize(senders) {
             let Some(sender) = self.any_engine() else { return };
             let manner = [Manner::Plain, Manner::Acked, Manner::Droppable][self.rng.usize(0..3)];
             let (count, filler) = if is_large { (6, self.plan.large) } else { (self.rng.usize(40..160), 300) };

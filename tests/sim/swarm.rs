@@ -107,8 +107,8 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// `steps`: how much happens, where that is given.
-    pub(crate) fn draw(rng: &mut fastrand::Rng, large: usize, steps: Option<usize>) -> Plan {
-        let acts = steps.unwrap_or_else(|| rng.usize(30..100));
+    pub(crate) fn draw(rng: &mut fastrand::Rng, mut large: usize, steps: Option<usize>) -> Plan {
+        let acts = steps.unwrap_or_else(|| rng.usize(25..80));
         let ends = rng.u64(3_500_000..9_000_000).max(acts as u64 * 20_000);
         let (is_short_of_memory, has_rates) = (rng.u8(0..6) == 0, rng.u8(0..6) == 0);
         let mut kinds: Vec<Fault> = match rng.u8(0..20) {
@@ -118,8 +118,12 @@ impl Plan {
             9..=12 => (0..2).filter_map(|_| rng.choice(Fault::ALL)).collect(),
             _ => Fault::ALL.into_iter().filter(|_| rng.u8(0..5) < 2).collect(),
         };
+        let mut memory_max = usize::MAX;
         if is_short_of_memory {
             kinds.extend([Fault::Hold, Fault::Flood]);
+            // As in production, several of the largest messages fit below the first mark.
+            large = large.min(10_000);
+            memory_max = rng.usize(80_000..250_000);
         }
         let mut faults = Vec::new();
         for fault in kinds {
@@ -137,8 +141,7 @@ impl Plan {
             servers_talk: rng.bool(),
             assigns: rng.bool(),
             settings: Settings {
-                // As in production, several of the largest messages fit below the first mark.
-                memory_max: if is_short_of_memory { (8 * large).max(100_000) * rng.usize(1..4) } else { usize::MAX },
+                memory_max,
                 rates: Rates {
                     messages_per_second: if has_rates { rng.u64(50..200) } else { 0 },
                     bytes_per_second: if has_rates { rng.u64(50_000..500_000) } else { 0 },
