@@ -1612,6 +1612,7 @@ fn a_reservation_ends_with_its_time_or_when_its_user_is_in() {
 fn who_asks_again_keeps_the_place_and_takes_no_other() {
     let mut hub = hub();
     let (a, b) = (member_with(&mut hub, 1, 0, 2), member_with(&mut hub, 2, 0, 1));
+    drain(&mut hub);
     assert_eq!(assign_named(&mut hub, "alice"), Ok(1));
     pass_alive(&mut hub, &[a, b], 9_000);
     assert_eq!(assign_named(&mut hub, "alice"), Ok(1), "not the other, though that one has nobody");

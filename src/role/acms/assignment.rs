@@ -232,7 +232,7 @@ impl Server {
             return mean_cost.saturating_mul(users);
         }
         let cost = if known < limits::BUSY_USERS_MIN { mean_cost } else { busy * COST_SCALE / known };
-        (busy * COST_SCALE + cost.saturating_mul(users)).saturating_sub(cost.saturating_mul(known))
+        (busy * COST_SCALE).saturating_add(cost.saturating_mul(users)).saturating_sub(cost.saturating_mul(known))
     }
 }
 
