@@ -102,8 +102,12 @@ impl World {
             let program = self.engines.values().find(|engine| engine.user == *user && engine.online);
             Ok(program.map(|engine| ServerId(engine.server as u16)))
         };
+        // An ACMS that started a short while ago calls nobody offline yet.
+        let told = servers
+            .iter()
+            .map(|told| if *told == Err(Bounce::Retry) && !self.plan.is_calm() { Ok(None) } else { *told });
         let wanted: Vec<_> = self.plan.users.iter().map(where_is).chain([Ok(None)]).collect();
-        assert_eq!(servers, wanted, "users are told to be where they are not");
+        assert_eq!(told.collect::<Vec<_>>(), wanted, "users are told to be where they are not");
     }
 
     fn hear_outcome(&mut self, node: NodeId, id: u64, outcome: Outcome) {
