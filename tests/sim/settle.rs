@@ -24,6 +24,9 @@ const HALF_OPEN_LOGIN_MICROS: u64 = 55_000_000;
 /// The same where clients have rates, or memory is short: who sent too much is closed half a minute later, and who finds
 /// no room waits.
 const OVERLOADED_LOGIN_MICROS: u64 = 75_000_000;
+/// World time, in microseconds, within which servers read from every client again once all has healed, where none has
+/// sent too much. A client that is not read from for longer takes its server for dead, and hides that by a new login.
+const HEARD_MICROS: u64 = 20_000_000;
 /// World time, in microseconds, within which whatever is said once all is at rest has its outcome.
 const CALL_MICROS: u64 = 20_000_000;
 /// World time, in microseconds, after which strangers hang up where their connection may be dead without their knowing.
@@ -73,9 +76,14 @@ impl World {
             (false, false) => LOGIN_MICROS,
         };
         let (end, all_in) = (self.clock + REST_MICROS, self.clock + login);
+        let all_heard = self.clock + HEARD_MICROS;
         while let Some(unrest) = self.unrest() {
             assert!(self.clock < end, "no rest after {} s: {unrest}", REST_MICROS / 1_000_000);
             assert!(self.clock < all_in || self.everyone_is_in(), "somebody's login is forgotten");
+            assert!(
+                self.clock < all_heard || self.plan.has_rates() || self.reads_everyone(),
+                "somebody is not read from"
+            );
             self.run_until(self.clock + 237_000);
         }
         self.note(|| "at rest".to_owned());
@@ -105,6 +113,10 @@ impl World {
             return Some("bytes are under way".to_owned());
         }
         self.compare_directory().and_then(|()| self.check_no_leak()).err()
+    }
+
+    fn reads_everyone(&mut self) -> bool {
+        SERVERS.into_iter().all(|node| self.nodes[node].paused() == 0)
     }
 
     fn everyone_is_in(&self) -> bool {

@@ -108,8 +108,8 @@ pub(crate) struct Plan {
 impl Plan {
     /// `steps`: how much happens, where that is given.
     pub(crate) fn draw(rng: &mut fastrand::Rng, mut large: usize, steps: Option<usize>) -> Plan {
-        let acts = steps.unwrap_or_else(|| rng.usize(25..80));
-        let ends = rng.u64(3_500_000..9_000_000).max(acts as u64 * 20_000);
+        let acts = steps.unwrap_or_else(|| rng.usize(20..65));
+        let ends = rng.u64(3_500_000..7_500_000).max(acts as u64 * 20_000);
         let (is_short_of_memory, has_rates) = (rng.u8(0..6) == 0, rng.u8(0..6) == 0);
         let mut kinds: Vec<Fault> = match rng.u8(0..20) {
             0..=1 => Vec::new(),
