@@ -53,6 +53,8 @@ pub(crate) fn is_close_code(info: u32) -> bool {
 
 /// The code of a CLOSE by a server that drains, and of the UNBIND that tells of it.
 pub(crate) const MOVE: u32 = 1001;
+pub(crate) const FULL: u32 = 1004;
+pub(crate) const RATE: u32 = 1005;
 
 /// Bytes of the largest frame after its length field.
 pub(crate) const LENGTH_MAX: usize = 1 << 20;

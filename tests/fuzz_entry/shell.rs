@@ -15,7 +15,9 @@ use trunkline::link::{End, Link, Stage};
 use trunkline::role::Core;
 use trunkline::time::{Span, Time};
 
-use super::frame::{self, BIND, CLAIM, CLAIMED, CLOSE, Draft, KICK, LENGTH_MAX, PING, PONG, RELAYED, Start};
+use super::frame::{
+    self, BIND, CLAIM, CLAIMED, CLOSE, Draft, FULL, KICK, LENGTH_MAX, MOVE, PING, PONG, RATE, RELAYED, Start,
+};
 
 pub(crate) const START: Time = Time::from_micros(1_000_000);
 
@@ -108,6 +110,8 @@ pub(crate) struct Shell<C: Watched> {
     pub(crate) dials: Vec<ConnId>,
     /// Codes that a trusted other side told the core to close with.
     pub(crate) foreign_codes: Vec<u32>,
+    /// The application sends its users away.
+    pub(crate) moves_clients: bool,
     fed: Vec<Fed>,
     flood_bytes: usize,
     /// What each client may send.
@@ -133,6 +137,7 @@ impl<C: Watched> Shell<C> {
             written: Vec::new(),
             dials: Vec::new(),
             foreign_codes: Vec::new(),
+            moves_clients: false,
             fed: Vec::new(),
             flood_bytes: 0,
             allowance,
@@ -429,6 +434,10 @@ impl<C: Watched> Shell<C> {
                 CLOSE => {
                     let is_known = frame::is_close_code(seen.info) || self.foreign_codes.contains(&seen.info);
                     assert!(is_known, "a CLOSE with {}", seen.info);
+                    if !self.foreign_codes.contains(&seen.info) {
+                        assert!(seen.info != MOVE || self.moves_clients, "a MOVE that nobody asked for");
+                        judge_close(seen.info, seen.body);
+                    }
                     self.wires[place].close_written = true;
                 }
                 PING | PONG => {}
@@ -508,6 +517,24 @@ impl<C: Watched> Shell<C> {
         self.turn();
         assert!(self.core.links().is_empty(), "{} connections are left", self.core.links().len());
     }
+}
+
+/// The body of a CLOSE is a text, or an object that says when to come again or where to go: as section 8 has it for each
+/// code.
+fn judge_close(code: u32, body: &[u8]) {
+    let text = std::str::from_utf8(body).expect("the body of a CLOSE is UTF-8");
+    let object: serde_json::Value = if text.starts_with('{') {
+        serde_json::from_str(text).expect("a CLOSE that begins as an object is one")
+    } else {
+        serde_json::Value::Null
+    };
+    let (wait, go_to) = (object["retry_after_ms"].as_u64(), object["go_to"].as_str());
+    match code {
+        RATE => assert!(wait.is_some_and(|wait| (5_000..=10_000).contains(&wait)), "RATE: {text}"),
+        FULL => assert!(wait.is_none_or(|wait| (250..=37_500).contains(&wait)), "FULL: {text}"),
+        _ => assert_eq!(wait, None, "{code}: {text}"),
+    }
+    assert!(go_to.is_none() || code == MOVE, "{code}: {text}");
 }
 
 /// The connection that the relayed frame `bytes`, written to `to`, was fed on; the frame is then spent. Of those that
