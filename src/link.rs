@@ -143,7 +143,7 @@ pub struct Link<P> {
     partial_since: Time,
     /// End of the greeting, or of the linger of a closing link.
     until: Time,
-    /// When the last pause ended that was for no debt of its own.
+    /// When the last pause ended that held it up longer than a debt of its own.
     resumed_at: Time,
     /// When what it sent too fast is paid for; means something while it is paused for that.
     owes_until: Time,
@@ -185,7 +185,7 @@ impl<P> Link<P> {
         &self.carry
     }
 
-    /// When the last pause ended that was not for [`Pause::Rate`]; the connection's beginning before the first.
+    /// When the last pause ended that held it up longer than its debts did; the connection's beginning before the first.
     pub fn resumed_at(&self) -> Time {
         self.resumed_at
     }
@@ -650,7 +650,8 @@ impl<P> Links<P> {
     pub fn resume(&mut self, now: Time, conn: ConnId, reason: Pause) {
         let Some(link) = self.get_mut(conn).filter(|link| link.pauses.has(reason)) else { return };
         link.pauses = link.pauses.without(reason);
-        if reason != Pause::Rate {
+        // While it owes, what piles up does so by its own fault.
+        if reason != Pause::Rate && !link.pauses.has(Pause::Rate) {
             link.resumed_at = now;
         }
         if link.pauses.is_empty() {

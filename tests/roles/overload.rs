@@ -133,6 +133,25 @@ fn flood(server: &mut Server, conn: ConnId, read: &[u8], span: Span) -> Option<S
     None
 }
 
+/// What comes back to it makes it wait as well, but no longer than its debts do.
+#[test]
+fn who_floods_and_is_slow_to_take_its_bounces_is_closed_all_the_same() {
+    let mut server = limited(100, 0);
+    let alice = log_in(&mut server, "alice");
+    let read = data("alice", "nobody", 1).bytes().repeat(3_000);
+    let reads = (0..4).take_while(|_| {
+        server.stall(alice);
+        server.feed(alice, &read);
+        server.pass_ms(1_000);
+        server.unstall(alice);
+        while server.core.conn_of(&user("alice")).is_some() && !server.reads(alice) {
+            server.pass_ms(100);
+        }
+        server.core.conn_of(&user("alice")).is_some()
+    });
+    assert_eq!(reads.count(), 2, "the third comes when two are paid for, after a minute");
+}
+
 #[test]
 fn who_sends_too_much_for_thirty_seconds_is_closed() {
     let mut server = limited(1_000, 0);
