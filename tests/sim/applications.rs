@@ -70,7 +70,9 @@ impl World {
                 if gone == Gone::Closed(CloseCode::MOVE) {
                     self.moved.insert(user.as_str().to_owned(), self.clock);
                 }
-                self.losses.session_ended(self.clock, user.as_str());
+                if gone != Gone::Closed(CloseCode::MOVE) || !self.plan.only_drains() {
+                    self.losses.session_ended(self.clock, user.as_str());
+                }
             }
             appserver::Event::Cluster(ClusterState::Down { gone, .. }) => {
                 // A dial that was refused ended no link.
@@ -233,7 +235,12 @@ impl World {
         if std::mem::take(&mut engine.online) {
             assert!(ends_sessions, "the session of {} ended, and nothing broke it: {state:?}", engine.user);
             self.losses.sender_ended(now, session);
-            self.losses.session_ended(now, &engine.user);
+            // What went to a user that a server sent away in order is ahead of its CLOSE, or comes back.
+            let is_moved =
+                matches!(state, client::State::Reconnecting { gone: Gone::ClosedByPeer(CloseCode::MOVE), .. });
+            if !is_moved || !self.plan.only_drains() {
+                self.losses.session_ended(now, &engine.user);
+            }
         }
     }
 }
