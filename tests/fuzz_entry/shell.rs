@@ -16,7 +16,8 @@ use trunkline::role::Core;
 use trunkline::time::{Span, Time};
 
 use super::frame::{
-    self, BIND, CLAIM, CLAIMED, CLOSE, Draft, FULL, KICK, LENGTH_MAX, MOVE, PING, PONG, RATE, RELAYED, Start,
+    self, ACK, BIND, CLAIM, CLAIMED, CLOSE, Draft, FULL, KICK, LENGTH_MAX, MOVE, PING, PONG, RATE, RELAYED, REPLY,
+    Start,
 };
 
 pub(crate) const START: Time = Time::from_micros(1_000_000);
@@ -288,7 +289,8 @@ impl<C: Watched> Shell<C> {
                         BIND => wire.told.extend(frame::bindings(seen.body).0.into_iter().map(<[u8]>::to_vec)),
                         _ => {}
                     }
-                    messages += 1;
+                    // What answers somebody else is not held against its sender.
+                    messages += u64::from(!matches!(seen.kind, ACK | REPLY | PONG));
                     if RELAYED.contains(&seen.kind) {
                         let head = wire.fed[taken..taken + wire_bytes].to_vec();
                         self.fed.push(Fed { wire: place, head, zeros: 0, to: None });
