@@ -268,7 +268,9 @@ impl Site<'_> {
             ASK => asked(script),
             _ => script.bytes(200),
         };
-        let mut bytes = Draft { kind, flags, info, id, to, from, body }.write();
+        let mut draft = Draft { kind, flags, info, id, to, from, body };
+        self.shell.mark(&mut draft);
+        let mut bytes = draft.write();
         if !self.acms_is_hostile {
             frame::spoil(script, &mut bytes);
         }
@@ -284,7 +286,7 @@ impl Site<'_> {
         let flags = frame::flags(&mut self.script, kind);
         let body_bytes = self.script.one_of(&[3_000, 30_000, 200_000, 500_000, 1_048_000]);
         let draft = Draft { kind, flags, to: &to[..to.len().min(64)], from: &from, ..Draft::of(kind) };
-        self.shell.flood(wire, &draft, body_bytes);
+        self.shell.flood(wire, draft, body_bytes);
     }
 
     fn judge_login(&mut self, verdict: Verdict) {
@@ -416,6 +418,7 @@ impl Site<'_> {
         if !self.acms_is_hostile && (draft.to.len() > 64 || draft.from.len() > 64) {
             return;
         }
+        self.shell.mark(&mut draft);
         self.say(&draft);
     }
 

@@ -130,7 +130,7 @@ impl Program<'_> {
                 if let Some(wire) = self.conn {
                     let body_bytes = self.script.one_of(&[3_000, 200_000, 1_048_000]);
                     let kind = self.script.one_of(&[DATA, QUERY, REPLY, ANSWER, CLOSE, WELCOME]);
-                    self.shell.flood(wire, &Draft { to: USER, from: b"bob", ..Draft::of(kind) }, body_bytes);
+                    self.shell.flood(wire, Draft { to: USER, from: b"bob", ..Draft::of(kind) }, body_bytes);
                 }
             }
             _ => {

@@ -236,7 +236,9 @@ impl Hub<'_> {
             info = script.one_of(&[0, 0, 1, info]);
         }
         let late = late(script);
-        self.say(wire, &Draft { kind, flags, info, id, to, from, body: &body }, late);
+        let mut draft = Draft { kind, flags, info, id, to, from, body: &body };
+        self.shell.mark(&mut draft);
+        self.say(wire, &draft, late);
     }
 
     fn flood(&mut self, wire: usize) {
@@ -245,7 +247,7 @@ impl Hub<'_> {
         let (to, kind) = (frame::name(script), script.one_of(&[DATA, QUERY, REPLY, REGISTER]));
         let body_bytes = script.one_of(&[3_000, 30_000, 200_000, 500_000, 1_048_000]);
         let (to, from) = (&to[..to.len().min(64)], &from[..from.len().min(64)]);
-        self.shell.flood(wire, &Draft { to, from, ..Draft::of(kind) }, body_bytes);
+        self.shell.flood(wire, Draft { to, from, ..Draft::of(kind) }, body_bytes);
     }
 
     /// Judges what the core wrote.

@@ -16,8 +16,8 @@ use trunkline::role::Core;
 use trunkline::time::{Span, Time};
 
 use super::frame::{
-    self, ACK, BIND, CLAIM, CLAIMED, CLOSE, Draft, FULL, KICK, LENGTH_MAX, MOVE, PING, PONG, RATE, RELAYED, REPLY,
-    Start,
+    self, ACK, BIND, BOUNCE, CLAIM, CLAIMED, CLOSE, Draft, FULL, KICK, LENGTH_MAX, MOVE, PING, PONG, RATE, RELAYED,
+    REPLY, Seen, Start,
 };
 
 pub(crate) const START: Time = Time::from_micros(1_000_000);
@@ -113,6 +113,8 @@ pub(crate) struct Shell<C: Watched> {
     pub(crate) foreign_codes: Vec<u32>,
     /// The application sends its users away.
     pub(crate) moves_clients: bool,
+    /// Frames that were made unlike all others.
+    marked: u32,
     fed: Vec<Fed>,
     flood_bytes: usize,
     /// What each client may send.
@@ -139,6 +141,7 @@ impl<C: Watched> Shell<C> {
             dials: Vec::new(),
             foreign_codes: Vec::new(),
             moves_clients: false,
+            marked: 0,
             fed: Vec::new(),
             flood_bytes: 0,
             allowance,
@@ -201,6 +204,15 @@ impl<C: Watched> Shell<C> {
         }
     }
 
+    /// Makes a relayed frame unlike every other, in the upper half of a field that no hop looks at: which one arrived where
+    /// can then be told, however many say the same. A BOUNCE has its code there.
+    pub(crate) fn mark(&mut self, draft: &mut Draft<'_>) {
+        if RELAYED.contains(&draft.kind) && draft.kind != BOUNCE {
+            self.marked += 1;
+            draft.info = self.marked << 16 | draft.info & 0xffff;
+        }
+    }
+
     /// Sends `bytes`, of which the last `late` arrive only with what is sent next.
     pub(crate) fn send(&mut self, wire: usize, bytes: &[u8], late: usize) {
         let held = &mut self.wires[wire].held;
@@ -221,7 +233,7 @@ impl<C: Watched> Shell<C> {
     }
 
     /// Sends a frame with `body_bytes` of zeros behind `head`, where the stream is between two frames.
-    pub(crate) fn flood(&mut self, wire: usize, draft: &Draft<'_>, body_bytes: usize) {
+    pub(crate) fn flood(&mut self, wire: usize, mut draft: Draft<'_>, body_bytes: usize) {
         let Wire { conn, unreadable, preface_fed, .. } = self.wires[wire];
         let between_frames = preface_fed && !unreadable && self.wires[wire].fed.is_empty();
         let fits = self.flood_bytes + body_bytes <= FLOOD_BYTES_MAX;
@@ -229,6 +241,7 @@ impl<C: Watched> Shell<C> {
             return;
         }
         self.flood_bytes += body_bytes;
+        self.mark(&mut draft);
         let head = draft.write_before(body_bytes);
         if RELAYED.contains(&draft.kind) {
             self.fed.push(Fed { wire, head: head.clone(), zeros: body_bytes, to: None });
@@ -446,7 +459,7 @@ impl<C: Watched> Shell<C> {
                 kind => {
                     let bytes = &written[taken..taken + wire_bytes];
                     let source = if RELAYED.contains(&kind) {
-                        source(&mut self.fed, &self.wires, place, bytes, seen.from)
+                        source(&mut self.fed, &self.wires, place, bytes, &seen)
                     } else {
                         None
                     };
@@ -541,8 +554,8 @@ fn judge_close(code: u32, body: &[u8]) {
 
 /// The connection that the relayed frame `bytes`, written to `to`, was fed on; the frame is then spent. Of those that
 /// one connection sent, none comes before one that is spent for the same receiver. Where several fed the same bytes, it is
-/// one that may say it in the name of `from`.
-fn source(fed: &mut [Fed], wires: &[Wire], to: usize, bytes: &[u8], from: &[u8]) -> Option<usize> {
+/// one that may say what `seen` says.
+fn source(fed: &mut [Fed], wires: &[Wire], to: usize, bytes: &[u8], seen: &Seen<'_>) -> Option<usize> {
     let is_it = |fed: &Fed| {
         let (head, zeros) = (fed.head.len(), fed.zeros);
         fed.to.is_none()
@@ -550,16 +563,17 @@ fn source(fed: &mut [Fed], wires: &[Wire], to: usize, bytes: &[u8], from: &[u8])
             && bytes[..head] == fed.head[..]
             && bytes[head..] == ZEROS[..zeros]
     };
-    let is_its_own = |place: &usize| {
+    let is_allowed = |place: &usize| {
         let wire = &wires[fed[*place].wire];
-        wire.user.as_deref() == Some(from) || wire.told.contains(from)
+        let is_free = wire.dialled || seen.kind == BOUNCE || seen.from.is_empty() || wire.told.contains(seen.from);
+        wire.opened && wire.user.as_deref().map_or(is_free, |user| user == seen.from)
     };
     let in_order = |place: &usize| {
         let sender = fed[*place].wire;
         is_it(&fed[*place]) && fed[place + 1..].iter().all(|later| later.wire != sender || later.to != Some(to))
     };
     let candidates = || (0..fed.len()).filter(in_order);
-    let place = candidates().find(is_its_own).or_else(|| candidates().next())?;
+    let place = candidates().find(is_allowed).or_else(|| candidates().next())?;
     fed[place].to = Some(to);
     Some(fed[place].wire)
 }
