@@ -246,7 +246,7 @@ impl<C: Watched> Shell<C> {
         if RELAYED.contains(&draft.kind) {
             self.fed.push(Fed { wire, head: head.clone(), zeros: body_bytes, to: None });
         }
-        self.meter(wire, 1, head.len() + body_bytes);
+        self.meter(wire, u64::from(is_begun_by_sender(draft.kind)), head.len() + body_bytes);
         let head = Bytes::from(head);
         self.core.received(self.now, conn, &head, 0..head.len());
         self.core.received(self.now, conn, &ZEROS, 0..body_bytes - 1);
@@ -302,8 +302,7 @@ impl<C: Watched> Shell<C> {
                         BIND => wire.told.extend(frame::bindings(seen.body).0.into_iter().map(<[u8]>::to_vec)),
                         _ => {}
                     }
-                    // What answers somebody else is not held against its sender.
-                    messages += u64::from(!matches!(seen.kind, ACK | REPLY | PONG));
+                    messages += u64::from(is_begun_by_sender(seen.kind));
                     if RELAYED.contains(&seen.kind) {
                         let head = wire.fed[taken..taken + wire_bytes].to_vec();
                         self.fed.push(Fed { wire: place, head, zeros: 0, to: None });
@@ -601,4 +600,9 @@ pub(crate) fn late(script: &mut super::script::Script<'_>) -> usize {
         choice @ 0..=63 => usize::from(choice),
         64..=255 => 0,
     }
+}
+
+/// What answers somebody else is not held against its sender.
+fn is_begun_by_sender(kind: u8) -> bool {
+    !matches!(kind, ACK | REPLY | PONG)
 }
