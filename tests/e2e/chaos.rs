@@ -193,12 +193,13 @@ impl Chaos {
     /// Looks at everything that happened since the last time.
     fn look(&mut self) {
         self.read_log();
+        // Outcomes before events: what one user is told has arrived is then already among another's events.
+        (0..USERS).for_each(|number| self.settle(number));
         for number in 0..USERS {
             let events: Vec<Event> = self.users[number].client.events().try_iter().collect();
             for event in events {
                 self.hear(number, event);
             }
-            self.settle(number);
             if self.users[number].lost_at.is_none() && !self.ledger.apart[number % SERVERS].is_open() {
                 let now = self.now();
                 self.ledger.away[number].end(now);

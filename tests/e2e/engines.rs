@@ -610,6 +610,7 @@ fn a_dropped_client_logs_out() {
 fn an_application_that_takes_no_events_stops_its_senders_and_goes_on() {
     const BATCH: usize = 256;
     const BATCHES_MAX: usize = 1024;
+    const EVENTS_MAX: usize = 1024;
     let server = Server::alone();
     let (alice, bob) = (connect(&server, "alice"), connect(&server, "bob"));
     let body = vec![7; 4096];
@@ -627,12 +628,13 @@ fn an_application_that_takes_no_events_stops_its_senders_and_goes_on() {
                 other => panic!("{other:?}"),
             }
         }
-        if bounced > 0 {
+        // Some may bounce before, where bob's engine is only late to read.
+        if bounced > 0 && bob.events().len() == EVENTS_MAX {
             break;
         }
     }
     assert!(bounced > 0, "{sent} messages of 4 KiB went somewhere");
-    assert_eq!(bob.events().len(), 1024);
+    assert_eq!(bob.events().len(), EVENTS_MAX);
     for _ in 0..sent - bounced {
         assert_eq!(message(&bob).body, body);
     }
