@@ -3,12 +3,15 @@
 //! A [`Link`] goes `Dialling | Preface -> Greeting -> Open -> Closing -> Draining -> Ended` and skips no step back.
 //! [`Links`] owns every link of a process in one slab, meets their deadlines, and keeps what the shell has to do next:
 //! which to dial, to flush, to half-close, to drop. It knows nothing of users or servers: that is the role's, in
-//! [`Link::peer`]. Long, since who may be read from, written to, probed or shed is one question: where its link is in
-//! its life.
+//! [`Link::peer`].
+//!
+//! `mod` is what a role does with its links, `life` one link, `shell` the shell's part, `strain` what short memory asks for.
 
-use std::cmp::Reverse;
+mod life;
+mod shell;
+mod strain;
+
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::ops::Range;
 
@@ -18,243 +21,12 @@ use slab::Slab;
 use crate::buf::{Bounds, Frame, Full, Inbound, Rope, SendQueue, SpareRopes};
 use crate::id::ConnId;
 use crate::limits;
-use crate::memory::{Memory, Strain};
-use crate::time::{Span, Time, Wheel};
+use crate::memory::Memory;
+use crate::time::{Time, Wheel};
 use crate::wire::{CloseCode, Kind, Outgoing};
 
-/// Where in its life a link is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// We dialled; the other side has not answered.
-    Dialling,
-    /// The other side dialled; its preface has not come.
-    Preface,
-    /// Versions are agreed; LOGIN or REGISTER is under way.
-    Greeting,
-    /// Frames flow.
-    Open,
-    /// Our CLOSE is on its way; what still comes in is discarded.
-    Closing,
-    /// Our CLOSE is written and our side of the stream shut; the other side's end is awaited, so that unread input
-    /// does not make the kernel reset the connection before the CLOSE was read.
-    Draining,
-    /// The socket can go; the place in the slab is freed at the end of the turn.
-    Ended,
-}
-
-/// When a quiet link is probed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeepAlive {
-    /// A PING when nothing came for this long: for a side that may be a stranger's program.
-    WhenUnheard(Span),
-    /// A PING when nothing was sent for this long: where both sides do it, bulk in one direction never looks like
-    /// death, however long a PONG would have to wait behind it.
-    WhenUnsent(Span),
-}
-
-/// How long a link is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
-    /// From dial or accept to the first byte.
-    pub first_byte: Span,
-    /// From dial or accept to the end of the greeting.
-    pub greeting: Span,
-    /// When a quiet link is probed.
-    pub keep_alive: KeepAlive,
-    /// Silence after which it is closed NO_HEARTBEAT.
-    pub silence: Span,
-}
-
-/// What a deadline asks of the role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
-    /// Close with this code and text.
-    Close(CloseCode, &'static str),
-    /// A dial came to nothing.
-    DialTimeout,
-}
-
-/// What happened to a connection's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The other side ended its stream.
-    Eof,
-    /// The connection broke, or a dial failed.
-    Failed(std::io::ErrorKind),
-}
-
-/// Why a connection is not read from; several reasons may hold at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pause {
-    /// What waits for it passed its soft bound: what it asks for would only add to that.
-    Congested,
-    /// The queue that its frames go to has no room.
-    Uplink,
-    /// It sent more than its rate allows; ends by itself when that is paid for.
-    Rate,
-    /// Memory is short, and it is a client.
-    Memory,
-    /// The application takes no more of what it sends.
-    Held,
-}
-
-/// The reasons that hold for one connection, a bit each.
-#[derive(Clone, Copy, Default)]
-struct Pauses(u8);
-
-impl Pauses {
-    const NONE: Pauses = Pauses(0);
-
-    fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    fn has(self, reason: Pause) -> bool {
-        self.0 & 1 << reason as u8 != 0
-    }
-
-    fn with(self, reason: Pause) -> Pauses {
-        Pauses(self.0 | 1 << reason as u8)
-    }
-
-    fn without(self, reason: Pause) -> Pauses {
-        Pauses(self.0 & !(1 << reason as u8))
-    }
-}
-
-/// One connection.
-pub struct Link<P> {
-    /// What the role knows of it.
-    pub peer: P,
-    /// The other side's address.
-    pub addr: SocketAddr,
-    generation: u32,
-    stage: Stage,
-    /// The start of a frame whose end has not come.
-    carry: Rope,
-    queue: SendQueue,
-    patience: Patience,
-    opened: Time,
-    /// Last byte in; `opened` before the first.
-    heard: Time,
-    /// Last byte out, or the moment the queue began to wait.
-    sent: Time,
-    /// Since when `carry` holds a frame's start.
-    partial_since: Time,
-    /// End of the greeting, or of the linger of a closing link.
-    until: Time,
-    /// When the last pause ended that held it up longer than a debt of its own.
-    resumed_at: Time,
-    /// When what it sent too fast is paid for; means something while it is paused for that.
-    owes_until: Time,
-    /// The wheel's entry that counts. Others for this link mean nothing, but that the one at `owes_until` ends that
-    /// pause.
-    armed: Time,
-    pauses: Pauses,
-    dirty: bool,
-    pinged: bool,
-    hung_up: bool,
-}
-
-impl<P> Link<P> {
-    /// Where in its life the link is.
-    pub fn stage(&self) -> Stage {
-        self.stage
-    }
-
-    /// Whether frames are still exchanged: not closing, not ended.
-    pub fn is_live(&self) -> bool {
-        match self.stage {
-            Stage::Dialling | Stage::Preface | Stage::Greeting | Stage::Open => true,
-            Stage::Closing | Stage::Draining | Stage::Ended => false,
-        }
-    }
-
-    /// What waits to be written.
-    pub fn queue(&self) -> &SendQueue {
-        &self.queue
-    }
-
-    /// Since when what waits to be written has waited without a byte of it being taken; none where nothing waits.
-    pub fn waits_since(&self) -> Option<Time> {
-        (!self.queue.is_empty()).then_some(self.sent)
-    }
-
-    /// The start of a frame whose end has not come.
-    pub fn carry(&self) -> &Rope {
-        &self.carry
-    }
-
-    /// When the last pause ended that held it up longer than its debts did; the connection's beginning before the first.
-    pub fn resumed_at(&self) -> Time {
-        self.resumed_at
-    }
-
-    /// Bytes that wait here: to be written, or for the end of their frame.
-    pub fn held(&self) -> usize {
-        self.queue.len() + self.carry.len()
-    }
-
-    /// Whether it is not read from while memory is short. A link between servers carries the frames of many, who are
-    /// held back elsewhere; and who is not in holds little, and is to hear that there is no room.
-    fn yields(&self) -> bool {
-        self.stage == Stage::Open && matches!(self.patience.keep_alive, KeepAlive::WhenUnheard(_))
-    }
-
-    /// The next moment at which something may have to be done.
-    fn deadline(&self) -> Time {
-        let stalled = if self.queue.is_empty() { Time::NEVER } else { self.sent + limits::STALL_TIMEOUT };
-        let partial = if self.carry.is_empty() { Time::NEVER } else { self.partial_since + limits::PARTIAL_TIMEOUT };
-        match self.stage {
-            Stage::Dialling => self.opened + limits::DIAL_TIMEOUT,
-            Stage::Preface if self.is_unheard() => self.opened + self.patience.first_byte,
-            Stage::Preface | Stage::Greeting => self.until.min(stalled).min(partial),
-            Stage::Open => self.probe_at().min(self.heard + self.patience.silence).min(stalled).min(partial),
-            Stage::Closing | Stage::Draining => self.until,
-            Stage::Ended => Time::NEVER,
-        }
-    }
-
-    /// Whether no byte has come since the dial or accept.
-    fn is_unheard(&self) -> bool {
-        self.heard == self.opened && self.carry.is_empty()
-    }
-
-    fn probe_at(&self) -> Time {
-        match self.patience.keep_alive {
-            KeepAlive::WhenUnheard(_) if self.pinged => Time::NEVER,
-            KeepAlive::WhenUnheard(span) => self.heard + span,
-            // What waits is life enough once it gets through; a PING behind it would only wait too.
-            KeepAlive::WhenUnsent(_) if !self.queue.is_empty() => Time::NEVER,
-            KeepAlive::WhenUnsent(span) => self.sent + span,
-        }
-    }
-
-    /// What is overdue at `now`, other than a probe.
-    fn overdue(&self, now: Time) -> Option<Due> {
-        let stalled = !self.queue.is_empty() && now >= self.sent + limits::STALL_TIMEOUT;
-        let partial = !self.carry.is_empty() && now >= self.partial_since + limits::PARTIAL_TIMEOUT;
-        match self.stage {
-            Stage::Dialling => (now >= self.opened + limits::DIAL_TIMEOUT).then_some(Due::DialTimeout),
-            Stage::Preface if self.is_unheard() && now >= self.opened + self.patience.first_byte => {
-                Some(Due::Close(CloseCode::LOGIN_TIMEOUT, "no first byte in time"))
-            }
-            Stage::Preface | Stage::Greeting if now >= self.until => {
-                Some(Due::Close(CloseCode::LOGIN_TIMEOUT, "no login in time"))
-            }
-            Stage::Open if now >= self.heard + self.patience.silence => {
-                Some(Due::Close(CloseCode::NO_HEARTBEAT, "silent too long"))
-            }
-            Stage::Preface | Stage::Greeting | Stage::Open if stalled => {
-                Some(Due::Close(CloseCode::SLOW, "took nothing for too long"))
-            }
-            Stage::Preface | Stage::Greeting | Stage::Open if partial => {
-                Some(Due::Close(CloseCode::PARTIAL, "a frame stayed incomplete too long"))
-            }
-            Stage::Preface | Stage::Greeting | Stage::Open | Stage::Closing | Stage::Draining | Stage::Ended => None,
-        }
-    }
-}
+use life::Pauses;
+pub use life::{Due, End, KeepAlive, Link, Patience, Pause, Stage};
 
 /// All connections of one process.
 ///
@@ -560,71 +332,6 @@ impl<P> Links<P> {
         self.ended.push(conn);
     }
 
-    /// Drops what `conn` holds, and closes it with a code; one that was closing ends at once. A CLOSE behind a part of a
-    /// frame would be taken for the rest of it: the connection then ends without.
-    pub fn shed(&mut self, now: Time, conn: ConnId, code: CloseCode, text: &str) {
-        let Some(link) = self.get_mut(conn) else { return };
-        if !link.is_live() || link.queue.is_cut() {
-            return self.end(conn);
-        }
-        let queued = link.queue.len();
-        link.queue.clear();
-        self.memory.note_queued(queued, 0);
-        self.close(now, conn, code, text.as_bytes());
-    }
-
-    /// Who is to be shed, in that order; nobody where memory is not that short.
-    ///
-    /// As long as most is queued, those who have taken nothing for the longest, and of these the one with the most; as
-    /// long as most is in frames that are still coming, the largest of those.
-    pub fn victims(&self, now: Time) -> Vec<ConnId> {
-        let mut to_go = self.memory.excess(now);
-        if to_go == 0 {
-            return Vec::new();
-        }
-        let (mut slowest, mut largest) = (self.slowest_receivers(), self.largest_carries());
-        let (mut queued, mut carried) = (self.memory.queued(), self.memory.carried());
-        let mut is_chosen = vec![false; self.places()];
-        let mut victims = Vec::new();
-        while to_go > 0 {
-            let next = if carried > queued { largest.next() } else { slowest.next() };
-            let Some((conn, link)) = next else { break };
-            if std::mem::replace(&mut is_chosen[conn.index as usize], true) {
-                continue;
-            }
-            queued -= link.queue.len();
-            carried -= link.carry.len();
-            to_go = to_go.saturating_sub(link.held());
-            victims.push(conn);
-        }
-        victims
-    }
-
-    /// Those for whom something is queued, by how long they have taken none of it, the fullest queue of equals first.
-    fn slowest_receivers(&self) -> impl Iterator<Item = (ConnId, &Link<P>)> {
-        let mut links: Vec<_> = self.iter().filter(|(_, link)| !link.queue.is_empty()).collect();
-        links.sort_by_key(|(_, link)| (link.sent, Reverse(link.queue.len())));
-        links.into_iter()
-    }
-
-    /// Those of whom a frame has not come to its end, the most bytes of one first.
-    fn largest_carries(&self) -> impl Iterator<Item = (ConnId, &Link<P>)> {
-        let mut links: Vec<_> = self.iter().filter(|(_, link)| !link.carry.is_empty()).collect();
-        links.sort_by_key(|(_, link)| Reverse(link.carry.len()));
-        links.into_iter()
-    }
-
-    /// How short memory is, where that has changed. Whoever was not read from for it is again, once there is room.
-    pub fn take_strain(&mut self, now: Time) -> Option<Strain> {
-        let strain = self.memory.tell(now)?;
-        if !strain.health.pauses_senders() {
-            for conn in std::mem::take(&mut self.memory_waiters) {
-                self.resume(now, conn, Pause::Memory);
-            }
-        }
-        Some(strain)
-    }
-
     /// Stops reading from `conn` for `reason`, so that its sender feels that what it feeds is slow. False where that
     /// reason held already.
     pub fn pause(&mut self, conn: ConnId, reason: Pause) -> bool {
@@ -714,101 +421,10 @@ impl<P> Links<P> {
     }
 }
 
-/// What the shell does with them.
-impl<P> Links<P> {
-    /// Connections to dial, with their addresses.
-    pub fn take_dials(&mut self) -> Vec<(ConnId, SocketAddr)> {
-        let dials = std::mem::take(&mut self.dials);
-        let wanted =
-            |conn: ConnId| self.get(conn).filter(|link| link.stage == Stage::Dialling).map(|link| (conn, link.addr));
-        dials.into_iter().filter_map(wanted).collect()
-    }
-
-    /// Swaps in the connections that have something new to write; `into` must be empty.
-    pub fn take_dirty(&mut self, into: &mut Vec<ConnId>) {
-        debug_assert!(into.is_empty());
-        std::mem::swap(&mut self.dirty, into);
-        for conn in into.iter() {
-            if let Some(link) = self.get_mut(*conn) {
-                link.dirty = false;
-            }
-        }
-    }
-
-    /// Fills `slices` with what is to be written to `conn` next; returns how many.
-    pub fn fill<'a>(&'a self, conn: ConnId, slices: &mut [IoSlice<'a>]) -> usize {
-        self.get(conn).map_or(0, |link| link.queue.fill(slices))
-    }
-
-    /// `bytes` were written to `conn`. True where that ended a congestion: the role must hear of it.
-    pub fn wrote(&mut self, now: Time, conn: ConnId, bytes: usize) -> bool {
-        let link = self.slab.get_mut(conn.index as usize).filter(|link| link.generation == conn.generation);
-        let Some(link) = link else { return false };
-        link.sent = now;
-        let before = link.queue.len();
-        let relieved = link.queue.consume(bytes, &mut self.spare_ropes);
-        self.memory.note_queued(before, before - bytes);
-        let is_empty = link.queue.is_empty();
-        if link.stage == Stage::Closing && is_empty {
-            if link.hung_up {
-                self.end(conn);
-            } else {
-                link.stage = Stage::Draining;
-                self.half_closes.push(conn);
-            }
-        } else if is_empty && matches!(link.patience.keep_alive, KeepAlive::WhenUnsent(_)) {
-            // The time without a byte begins now.
-            self.arm(conn);
-        }
-        relieved
-    }
-
-    /// The kernel takes no more for `conn`: what waits must stand on its own, and its patience starts.
-    pub fn blocked(&mut self, conn: ConnId) {
-        if let Some(link) = self.get_mut(conn) {
-            link.queue.compact();
-            self.arm(conn);
-        }
-    }
-
-    /// Connections whose sending side is to be shut: their CLOSE is written.
-    pub fn take_half_closes(&mut self) -> Vec<ConnId> {
-        std::mem::take(&mut self.half_closes)
-    }
-
-    /// Connections to read from again, whatever was missed meanwhile.
-    pub fn take_resumed(&mut self) -> Vec<ConnId> {
-        std::mem::take(&mut self.resumed)
-    }
-
-    /// Whether `conn` is to be read from. One that memory is too short for is paused with this question: who has nothing
-    /// to read is not asked about, and costs nothing.
-    pub fn reads(&mut self, conn: ConnId) -> bool {
-        if self.memory.pauses_senders() && self.get(conn).is_some_and(Link::yields) && self.pause(conn, Pause::Memory) {
-            self.memory_waiters.push(conn);
-        }
-        self.get(conn).is_some_and(|link| link.pauses.is_empty() && !link.hung_up && link.stage != Stage::Ended)
-    }
-
-    /// Frees the places of connections that ended; their sockets are to be dropped.
-    pub fn take_ended(&mut self) -> Vec<ConnId> {
-        let ended = std::mem::take(&mut self.ended);
-        for conn in &ended {
-            self.slab.remove(conn.index as usize);
-        }
-        ended
-    }
-
-    /// When [`Links::expire`] must be called next, or [`Links::victims`] and [`Links::take_strain`].
-    pub fn deadline(&self) -> Option<Time> {
-        let memory = Some(self.memory.deadline()).filter(|at| *at != Time::NEVER);
-        self.wheel.next().into_iter().chain(memory).min()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Span;
 
     #[test]
     fn debts_that_come_and_go_leave_nothing_in_the_wheel() {

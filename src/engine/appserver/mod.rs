@@ -1,0 +1,337 @@
+//! The application server that an application embeds.
+
+mod builder;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::{Receiver, Sender};
+use hashbrown::HashMap;
+use mio::net::TcpListener;
+
+use super::handle::{Command, LocateOutcome, QueryOutcome, ServerHandle};
+use super::handler::LoginRequest;
+use super::newcomers::Newcomers;
+use super::pool::{Done, Stage, Task};
+use super::{Running, Stopping, ending, log_strain, resolve};
+use crate::id::UserId;
+use crate::limits;
+use crate::net::Reactor;
+use crate::role::appserver::{self as core, ClusterState, Event, Inbox, Outcome, QueryRef, Verdict};
+use crate::role::client::QueryFailure;
+use crate::time::{Span, Time};
+use crate::wire::{Bounce, CloseCode, Flags};
+
+pub use builder::{AppServerBuilder, Membership};
+
+/// An application server, bound to its address and ready to run.
+///
+/// ```no_run
+/// use trunkline::{AppServer, Denied, Handler, Incoming, Membership, ServerHandle, ServerId};
+///
+/// struct Echo;
+///
+/// impl Handler for Echo {
+///     fn on_message(&self, server: &ServerHandle, message: &Incoming<'_>) -> Result<(), Denied> {
+///         server.send(message.from, message.info_type, message.body.to_vec()).map_err(|_| Denied)
+///     }
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// let server = AppServer::builder()
+///     .handler(Echo)
+///     // Without this line the server stands alone; everything else stays as it is.
+///     .cluster(Membership::new(ServerId(0), "127.0.0.1:12000"))
+///     .bind("127.0.0.1:6000")?;
+/// println!("clients connect to {}", server.local_addr());
+/// server.run()
+/// # }
+/// ```
+pub struct AppServer {
+    core: core::AppServer,
+    reactor: Reactor,
+    listener: Option<TcpListener>,
+    local_addr: SocketAddr,
+    handle: ServerHandle,
+    queue: Receiver<Command>,
+    queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
+    lookups: HashMap<u64, Sender<LocateOutcome>, ahash::RandomState>,
+    lookup_tokens: u64,
+    newcomers: Newcomers,
+    stopping: Stopping,
+    was_registered: bool,
+    refused: Option<(CloseCode, String)>,
+    /// Last, since its threads are waited for: a handler may itself wait for what the fields above would resolve, and
+    /// hears that the engine has stopped when they are dropped.
+    stage: Stage,
+}
+
+impl AppServer {
+    /// A server that stands alone, lets everyone in and has no handler, until it is told otherwise.
+    pub fn builder() -> AppServerBuilder {
+        AppServerBuilder::new()
+    }
+
+    /// The address clients connect to, with the port that the system chose.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// What other threads use the server with.
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
+    }
+
+    /// Serves on a thread of its own, until [`ServerHandle::stop`].
+    pub fn spawn(self) -> io::Result<Running> {
+        Running::spawn("appserver", move || self.run())
+    }
+
+    /// Serves on this thread, until [`ServerHandle::stop`].
+    ///
+    /// # Errors
+    /// The cluster refused the server for good when it first registered, or the system's readiness queue failed.
+    pub fn run(mut self) -> io::Result<()> {
+        if let Some(listener) = self.listener.take() {
+            self.reactor.listen(listener)?;
+        }
+        loop {
+            let woken = self.reactor.receive(&mut self.core, self.stopping.by)?;
+            if woken.signalled {
+                self.signalled();
+            } else if self.handle.told_to_stop.load(Ordering::Acquire) {
+                self.stop();
+            }
+            self.serve();
+            self.reactor.send(&mut self.core);
+            if self.core.is_stopped() || self.stopping.is_overdue(self.reactor.now()) {
+                break;
+            }
+        }
+        log::info!("stopped: {}; {}", self.core.counters(), self.reactor.calls());
+        match self.refused {
+            Some((code, text)) if !self.was_registered => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("the cluster refused this server: {code}: {text}"),
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// As [`AppServer::run`], and stops on SIGTERM or SIGINT, once it has sent its users to the other servers of its
+    /// cluster, where there are any; on a second signal at once.
+    pub fn run_until_signal(mut self) -> io::Result<()> {
+        self.reactor.take_signals()?;
+        self.run()
+    }
+
+    fn signalled(&mut self) {
+        if self.stopping.has_begun() { self.stopping.hurry() } else { self.drain() }
+    }
+
+    fn drain(&mut self) {
+        let now = self.reactor.now();
+        self.reactor.stop_listening();
+        let users = self.core.users_online();
+        let span = self.core.drain(now);
+        if span > Span::default() {
+            log::info!("sending {users} users to other servers within {} ms", span.as_millis());
+        }
+        self.stopping.begin(now + span);
+    }
+
+    fn stop(&mut self) {
+        let now = self.reactor.now();
+        let begins = self.stopping.begin(now);
+        if begins || self.core.is_draining() {
+            self.reactor.stop_listening();
+            self.core.stop(now);
+        }
+    }
+
+    /// The application's part of a turn: what happened, what its threads have done, what others ask.
+    fn serve(&mut self) {
+        self.stage.give_deferred();
+        // Who adds to the queue meanwhile wakes the next turn; this one has writes to do.
+        let mut commands = self.queue.len();
+        loop {
+            while let Some(event) = self.core.poll_event() {
+                self.hear(event);
+            }
+            let now = self.reactor.now();
+            if let Some(done) = self.stage.poll_done() {
+                self.done(now, done);
+            } else if commands > 0
+                && let Ok(command) = self.queue.try_recv()
+            {
+                commands -= 1;
+                self.obey(now, command);
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::LoginAsked { conn, user, addr, login } => {
+                self.give(Task::Check { conn, request: Box::new(LoginRequest { user, login, addr }) });
+            }
+            Event::LoggedIn { conn, user, addr } => {
+                log::info!("{conn} {addr} logged in as {user}");
+                self.give(Task::LoggedIn(user));
+            }
+            Event::LoggedOut { user, gone } => {
+                self.give(Task::LoggedOut(user, gone));
+            }
+            Event::Message(inbox) => {
+                let Inbox { info_type, flags, ref body, .. } = inbox;
+                let (body, more) = (body.clone(), flags.has(Flags::MORE));
+                let wants_ack = flags.has(Flags::WANT_ACK).then(|| inbox.reference());
+                let taken = self.give(Task::Message { reference: inbox.reference(), info_type, more, body });
+                if let Some(message) = wants_ack.filter(|_| taken) {
+                    self.core.acknowledge(self.reactor.now(), &message);
+                }
+            }
+            Event::Query(inbox) => {
+                let Inbox { info_type, flags, ref body, .. } = inbox;
+                let (body, more) = (body.clone(), flags.has(Flags::MORE));
+                self.give(Task::Query { reference: inbox.reference(), info_type, more, body });
+            }
+            Event::Outcome { id, outcome } => self.settle_query(id, outcome),
+            Event::Located { token, servers } => {
+                if let Some(outcome) = self.lookups.remove(&token) {
+                    resolve(&outcome, servers);
+                }
+            }
+            Event::Cluster(state) => self.cluster_changed(state),
+            Event::Memory(strain) => log_strain(&strain),
+            Event::Closed { conn, addr, user, was_in, gone, text } => {
+                let user = user.as_ref().map_or("-", UserId::as_str);
+                if was_in {
+                    log::info!("{conn} {addr} user {user} {}", ending(gone, &text));
+                } else if let Some(untold) = self.newcomers.ended(self.reactor.now(), addr.ip()) {
+                    log::info!("{conn} {addr} user {user} {}{untold}", ending(gone, &text));
+                }
+            }
+        }
+    }
+
+    fn cluster_changed(&mut self, state: ClusterState) {
+        match &state {
+            ClusterState::Up { epoch } => {
+                self.was_registered = true;
+                log::info!("cluster up: ACMS epoch {epoch}");
+            }
+            ClusterState::Down { gone, pause } => {
+                log::warn!("cluster down: {gone}; dialling again in {} ms", pause.as_millis());
+            }
+            ClusterState::Refused { code, text } => {
+                log::error!("the cluster refused this server: {code}: {text}");
+                self.refused = Some((*code, text.clone()));
+                if !self.was_registered {
+                    self.stop();
+                }
+            }
+        }
+        self.give(Task::Cluster(state));
+    }
+
+    /// Hands the application a task, and the core what comes of it. False where there was no room for it, which whoever
+    /// caused it has then been told.
+    fn give(&mut self, task: Task) -> bool {
+        let given = self.stage.give(&self.handle, task);
+        // What ran inline took its time.
+        self.reactor.catch_up();
+        let now = self.reactor.now();
+        match given {
+            Ok(done) => {
+                self.done(now, done);
+                true
+            }
+            Err(task) => {
+                self.turn_away(now, task);
+                false
+            }
+        }
+    }
+
+    /// The pool has too much to do: whoever asked is told.
+    fn turn_away(&mut self, now: Time, task: Task) {
+        match task {
+            Task::Check { conn, .. } => {
+                self.core.verdict(now, conn, Verdict::Unavailable("too many logins at once".to_owned()));
+            }
+            Task::Message { reference, .. } | Task::Query { reference, .. } => {
+                self.core.refuse(now, &reference, Bounce::Busy);
+            }
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => {
+                unreachable!("a notice waits in the pool, it is not turned away")
+            }
+        }
+    }
+
+    fn done(&mut self, now: Time, done: Done) {
+        match done {
+            Done::Nothing => {}
+            Done::Checked(conn, verdict) => self.core.verdict(now, conn, verdict),
+            Done::Denied(reference) => self.core.refuse(now, &reference, Bounce::Denied),
+            Done::Answered(reference, Ok(body)) => self.reply(now, &reference, Flags::NONE, &body),
+            Done::Answered(reference, Err(text)) => self.reply(now, &reference, Flags::ERROR, text.as_bytes()),
+        }
+    }
+
+    fn reply(&mut self, now: Time, reference: &QueryRef, flags: Flags, body: &[u8]) {
+        self.core.reply(now, reference, flags, 0, body);
+    }
+
+    fn obey(&mut self, now: Time, command: Command) {
+        match command {
+            Command::Send { to, info_type, flags, body } => {
+                if let Err(cause) = self.core.send(now, &to, flags, info_type, &body, None) {
+                    log::debug!("a message of the server's own to {to} was not sent: {cause}");
+                }
+            }
+            Command::Query { to, info_type, body, patience, outcome } => {
+                match self.core.send(now, &to, Flags::NONE, info_type, &body, Some(now + patience)) {
+                    Ok(id) => drop(self.queries.insert(id, outcome)),
+                    Err(cause) => resolve(&outcome, Err(QueryFailure::Bounced(cause))),
+                }
+            }
+            Command::Kick { user, text } => {
+                if !self.core.kick(now, &user, &text) {
+                    log::debug!("{user} is not online to be kicked");
+                }
+            }
+            Command::Locate { users, outcome } if users.len() > limits::ASK_USERS_MAX => {
+                resolve(&outcome, users.iter().map(|_| Err(Bounce::Busy)).collect());
+            }
+            Command::Locate { users, outcome } => {
+                self.lookup_tokens += 1;
+                self.lookups.insert(self.lookup_tokens, outcome);
+                self.core.locate(now, self.lookup_tokens, &users);
+            }
+            Command::Online(outcome) => {
+                let mut users: Vec<UserId> = self.core.online().cloned().collect();
+                users.sort_unstable();
+                resolve(&outcome, users);
+            }
+            Command::Counters(outcome) => resolve(&outcome, self.core.counters().clone()),
+        }
+    }
+
+    fn settle_query(&mut self, id: u64, outcome: Outcome) {
+        let Some(sender) = self.queries.remove(&id) else { return };
+        let outcome = match outcome {
+            Outcome::Replied { failed: true, body, .. } => {
+                Err(QueryFailure::Failed(String::from_utf8_lossy(&body).into_owned()))
+            }
+            Outcome::Replied { body, .. } => Ok(body.to_vec()),
+            Outcome::Bounced(cause) => Err(QueryFailure::Bounced(cause)),
+            Outcome::TimedOut => Err(QueryFailure::TimedOut),
+            Outcome::Acked => return,
+        };
+        resolve(&sender, outcome);
+    }
+}
