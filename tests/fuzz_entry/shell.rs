@@ -59,6 +59,8 @@ pub(crate) struct Wire {
     fed: Vec<u8>,
     /// What is fed can't be read as frames any more, or not yet.
     unreadable: bool,
+    /// The last byte of a flood, a zero, is still to come: the core stopped reading before it.
+    owes_zero: bool,
     preface_fed: bool,
     /// What the core wrote and is not a whole frame yet.
     written: Vec<u8>,
@@ -159,6 +161,7 @@ impl<C: Watched> Shell<C> {
             held: Vec::new(),
             fed: Vec::new(),
             unreadable: false,
+            owes_zero: false,
             preface_fed: dialled,
             written: Vec::new(),
             preface_written: !dialled,
@@ -224,7 +227,7 @@ impl<C: Watched> Shell<C> {
 
     fn deliver(&mut self, wire: usize, chunk: &Bytes) {
         let conn = self.wires[wire].conn;
-        if chunk.is_empty() || !self.reads(wire) {
+        if chunk.is_empty() || !self.is_read_to_here(wire) {
             return;
         }
         self.note_fed(wire, chunk);
@@ -237,7 +240,7 @@ impl<C: Watched> Shell<C> {
         let Wire { conn, unreadable, preface_fed, .. } = self.wires[wire];
         let between_frames = preface_fed && !unreadable && self.wires[wire].fed.is_empty();
         let fits = self.flood_bytes + body_bytes <= FLOOD_BYTES_MAX;
-        if !between_frames || !fits || !self.wires[wire].held.is_empty() || !self.reads(wire) {
+        if !between_frames || !fits || !self.wires[wire].held.is_empty() || !self.is_read_to_here(wire) {
             return;
         }
         self.flood_bytes += body_bytes;
@@ -252,19 +255,32 @@ impl<C: Watched> Shell<C> {
         self.core.received(self.now, conn, &ZEROS, 0..body_bytes - 1);
         // Looked at while all but the last byte is there: the most that is ever kept.
         self.turn();
+        self.wires[wire].owes_zero = true;
         if self.core.links().reads(conn) {
-            self.core.received(self.now, conn, &ZEROS, body_bytes - 1..body_bytes);
-            self.turn();
-        } else {
-            self.wires[wire].unreadable = true;
+            self.end_flood(wire);
         }
+    }
+
+    fn end_flood(&mut self, wire: usize) {
+        if std::mem::take(&mut self.wires[wire].owes_zero) {
+            self.core.received(self.now, self.wires[wire].conn, &ZEROS, 0..1);
+            self.turn();
+        }
+    }
+
+    /// Whether the core reads what comes next, all that came before being read.
+    fn is_read_to_here(&mut self, wire: usize) -> bool {
+        if self.reads(wire) {
+            self.end_flood(wire);
+        }
+        self.reads(wire)
     }
 
     /// Sends up to 600 PINGs in one read.
     pub(crate) fn storm(&mut self, wire: usize, pings: usize) {
         let Wire { conn, unreadable, preface_fed, .. } = self.wires[wire];
         let between_frames = preface_fed && !unreadable && self.wires[wire].fed.is_empty();
-        if !between_frames || !self.wires[wire].held.is_empty() || !self.reads(wire) {
+        if !between_frames || !self.wires[wire].held.is_empty() || !self.is_read_to_here(wire) {
             return;
         }
         self.meter(wire, pings as u64, 20 * pings);
