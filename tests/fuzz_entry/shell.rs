@@ -16,8 +16,8 @@ use trunkline::role::Core;
 use trunkline::time::{Span, Time};
 
 use super::frame::{
-    self, ACK, BIND, BOUNCE, CLAIM, CLAIMED, CLOSE, Draft, FULL, KICK, LENGTH_MAX, MOVE, PING, PONG, RATE, RELAYED,
-    REPLY, Seen, Start,
+    self, ACK, BIND, BOUNCE, CLAIM, CLAIMED, CLOSE, DATA, Draft, FULL, KICK, LENGTH_MAX, MOVE, PING, PONG, QUERY, RATE,
+    RELAYED, REPLY, Seen, Start,
 };
 
 pub(crate) const START: Time = Time::from_micros(1_000_000);
@@ -266,6 +266,17 @@ impl<C: Watched> Shell<C> {
             self.core.received(self.now, self.wires[wire].conn, &ZEROS, 0..1);
             self.turn();
         }
+    }
+
+    /// Whether a message was fed that this BOUNCE answers.
+    pub(crate) fn has_fed_what_bounced(&self, bounce: &Seen<'_>) -> bool {
+        self.fed.iter().any(|Fed { head, .. }| {
+            let (to_len, from_len) = (usize::from(head[6]), usize::from(head[7]));
+            let (to, rest) = head[20..].split_at(to_len);
+            matches!(head[4], DATA | QUERY)
+                && head[12..20] == bounce.id.to_be_bytes()
+                && (to, &rest[..from_len]) == (bounce.from, bounce.to)
+        })
     }
 
     /// Whether the core reads what comes next, all that came before being read.
