@@ -5,11 +5,11 @@ use trunkline::role::appserver::{self, ClusterState, Outcome, Verdict};
 use trunkline::role::{Gone, client};
 use trunkline::wire::{Bounce, CloseCode, Flags};
 
-use crate::cluster::{PASSWORD, SERVERS};
+use crate::cluster::{self, PASSWORD, SERVERS};
 use crate::model::{Ending, Manner, Model, Session};
 use crate::network::NodeId;
 use crate::node::Role;
-use crate::scenario::{SERVER_ITSELF, SETTLED_MICROS, Step};
+use crate::scenario::{GHOST, SERVER_ITSELF, SETTLED_MICROS, Step};
 use crate::world::{Engine, World};
 
 /// World time, in microseconds, within which a login is decided once the application has accepted it: the link's silence
@@ -22,12 +22,15 @@ const MOVE_GRACE_MICROS: u64 = 2_900_000;
 
 /// Servers.
 impl World {
-    pub(crate) fn verdict(&mut self, node: NodeId, conn: ConnId, accepts: bool) {
+    pub(crate) fn verdict(&mut self, node: NodeId, conn: ConnId, user: String, accepts: bool) {
         let now = self.nodes[node].now(self.clock);
         if let Role::Server(server) = &mut self.nodes[node].role {
             let verdict = if accepts { Verdict::Accept } else { Verdict::Refuse("a wrong password".to_owned()) };
             server.verdict(now, conn, verdict);
             self.accepted.insert((node, conn), self.clock);
+            if accepts {
+                self.let_in.entry(user).or_default().insert(node);
+            }
         }
     }
 
@@ -43,13 +46,13 @@ impl World {
         let at = Session { engine: node, number: boot as u32 };
         self.note(|| format!("n{node}: {}", of_server(&event)));
         match event {
-            appserver::Event::LoginAsked { conn, login, .. } => {
-                let accepts = login.password.as_deref() == Some(PASSWORD);
+            appserver::Event::LoginAsked { conn, user, login, .. } => {
+                let (user, accepts) = (user.as_str().to_owned(), login.password.as_deref() == Some(PASSWORD));
                 if self.rng.u8(0..self.plan.slow_verdict) == 0 {
                     let later = self.clock + self.rng.u64(1..2_000_000);
-                    self.schedule(later, Step::Verdict { node, boot, conn, accepts });
+                    self.schedule(later, Step::Verdict { node, boot, conn, user, accepts });
                 } else {
-                    self.verdict(node, conn, accepts);
+                    self.verdict(node, conn, user, accepts);
                 }
             }
             appserver::Event::Message(inbox) => {
@@ -194,8 +197,18 @@ impl World {
 
     fn end(&mut self, node: NodeId, id: u64, ending: Ending) {
         let offline = ending == Ending::Bounced("Offline".to_owned());
+        let retry = ending == Ending::Bounced("Retry".to_owned());
         let (serial, to, sent_at) = self.model.ended(node, id, ending);
-        if !offline || sent_at < SETTLED_MICROS {
+        if sent_at < SETTLED_MICROS {
+            return;
+        }
+        if retry && to == GHOST && self.plan.is_calm() {
+            assert!(
+                self.members.were_unsure_since(sent_at),
+                "#{serial} to {to} bounced RETRY, and all servers had told of their users"
+            );
+        }
+        if !offline {
             return;
         }
         if self.plan.only_drains() && self.drains_in_order {
@@ -207,7 +220,10 @@ impl World {
         let was_in = |engine: &&Engine| {
             let server = &self.nodes[engine.server];
             let outlived = matches!(server.role, Role::Server(_)) && server.clock.born < engine.online_since;
-            engine.user == to && engine.online && outlived && engine.online_since < sent_at
+            // A server that has not come to the ACMS since its start has users of whom nobody can know.
+            let (id, incarnation) = (ServerId(engine.server as u16), cluster::incarnation(server.boot));
+            let is_known = outlived && self.members.had_told(id, incarnation, sent_at);
+            engine.user == to && engine.online && is_known && engine.online_since < sent_at
         };
         let wrong = self.engines.values().find(was_in).map(|engine| engine.online_since);
         assert!(wrong.is_none(), "#{serial} to {to} bounced OFFLINE, who was in since {wrong:?}");
@@ -222,7 +238,6 @@ impl World {
             client::State::Online { welcome, .. } => {
                 engine.sessions += 1;
                 engine.server = welcome.server.0.into();
-                engine.servers.insert(engine.server);
                 (engine.online, engine.online_since) = (true, now);
                 return;
             }

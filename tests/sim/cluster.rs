@@ -58,7 +58,7 @@ pub(crate) fn server(now: Time, node: NodeId, boot: u64, settings: &Settings, se
     };
     let config = appserver::Config {
         server: ServerId(node as u16),
-        incarnation: 1_000 + boot,
+        incarnation: incarnation(boot),
         max_frame: limits::MAX_FRAME,
         heartbeat: limits::HEARTBEAT,
         heartbeat_timeout: limits::HEARTBEAT_TIMEOUT,
@@ -76,6 +76,11 @@ pub(crate) fn server(now: Time, node: NodeId, boot: u64, settings: &Settings, se
         seed,
     };
     Box::new(AppServer::new(now, config))
+}
+
+/// The boot number of a server at its start number `boot`.
+pub(crate) fn incarnation(boot: u64) -> u64 {
+    1_000 + boot
 }
 
 pub(crate) fn client(now: Time, user: &str, server: NodeId, seed: [u8; 32]) -> Box<Client> {

@@ -118,8 +118,8 @@ impl Losses {
 pub(crate) struct Vanished<'a> {
     pub(crate) serial: u64,
     pub(crate) sent: &'a Sent,
-    /// The servers on which its receiver was.
-    pub(crate) ways: Vec<NodeId>,
+    /// The servers that have let its receiver in.
+    pub(crate) ways: BTreeSet<NodeId>,
     /// Whether it may have left the sender's server.
     pub(crate) crosses: bool,
 }

@@ -52,9 +52,14 @@ impl Sent {
     fn is_resolved(&self) -> bool {
         match self.manner {
             Manner::Plain | Manner::Droppable => false,
-            Manner::Acked => !self.from.starts_with('@'),
+            Manner::Acked => self.is_sent_again(),
             Manner::Query => true,
         }
+    }
+
+    /// Whether its sender's engine sends it until it arrives or no one is there to take it.
+    fn is_sent_again(&self) -> bool {
+        self.manner == Manner::Acked && !self.from.starts_with('@')
     }
 }
 
@@ -287,9 +292,11 @@ impl Model {
     pub(crate) fn check_all_arrived(&self, start: u64, nobody: &str) {
         let counts = |sent: &Sent| sent.at >= start && sent.manner != Manner::Droppable;
         for (serial, sent) in self.sent.iter().filter(|(_, sent)| counts(sent)) {
-            let offline = "Offline".to_owned();
+            // RETRY has been judged when it came: only then is it known whether all servers had told of their users.
+            let bounced = |cause: &str| vec![Ending::Bounced(cause.to_owned())];
             let wanted = match sent.manner {
-                _ if sent.to == nobody => vec![Ending::Bounced(offline)],
+                _ if sent.to == nobody && !sent.is_sent_again() && sent.endings == bounced("Retry") => continue,
+                _ if sent.to == nobody => bounced("Offline"),
                 Manner::Plain | Manner::Droppable => vec![],
                 Manner::Acked => vec![Ending::Taken],
                 Manner::Query => vec![Ending::Replied],

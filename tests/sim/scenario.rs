@@ -22,7 +22,7 @@ pub(crate) const SERVER_ITSELF: &str = "@server";
 pub(crate) const SETTLED_MICROS: u64 = 3_000_000;
 
 /// What is going to happen, at a time of its own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// A user does something.
     Act,
@@ -31,7 +31,7 @@ pub(crate) enum Step {
     /// A user logs in for the first time.
     Arrive(usize),
     /// The application answers a login.
-    Verdict { node: NodeId, boot: u64, conn: ConnId, accepts: bool },
+    Verdict { node: NodeId, boot: u64, conn: ConnId, user: String, accepts: bool },
     /// Something goes wrong.
     Fault(Fault),
     /// A crashed process is started again.
@@ -74,9 +74,9 @@ impl World {
                 let server = self.server_for(user);
                 self.start_client(user, server);
             }
-            Step::Verdict { node, boot, conn, accepts } => {
+            Step::Verdict { node, boot, conn, user, accepts } => {
                 if self.nodes[node].boot == boot {
-                    self.verdict(node, conn, accepts);
+                    self.verdict(node, conn, user, accepts);
                     self.touch(node);
                 }
             }

@@ -236,16 +236,12 @@ impl World {
     /// Every message that vanished has a cause.
     fn check_losses(&self) {
         let vanished = self.model.vanished().map(|(serial, sent)| {
-            let receivers = self.engines.values().filter(|engine| engine.user == sent.to);
+            let mut receivers = self.engines.values().filter(|engine| engine.user == sent.to);
             let was_here =
                 |engine: &Engine| engine.server == sent.via && engine.online && engine.online_since < sent.at;
-            let crosses = sent.to != SERVER_ITSELF && !receivers.clone().any(was_here);
-            Vanished {
-                serial,
-                sent,
-                ways: receivers.flat_map(|engine| engine.servers.iter().copied()).collect(),
-                crosses,
-            }
+            let crosses = sent.to != SERVER_ITSELF && !receivers.any(was_here);
+            let ways = self.let_in.get(&sent.to).cloned().unwrap_or_default();
+            Vanished { serial, sent, ways, crosses }
         });
         let vanished: Vec<Vanished<'_>> = vanished.collect();
         if let Some(Vanished { serial, sent, .. }) = self.losses.unexplained(&vanished) {

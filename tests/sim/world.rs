@@ -10,6 +10,7 @@ use trunkline::wire::CloseCode;
 
 use crate::cluster::{self, ACMS, SERVERS};
 use crate::losses::Losses;
+use crate::members::Members;
 use crate::model::{Model, Session, checksum};
 use crate::network::{Answer, Death, Network, NodeId, Odds};
 use crate::node::{Clock, Node, Role};
@@ -27,8 +28,6 @@ pub(crate) struct Engine {
     pub(crate) user: String,
     /// The server that it is, was or wants to be on.
     pub(crate) server: NodeId,
-    /// All of those so far: a server that drains sends it to another.
-    pub(crate) servers: BTreeSet<NodeId>,
     pub(crate) sessions: u32,
     pub(crate) online: bool,
     /// World time of the last login.
@@ -44,7 +43,6 @@ impl Engine {
         Engine {
             user,
             server,
-            servers: BTreeSet::from([server]),
             sessions: 0,
             online: false,
             online_since: 0,
@@ -97,6 +95,7 @@ pub(crate) struct World {
     pub(crate) drains_in_order: bool,
     /// When a draining server last sent each user away.
     pub(crate) moved: BTreeMap<String, u64>,
+    pub(crate) members: Members,
     /// Everything has healed, and nothing is under way but what is said from now on.
     pub(crate) is_at_rest: bool,
     /// Questions of servers' own code that are not answered.
@@ -105,6 +104,9 @@ pub(crate) struct World {
     pub(crate) questions: u64,
     /// Logins that applications have decided, by server and connection, each with the world time of that.
     pub(crate) accepted: BTreeMap<(NodeId, ConnId), u64>,
+    /// The servers whose application has let each user in. From then on the ACMS may send there what is for the user,
+    /// whether or not the user's program ever hears of it.
+    pub(crate) let_in: BTreeMap<String, BTreeSet<NodeId>>,
     pub(crate) trace: Trace,
     pub(crate) steps: BTreeMap<(u64, u64), Step>,
     steps_scheduled: u64,
@@ -135,10 +137,12 @@ impl World {
             drains: BTreeSet::new(),
             drains_in_order: true,
             moved: BTreeMap::new(),
+            members: Members::default(),
             is_at_rest: false,
             locating: BTreeSet::new(),
             questions: 0,
             accepted: BTreeMap::new(),
+            let_in: BTreeMap::new(),
             trace: Trace { tracing, hash: 0, last: VecDeque::new() },
             steps: BTreeMap::new(),
             steps_scheduled: 0,
@@ -177,7 +181,8 @@ impl World {
     fn boot(&mut self, node: NodeId, clock: Clock, boot: u64) -> Role {
         let (now, seed) = (clock.at(self.clock), self.entropy());
         if node == ACMS {
-            let directory_grace = if self.plan.is_calm() { Span::default() } else { limits::DIRECTORY_GRACE };
+            // At its first start no server was there before: what a day shows is not hidden behind the grace.
+            let directory_grace = if boot > 1 { limits::DIRECTORY_GRACE } else { Span::default() };
             return Role::Acms(cluster::acms(now, boot, &self.plan.settings, directory_grace, seed));
         }
         Role::Server(cluster::server(now, node, boot, &self.plan.settings, seed))
@@ -234,6 +239,9 @@ impl World {
         self.accepted.retain(|(server, _), _| *server != node);
         self.locating.retain(|(server, _)| *server != node);
         self.drains.remove(&node);
+        if node == ACMS {
+            self.members.acms_ended();
+        }
         let place = &mut self.nodes[node];
         place.role = Role::Down;
         place.shell.clear();
@@ -408,16 +416,18 @@ impl World {
         self.note(|| format!("acms: {event:?}"));
         match event {
             acms::Event::Mismatch { .. } => panic!("no report was lost, yet a digest does not match: {event:?}"),
-            // Whoever stops in order has answered for all that was passed on to it.
-            acms::Event::Lost { gone: Gone::ClosedByPeer(CloseCode::SHUTDOWN), .. } if self.drains_in_order => {}
-            acms::Event::Lost { server, .. } if SERVERS.contains(&usize::from(server.0)) => {
-                self.link_ended(usize::from(server.0));
+            acms::Event::Registered { server, incarnation, .. } => self.members.registered(*server, *incarnation),
+            acms::Event::Synced { server, .. } => self.members.synced(self.clock, *server),
+            acms::Event::Lost { server, gone, .. } => {
+                self.members.lost(self.clock, *server);
+                // Whoever stops in order has answered for all that was passed on to it.
+                let in_order = *gone == Gone::ClosedByPeer(CloseCode::SHUTDOWN) && self.drains_in_order;
+                let node = usize::from(server.0);
+                if SERVERS.contains(&node) && !in_order {
+                    self.link_ended(node);
+                }
             }
-            acms::Event::Lost { .. }
-            | acms::Event::Registered { .. }
-            | acms::Event::Synced { .. }
-            | acms::Event::Memory(_)
-            | acms::Event::Closed { .. } => {}
+            acms::Event::Memory(_) | acms::Event::Closed { .. } => {}
         }
     }
 
