@@ -1099,6 +1099,30 @@ fn a_claim_is_newer_than_any_session_of_a_burst() {
     assert_eq!(found(&mut hub, a, "bob"), Ok(2));
 }
 
+/// An uplink stood still behind the burst's beginning, and the user has moved meanwhile: the session that is over must
+/// not turn out the one that is in.
+#[test]
+fn a_burst_held_up_on_its_way_makes_no_session_newer() {
+    for asked_again in [false, true] {
+        let mut hub = hub();
+        let a = member(&mut hub, 1);
+        let b = if asked_again { member(&mut hub, 2) } else { unsynced(&mut hub, 2) };
+        if asked_again {
+            (0..2).for_each(|_| hub.put(b, Raw::of(DIGEST).info(1).id(1)));
+            assert_eq!(hub.frame(b), Raw::of(RESYNC));
+        }
+        hub.pass_ms(100);
+        log_in(&mut hub, a, "alice", 1);
+        hub.pass_ms(900);
+        // Told when she had been there for half a second.
+        hub.put(b, Raw::of(BURST_BEGIN));
+        hub.put(b, bind(&[(7, 500, "alice")]));
+        assert_eq!(hub.frame(b), Raw::of(KICK).info(1508).id(7).to("alice"), "asked again: {asked_again}");
+        hub.silent(a);
+        assert_eq!(found(&mut hub, a, "alice"), Ok(1));
+    }
+}
+
 #[test]
 fn an_age_is_in_milliseconds() {
     for (age, stays) in [(4_900, 2), (5_100, 1)] {
@@ -1106,8 +1130,8 @@ fn an_age_is_in_milliseconds() {
         let (a, b) = (member(&mut hub, 1), unsynced(&mut hub, 2));
         drain(&mut hub);
         log_in(&mut hub, a, "alice", 1);
-        pass_alive(&mut hub, &[a, b], 5_000);
         hub.put(b, Raw::of(BURST_BEGIN));
+        pass_alive(&mut hub, &[a, b], 5_000);
         hub.put(b, bind(&[(7, age, "alice")]));
         assert_eq!(found_after_kick(&mut hub, [a, b]), stays, "a session of 5 s against one of {age} ms");
     }

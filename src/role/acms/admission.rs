@@ -7,7 +7,7 @@ use crate::limits;
 use crate::link::Stage;
 use crate::memory::Health;
 use crate::role::{Digest, Fault, Gone, Tenure};
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::wire::link::{Membership, Nonce, ProveBody, Prover, Register, ServerEntry, ServerState, Servers};
 use crate::wire::{CloseCode, Envelope, Kind, Outgoing, Role, parse_object};
 
@@ -135,6 +135,8 @@ impl Acms {
             state: ServerState::default(),
             tenure: Tenure(self.tenures),
             synced: false,
+            asked: Some(now),
+            lateness: Span::default(),
             draining: register.draining,
             digest: Digest::default(),
             mismatches: 0,

@@ -6,7 +6,7 @@ use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::Link;
 use crate::role::{Binding, Digest, Drop, Fault, Tenure};
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::wire::link::{BindEntry, Relogin, ServerMessageId, ServerState};
 use crate::wire::{Bounce, CloseCode, Envelope, Kind, Outgoing};
 
@@ -25,7 +25,7 @@ impl Acms {
             Kind::Unbind => self.unbind(now, place, from, header.id, header.info_type),
             Kind::Drain => self.drain(now, place),
             Kind::State => self.report(place, &frame.body())?,
-            Kind::BurstBegin => self.begin_burst(place),
+            Kind::BurstBegin => self.begin_burst(now, place),
             Kind::Bind => self.bind_all(now, place, &frame.body())?,
             Kind::Synced => self.synced(place),
             Kind::Kick => self.kick(now, to, header.info_type),
@@ -205,12 +205,13 @@ impl Acms {
         }
     }
 
-    fn begin_burst(&mut self, place: u32) {
+    fn begin_burst(&mut self, now: Time, place: u32) {
         self.tenures += 1;
         let server = &mut self.servers[place as usize];
         self.claims.tenure_ended(server.tenure);
         server.tenure = Tenure(self.tenures);
         server.synced = false;
+        server.lateness = server.asked.take().map_or(Span::default(), |asked| now.since(asked));
         server.digest = Digest::default();
         server.mismatches = 0;
         self.directory.tenure_ended();
@@ -229,9 +230,15 @@ impl Acms {
     /// The session is open. Both sides of a split, or two logins at once, may have let the user in: the newest login
     /// stays, wherever it is.
     fn bind_if_newest(&mut self, now: Time, place: u32, user: UserId, session: u64, since: i64) {
-        let Server { id, tenure, .. } = self.servers[place as usize];
+        let Server { id, tenure, synced, lateness, .. } = self.servers[place as usize];
         // Both dates are late by what the frame took; the claim may have waited longer than this confirmation of it.
-        let since = self.claims.close(user.as_bytes(), tenure, session).map_or(since, |claim| claim.since.min(since));
+        // A burst that was held up may tell of sessions that are over: it makes none newer than a login elsewhere that
+        // came meanwhile.
+        let since = match self.claims.close(user.as_bytes(), tenure, session) {
+            Some(claim) => claim.since.min(since),
+            None if synced => since,
+            None => since.saturating_sub_unsigned(lateness.as_micros()),
+        };
         let rival = self.standing(user.as_bytes()).map(|(binding, server)| (*binding, server.id));
         match rival {
             Some((binding, _)) if binding.place == place => {
@@ -278,6 +285,7 @@ impl Acms {
         server.mismatches = if !server.synced || server.digest == theirs { 0 } else { server.mismatches + 1 };
         if server.mismatches >= 2 {
             server.mismatches = 0;
+            server.asked = Some(now);
             let (conn, id) = (server.conn, server.id);
             self.events.push_back(Event::Mismatch { server: id });
             self.control(now, conn, &Outgoing::of(Kind::Resync));

@@ -141,6 +141,10 @@ struct Server {
     /// Bindings of another tenure do not stand.
     tenure: Tenure,
     synced: bool,
+    /// When it was asked to tell of all its users, until it begins to.
+    asked: Option<Time>,
+    /// How late the ages in its burst may be: what passed from the question to the burst's beginning.
+    lateness: Span,
     /// It sends its users to others.
     draining: bool,
     digest: Digest,
