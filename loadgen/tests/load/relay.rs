@@ -58,12 +58,26 @@ struct Users {
     held: Option<Frame>,
 }
 
+/// A server that runs.
+pub(crate) struct Relay {
+    pub(crate) addr: SocketAddr,
+    users: Arc<Mutex<Users>>,
+}
+
+impl Relay {
+    /// Whether the chosen message came, and some behind it.
+    pub(crate) fn has_struck(&self) -> bool {
+        locked(&self.users).message_count >= CHOSEN + 8
+    }
+}
+
 /// Serves so many users; ends with the last of them.
-pub(crate) fn start(user_count: usize, fault: Fault) -> SocketAddr {
+pub(crate) fn start(user_count: usize, fault: Fault) -> Relay {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let addr = listener.local_addr().expect("it is bound");
     let users = Users { fault, streams: BTreeMap::new(), message_count: 0, held: None };
     let users = Arc::new(Mutex::new(users));
+    let relay = Relay { addr, users: Arc::clone(&users) };
     std::thread::spawn(move || {
         for stream in listener.incoming().take(user_count) {
             let (stream, users) = (stream.expect("a user comes"), Arc::clone(&users));
@@ -71,7 +85,7 @@ pub(crate) fn start(user_count: usize, fault: Fault) -> SocketAddr {
             std::thread::spawn(move || drop(serve(stream, &users)));
         }
     });
-    addr
+    relay
 }
 
 fn serve(mut stream: TcpStream, users: &Mutex<Users>) -> io::Result<()> {
