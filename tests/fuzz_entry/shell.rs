@@ -3,6 +3,8 @@
 //! After each turn: every queue and every kept start of a frame is within its bound. Everything written is whole,
 //! well-formed frames, nothing follows a CLOSE, and each CLOSE has a code of this version. A relayed frame is, byte for
 //! byte, one that was fed and that went nowhere else, and of two from one sender to one receiver the first came first.
+//!
+//! Long, since what is true of all roles is judged in one place, for all drivers.
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;

@@ -1,4 +1,6 @@
 //! What more comes than a role can take: clients that send too fast, and memory that runs short.
+//!
+//! Long for its list: every rule of rates, pace and memory has its own named test.
 
 use trunkline::id::ConnId;
 use trunkline::link::End;
