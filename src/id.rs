@@ -1,4 +1,4 @@
-//! Who and what: users, servers, connections.
+//! Who and what: users, groups, servers, connections.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,11 +8,7 @@ use compact_str::CompactString;
 
 use crate::limits::ID_BYTES_MAX;
 
-/// A user id: 1 to 64 bytes of UTF-8 without control characters, compared byte for byte.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UserId(CompactString);
-
-/// Why bytes are not a user id.
+/// Why bytes are not a user or group id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// No byte at all.
@@ -45,54 +41,69 @@ pub fn check_id(bytes: &[u8]) -> Result<(), IdError> {
     if text.chars().any(char::is_control) { Err(IdError::Control) } else { Ok(()) }
 }
 
-impl UserId {
-    /// Parses the bytes of a `to` or `from` field.
-    pub fn parse(bytes: &[u8]) -> Result<UserId, IdError> {
-        check_id(bytes)?;
-        CompactString::from_utf8(bytes).map(UserId).map_err(|_| IdError::NotUtf8)
-    }
+macro_rules! text_ids {
+    ($($(#[doc = $doc:literal])* $name:ident;)*) => {$(
+        $(#[doc = $doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+        pub struct $name(CompactString);
 
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
+        impl $name {
+            /// Parses the bytes of a `to` or `from` field.
+            pub fn parse(bytes: &[u8]) -> Result<$name, IdError> {
+                check_id(bytes)?;
+                CompactString::from_utf8(bytes).map($name).map_err(|_| IdError::NotUtf8)
+            }
 
-    /// The id as it stands in a frame.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                self.0.as_str()
+            }
+
+            /// The id as it stands in a frame.
+            pub fn as_bytes(&self) -> &[u8] {
+                self.0.as_bytes()
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<$name, IdError> {
+                $name::parse(text.as_bytes())
+            }
+        }
+
+        /// Hashes as its bytes do, so that a table is looked up with the bytes of a frame.
+        impl Hash for $name {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                self.as_bytes().hash(state);
+            }
+        }
+
+        impl Borrow<[u8]> for $name {
+            fn borrow(&self) -> &[u8] {
+                self.as_bytes()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(self.as_str(), f)
+            }
+        }
+    )*};
 }
 
-impl std::str::FromStr for UserId {
-    type Err = IdError;
-    fn from_str(text: &str) -> Result<UserId, IdError> {
-        UserId::parse(text.as_bytes())
-    }
-}
-
-/// Hashes as its bytes do, so that a table of users is looked up with the bytes of a frame.
-impl Hash for UserId {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_bytes().hash(state);
-    }
-}
-
-impl Borrow<[u8]> for UserId {
-    fn borrow(&self) -> &[u8] {
-        self.as_bytes()
-    }
-}
-
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
-    }
+text_ids! {
+    /// A user id: 1 to 64 bytes of UTF-8 without control characters, compared byte for byte.
+    UserId;
+    /// A group id, which follows the rule of user ids. The same text may name a user and a group.
+    GroupId;
 }
 
 /// An application server's number in its cluster.

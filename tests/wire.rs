@@ -308,6 +308,99 @@ fn goldens() -> Vec<Golden> {
             tail: b"\0\0\0\x02\0\0\0\0\0\0\x02\x08\0\xFA",
             frame: Outgoing { body: b"\0\0\0\x02\0\0\0\0\0\0\x02\x08\0\xFA", ..Outgoing::of(Kind::State) },
         },
+        Golden {
+            header: "0000001A 92 00 00 00 00000000 0000000000000000",
+            tail: b"\x03bob\x05alice",
+            frame: Outgoing { body: b"\x03bob\x05alice", ..Outgoing::of(Kind::Watch) },
+        },
+        Golden {
+            header: "00000014 93 00 00 00 00000000 0000000000000000",
+            tail: b"\x03bob",
+            frame: Outgoing { body: b"\x03bob", ..Outgoing::of(Kind::Unwatch) },
+        },
+        Golden {
+            header: "00000015 94 00 05 00 00000000 0000000000000000",
+            tail: b"chess",
+            frame: Outgoing { to: b"chess", ..Outgoing::of(Kind::GroupOn) },
+        },
+        Golden {
+            header: "00000015 95 00 05 00 00000000 0000000000000000",
+            tail: b"chess",
+            frame: Outgoing { to: b"chess", ..Outgoing::of(Kind::GroupOff) },
+        },
+        Golden {
+            header: "00000018 96 00 03 05 00000001 0002000000000005",
+            tail: b"bobchess",
+            frame: Outgoing {
+                info_type: 1,
+                id: 0x0002_0000_0000_0005,
+                to: b"bob",
+                from: b"chess",
+                ..Outgoing::of(Kind::GroupEdit)
+            },
+        },
+        Golden {
+            header: "00000015 97 00 05 00 00000000 0002000000000005",
+            tail: b"chess",
+            frame: Outgoing { id: 0x0002_0000_0000_0005, to: b"chess", ..Outgoing::of(Kind::GroupMembers) },
+        },
+        Golden {
+            header: "0000001F 98 00 00 05 00000000 0002000000000005",
+            tail: b"chess\x03bob\x05alice",
+            frame: Outgoing {
+                id: 0x0002_0000_0000_0005,
+                from: b"chess",
+                body: b"\x03bob\x05alice",
+                ..Outgoing::of(Kind::GroupMembersAre)
+            },
+        },
+        Golden {
+            header: "00000017 99 00 02 00 00000007 0002000000000005",
+            tail: b"\x00\x03hello",
+            frame: Outgoing {
+                info_type: 7,
+                id: 0x0002_0000_0000_0005,
+                to: b"\x00\x03",
+                body: b"hello",
+                ..Outgoing::of(Kind::ServerData)
+            },
+        },
+        Golden {
+            header: "00000017 9A 00 02 00 00000007 0002000000000005",
+            tail: b"\x00\x03hello",
+            frame: Outgoing {
+                info_type: 7,
+                id: 0x0002_0000_0000_0005,
+                to: b"\x00\x03",
+                body: b"hello",
+                ..Outgoing::of(Kind::ServerQuery)
+            },
+        },
+        Golden {
+            header: "00000013 9B 00 03 00 00000000 0002000000000005",
+            tail: b"bob",
+            frame: Outgoing { id: 0x0002_0000_0000_0005, to: b"bob", ..Outgoing::of(Kind::Inspect) },
+        },
+        Golden {
+            header: "00000015 9C 00 00 03 00000000 0002000000000005",
+            tail: b"bob{}",
+            frame: Outgoing { id: 0x0002_0000_0000_0005, from: b"bob", body: b"{}", ..Outgoing::of(Kind::Inspected) },
+        },
+        Golden {
+            header: "00000012 9D 00 00 00 00000000 0000000000000005",
+            tail: b"{}",
+            frame: Outgoing { id: 5, body: b"{}", ..Outgoing::of(Kind::List) },
+        },
+        Golden {
+            header: "00000012 9E 00 00 00 00000000 0000000000000005",
+            tail: b"{}",
+            frame: Outgoing { id: 5, body: b"{}", ..Outgoing::of(Kind::Listed) },
+        },
+        Golden {
+            header: "00000015 9F 00 00 00 00000007 0002000000000005",
+            tail: b"hello",
+            frame: Outgoing { info_type: 7, id: 0x0002_0000_0000_0005, body: b"hello", ..Outgoing::of(Kind::Everyone) },
+        },
     ]
 }
 
@@ -317,9 +410,10 @@ const TWO_BINDINGS: &[u8] = b"\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00\x00\x
 
 #[test]
 fn the_goldens_cover_every_kind_at_its_number() {
-    let numbers: [u8; 36] = [
+    let numbers: [u8; 50] = [
         0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x14, 0x20, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32,
         0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8B, 0x8C, 0x8D, 0x8E, 0x8F, 0x90, 0x91,
+        0x92, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F,
     ];
     assert_eq!(Kind::ALL.iter().map(|kind| kind.to_wire()).collect::<Vec<u8>>(), numbers);
     let mut covered: Vec<u8> = goldens().iter().map(|golden| golden.bytes()[4]).collect();

@@ -105,6 +105,34 @@ kinds! {
     Drain = 0x90,
     /// AS to ACMS: how many users, how busy.
     State = 0x91,
+    /// AS to ACMS: tell me of these users' comings and goings, or of everyone's.
+    Watch = 0x92,
+    /// AS to ACMS: no more of these.
+    Unwatch = 0x93,
+    /// AS to ACMS: this group has a member here.
+    GroupOn = 0x94,
+    /// AS to ACMS: this group has no member here any more.
+    GroupOff = 0x95,
+    /// From a server, by the ACMS, to a user's server: put the user into a group, or take it out.
+    GroupEdit = 0x96,
+    /// From a server, by the ACMS, to every server with members: who is in this group?
+    GroupMembers = 0x97,
+    /// The answer to GROUP_MEMBERS: those of one server.
+    GroupMembersAre = 0x98,
+    /// From a server's application to another's.
+    ServerData = 0x99,
+    /// From a server's application to another's: answered with a REPLY or a BOUNCE.
+    ServerQuery = 0x9A,
+    /// To a user's server: what do you know of this user?
+    Inspect = 0x9B,
+    /// The answer to INSPECT.
+    Inspected = 0x9C,
+    /// AS to ACMS: a page of all users, and how many there are.
+    List = 0x9D,
+    /// ACMS to AS: the answer to LIST.
+    Listed = 0x9E,
+    /// To every server: a message to each of its users.
+    Everyone = 0x9F,
 }
 
 impl Kind {
@@ -126,6 +154,9 @@ impl Kind {
             Kind::Challenge | Kind::Prove | Kind::Register | Kind::Registered | Kind::Claim | Kind::Claimed => 0,
             Kind::Unbind | Kind::BurstBegin | Kind::Bind | Kind::Synced | Kind::Kick | Kind::Digest => 0,
             Kind::Resync | Kind::Servers | Kind::Lookup | Kind::Found | Kind::Drain | Kind::State => 0,
+            Kind::Watch | Kind::Unwatch | Kind::GroupOn | Kind::GroupOff | Kind::GroupEdit => 0,
+            Kind::GroupMembers | Kind::GroupMembersAre | Kind::ServerData | Kind::ServerQuery => 0,
+            Kind::Inspect | Kind::Inspected | Kind::List | Kind::Listed | Kind::Everyone => 0,
         }
     }
 }

@@ -45,7 +45,7 @@ fn hub() -> Hub {
     hub_with(|_| {})
 }
 
-/// HMAC-SHA256 over what docs/PROTOCOL.md, section 12, lists; `who` is 0 for the server's proof, 1 for the ACMS's.
+/// HMAC-SHA256 over what docs/PROTOCOL.md, section 15, lists; `who` is 0 for the server's proof, 1 for the ACMS's.
 #[expect(clippy::too_many_arguments, reason = "a proof covers that many things")]
 pub(crate) fn proof(
     secret: &[u8],

@@ -186,7 +186,7 @@ fn entries(mut body: &[u8]) -> Vec<(u64, u64, String)> {
     entries
 }
 
-/// What an ACMS that reads docs/PROTOCOL.md, section 12, knows of one server from what that said.
+/// What an ACMS that reads docs/PROTOCOL.md, section 15, knows of one server from what that said.
 #[derive(Default)]
 struct Told {
     sessions: BTreeMap<String, u64>,
