@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use trunkline::limits::MAX_FRAME;
 use trunkline::wire::{Bounce, Cluster, Envelope, Header, Kind, Outgoing, Preface, Role, Welcome, parse_object};
 
+/// The id of a user's GROUP_JOIN, the only one it sends.
+const JOIN_ID: u64 = u64::MAX;
+
 /// A protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Dialect {
@@ -24,6 +27,10 @@ pub(crate) enum Said<'a> {
     LoggedIn,
     /// A message. The names stand in its envelope; NATS names no sender.
     Message { to: &'a [u8], from: Option<&'a [u8]>, body: &'a [u8] },
+    /// The user is in its group.
+    Joined,
+    /// A message to a group.
+    GroupMessage { group: &'a [u8], from: &'a [u8], body: &'a [u8] },
     /// A message was not delivered.
     Bounced { id: u64, cause: Bounce },
     /// The server wants to hear that the user is there.
@@ -60,6 +67,20 @@ impl Dialect {
                 write!(out, "{hello}\r\nSUB {name} 1\r\nPING\r\n").expect("memory takes what is written");
             }
         }
+    }
+
+    /// Into a group; only Trunkline has them.
+    pub(crate) fn join(self, name: &str, group: &str, out: &mut BytesMut) {
+        debug_assert_eq!(self, Dialect::Trunkline);
+        let (to, from) = (group.as_bytes(), name.as_bytes());
+        Outgoing { id: JOIN_ID, to, from, ..Outgoing::of(Kind::GroupJoin) }.encode(out);
+    }
+
+    /// Puts a message to a group behind what is to be sent.
+    pub(crate) fn broadcast(self, id: u64, group: &str, from: &str, body: &[u8], out: &mut BytesMut) {
+        debug_assert_eq!(self, Dialect::Trunkline);
+        let (to, from) = (group.as_bytes(), from.as_bytes());
+        Outgoing { id, to, from, body, ..Outgoing::of(Kind::GroupData) }.encode(out);
     }
 
     /// What a user says last; false where its protocol has no word for that.
@@ -124,6 +145,10 @@ fn hear_frame(bytes: &[u8]) -> Result<Option<(usize, Said<'_>)>, String> {
             None => Said::Unexpected("WELCOME without its body".to_owned()),
         },
         Kind::Bounce => Said::Bounced { id: header.id, cause: Bounce::from_wire(header.info_type) },
+        Kind::GroupData => Said::GroupMessage { group: envelope.to, from: envelope.from, body },
+        // Only what a user itself asked for has an id.
+        Kind::GroupEvent if header.id == JOIN_ID => Said::Joined,
+        Kind::GroupEvent => Said::Nothing,
         Kind::Ping => Said::Ping { id: header.id },
         Kind::Pong => Said::Nothing,
         Kind::Close => Said::Close { code: header.info_type, text: String::from_utf8_lossy(body).into_owned() },

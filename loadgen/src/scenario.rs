@@ -1,10 +1,16 @@
 //! Who writes to whom.
 
+use std::ops::Range;
+
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// Receivers that each user of [`Scenario::Random`] writes to.
 const RANDOM_RECEIVERS: u32 = 8;
+/// Users of a group of [`Scenario::Groups`]: neighbours by number, so that each server has its share of every group.
+const GROUP_USERS: u32 = 200;
+/// Those of them who write: the first ones, on different servers.
+const GROUP_WRITERS: u32 = 4;
 /// Of so many users one is not good: it reads nothing, or floods one that reads nothing.
 const BAD_EVERY: u32 = 20;
 
@@ -33,6 +39,8 @@ pub(crate) enum Scenario {
     OneFlooder,
     /// Pairs; but of the last pair of a process the first floods the second, who reads nothing
     OneStalled,
+    /// Users in groups of 200, on all servers; four of each write to their group
+    Groups,
 }
 
 /// What a user does beside writing.
@@ -66,10 +74,18 @@ pub(crate) enum RouteKind {
     Flood,
 }
 
+/// One user's messages to its group: all others of it get each of them, in the order sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupRoute {
+    pub(crate) sender: u32,
+    pub(crate) members: Range<u32>,
+}
+
 /// The users of one worker, by their place, and their routes.
 pub(crate) struct Plan {
     pub(crate) conducts: Vec<Conduct>,
     pub(crate) routes: Vec<Route>,
+    pub(crate) group_routes: Vec<GroupRoute>,
 }
 
 impl Scenario {
@@ -82,7 +98,7 @@ impl Scenario {
             Scenario::Both => (0..users).map(|user| sure(user, user ^ 1)).collect(),
             Scenario::Random => (0..users).flat_map(|user| random_receivers(user, users, rng)).collect(),
             Scenario::ManyToOne => (1..users).map(|user| sure(user, 0)).collect(),
-            Scenario::Idle => Vec::new(),
+            Scenario::Idle | Scenario::Groups => Vec::new(),
             Scenario::Storm => {
                 conducts.fill(Conduct::Restless { stay_ms: 0 });
                 Vec::new()
@@ -97,8 +113,17 @@ impl Scenario {
                 (0..users - 2).step_by(2).map(|user| sure(user, user + 1)).chain([flood]).collect()
             }
         };
-        Plan { conducts, routes }
+        let group_routes = if self == Scenario::Groups { group_routes(users) } else { Vec::new() };
+        Plan { conducts, routes, group_routes }
     }
+}
+
+fn group_routes(users: u32) -> Vec<GroupRoute> {
+    let groups = (0..users).step_by(GROUP_USERS as usize).map(|first| first..users.min(first + GROUP_USERS));
+    let writers = |members: &Range<u32>| members.clone().take(GROUP_WRITERS as usize);
+    groups
+        .flat_map(|members| writers(&members).map(move |sender| GroupRoute { sender, members: members.clone() }))
+        .collect()
 }
 
 fn random_receivers(sender: u32, users: u32, rng: &mut fastrand::Rng) -> Vec<Route> {

@@ -2,6 +2,7 @@
 //!
 //! Written against the protocol, not on Trunkline's own links and queues: what it measures and checks, it does not share.
 
+mod groups;
 mod messages;
 mod sessions;
 mod sockets;
@@ -22,8 +23,9 @@ use rustix::time::{TimerfdClockId, TimerfdFlags};
 
 use crate::job::{Command, Job, News, Pace, Report, Tick, Timings, VIOLATIONS_TOLD};
 use crate::process::own_cpu_seconds;
-use crate::scenario::{Conduct, RouteKind};
+use crate::scenario::{Conduct, GroupRoute, RouteKind};
 use crate::stamp::Pool;
+use groups::Broadcast;
 use sockets::{TIMER, WAKER};
 
 const EVENTS_PER_TURN: usize = 1024;
@@ -68,6 +70,8 @@ struct User {
     /// Routes that begin here, and that end here.
     writes: Vec<u32>,
     reads: Vec<u32>,
+    /// The group that it joins once it is in.
+    group: Option<String>,
 }
 
 struct Stream {
@@ -112,6 +116,8 @@ pub(crate) struct Swarm<'a> {
     start: Instant,
     users: Vec<User>,
     streams: Vec<Stream>,
+    /// Numbered behind the streams.
+    broadcasts: Vec<Broadcast>,
     pool: Pool,
     body: Vec<u8>,
     rng: fastrand::Rng,
@@ -151,6 +157,7 @@ impl<'a> Swarm<'a> {
                 generation: 0,
                 writes: Vec::new(),
                 reads: Vec::new(),
+                group: None,
             })
             .collect();
         let mut streams = Vec::with_capacity(plan.routes.len());
@@ -159,6 +166,12 @@ impl<'a> Swarm<'a> {
             users[route.receiver as usize].reads.push(streams.len() as u32);
             let (sender, receiver, kind) = (route.sender, route.receiver, route.kind);
             streams.push(Stream { sender, receiver, kind, sent: 0, expected: 0, bounced: 0, under_way: 0, tenure: 0 });
+        }
+        let mut broadcasts = Vec::with_capacity(plan.group_routes.len());
+        for GroupRoute { sender, members } in plan.group_routes {
+            let group = format!("{}g{}", job.prefix, job.first_user + members.start);
+            members.clone().for_each(|member| users[member as usize].group = Some(group.clone()));
+            broadcasts.push(Broadcast::new(sender, members, group));
         }
         let poll = Poll::new()?;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
@@ -171,6 +184,7 @@ impl<'a> Swarm<'a> {
             start: now(),
             users,
             streams,
+            broadcasts,
             body: Vec::new(),
             rng,
             phase: Phase::LoggingIn,
@@ -259,11 +273,15 @@ impl<'a> Swarm<'a> {
         let restless = |user: &u32| matches!(self.users[*user as usize].conduct, Conduct::Restless { .. });
         self.to_leave = (0..self.job.users).filter(restless).map(|user| Reverse((now_ns, user))).collect();
         match self.job.pace {
-            Pace::Window(_) => (0..self.streams.len()).for_each(|stream| self.fill_window(now_ns, stream)),
+            Pace::Window(window) => {
+                (0..self.streams.len()).for_each(|stream| self.fill_window(now_ns, stream));
+                (0..self.broadcasts.len()).for_each(|place| self.fill_broadcasts(now_ns, place, window));
+            }
             Pace::Rate(rate) => {
                 let kinds = self.streams.iter().map(|stream| stream.kind).zip(0..);
-                let streams: Vec<u32> =
-                    kinds.filter(|(kind, _)| *kind != RouteKind::Flood).map(|(_, stream)| stream).collect();
+                let streams = kinds.filter(|(kind, _)| *kind != RouteKind::Flood).map(|(_, stream)| stream);
+                let broadcasts = (0..self.broadcasts.len()).map(|place| (self.streams.len() + place) as u32);
+                let streams: Vec<u32> = streams.chain(broadcasts).collect();
                 let begins_ns = now_ns + self.job.begins_after_ns;
                 self.schedule =
                     (!streams.is_empty()).then(|| Schedule { streams, next: 0, begins_ns, step_ns: 1e9 / rate });
@@ -299,8 +317,9 @@ impl<'a> Swarm<'a> {
                 let owed = || self.streams.iter().filter(|stream| stream.kind == RouteKind::Sure && stream.owed() > 0);
                 // What was under way to a connection that is no more does not arrive.
                 let may_arrive = |stream: &Stream| self.users[stream.receiver as usize].conn.is_some();
-                if now_ns >= until_ns || !owed().any(may_arrive) {
-                    let lost: u64 = owed().map(Stream::owed).sum();
+                let broadcasts_owed: u64 = self.broadcasts.iter().map(Broadcast::owed).sum();
+                if now_ns >= until_ns || !owed().any(may_arrive) && broadcasts_owed == 0 {
+                    let lost = owed().map(Stream::owed).sum::<u64>() + broadcasts_owed;
                     if lost > 0 {
                         self.violation(format!("{lost} message{} lost", if lost == 1 { "" } else { "s" }));
                     }

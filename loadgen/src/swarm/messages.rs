@@ -2,7 +2,7 @@
 
 use trunkline::wire::{Bounce, CloseBody, CloseCode};
 
-use super::{Stage, Stream, Swarm};
+use super::{Schedule, Stage, Stream, Swarm};
 use crate::dialect::{Message, Said};
 use crate::job::Pace;
 use crate::scenario::RouteKind;
@@ -42,17 +42,19 @@ impl Swarm<'_> {
 
     pub(super) fn write_on_schedule(&mut self, now_ns: u64) {
         while self.is_writing() {
-            let Some(schedule) = &mut self.schedule else { return };
-            let due_ns = schedule.begins_ns + (schedule.next as f64 * schedule.step_ns) as u64;
+            let Some(Schedule { streams, next, begins_ns, step_ns }) = &self.schedule else { return };
+            let due_ns = begins_ns + (*next as f64 * step_ns) as u64;
             if due_ns > now_ns {
                 return;
             }
-            let stream = schedule.streams[(schedule.next % schedule.streams.len() as u64) as usize] as usize;
-            let sender = &self.users[self.streams[stream].sender as usize];
+            let stream = streams[(next % streams.len() as u64) as usize] as usize;
+            let sender = &self.users[self.sender(stream) as usize];
             if sender.conn.as_ref().is_some_and(|conn| conn.out.len() >= OUT_BYTES_MAX) {
                 return;
             }
-            schedule.next += 1;
+            if let Some(schedule) = &mut self.schedule {
+                schedule.next += 1;
+            }
             self.send(due_ns, stream);
             if self.is_counting() {
                 self.report.lateness.0.saturating_record(self.now_ns() - due_ns);
@@ -62,15 +64,16 @@ impl Swarm<'_> {
 
     /// Sends a stream's next message; `at_ns` is when that is, or was to be, done.
     pub(super) fn send(&mut self, at_ns: u64, stream: usize) {
+        if let Some(place) = stream.checked_sub(self.streams.len()) {
+            return self.broadcast(at_ns, place);
+        }
         let state = &mut self.streams[stream];
         let (sender, receiver) = (state.sender as usize, state.receiver as usize);
         let Some(mut conn) = self.users[sender].conn.take() else { return };
         let number = state.sent;
         state.sent += 1;
         state.under_way += 1;
-        let (least, most) = self.job.body_bytes;
-        let body_bytes = if least == most { least } else { drawn(&mut self.rng, least, most) } as usize;
-        self.pool.write(Stamp { stream: stream as u32, number, sent_ns: at_ns }, body_bytes, &mut self.body);
+        self.write_body(Stamp { stream: stream as u32, number, sent_ns: at_ns });
         let message = Message {
             id: (stream as u64) << 32 | (number & 0xffff_ffff),
             to: &self.users[receiver].name,
@@ -81,6 +84,13 @@ impl Swarm<'_> {
         self.job.dialect.send(&message, &mut conn.out);
         self.users[sender].conn = Some(conn);
         self.list_dirty(sender as u32);
+    }
+
+    /// A body of a size drawn for it.
+    pub(super) fn write_body(&mut self, stamp: Stamp) {
+        let (least, most) = self.job.body_bytes;
+        let body_bytes = if least == most { least } else { drawn(&mut self.rng, least, most) } as usize;
+        self.pool.write(stamp, body_bytes, &mut self.body);
     }
 
     fn arrived(&mut self, now_ns: u64, user: u32, to: &[u8], from: Option<&[u8]>, body: &[u8]) {
@@ -114,6 +124,11 @@ impl Swarm<'_> {
             self.report.flooded += u64::from(self.is_counting());
             return self.fill_window(now_ns, stamp.stream as usize);
         }
+        self.count_arrival(now_ns, stamp);
+        self.fill_window(now_ns, stamp.stream as usize);
+    }
+
+    pub(super) fn count_arrival(&mut self, now_ns: u64, stamp: Stamp) {
         self.tick.arrived += 1;
         if self.is_counting() {
             self.report.messages += 1;
@@ -121,7 +136,6 @@ impl Swarm<'_> {
         if self.counted_ns.contains(&stamp.sent_ns) {
             self.report.latency.0.saturating_record(now_ns.saturating_sub(stamp.sent_ns).max(1));
         }
-        self.fill_window(now_ns, stamp.stream as usize);
     }
 
     fn bounced(&mut self, now_ns: u64, user: u32, id: u64, cause: Bounce) {
@@ -129,6 +143,9 @@ impl Swarm<'_> {
         self.report.bounced += 1;
         let sender = &self.users[user as usize].name;
         let place = (id >> 32) as usize;
+        if self.is_broadcast_of(user, place) {
+            return self.violation(format!("{sender}: message {} to its group bounced: {cause}", id as u32));
+        }
         let Some(stream) = self.streams.get_mut(place).filter(|stream| stream.sender == user) else {
             return self.violation(format!("{sender}: message {id:#x}, which it did not send, bounced: {cause}"));
         };
@@ -161,7 +178,9 @@ impl Swarm<'_> {
         let name = |swarm: &Self| swarm.users[user as usize].name.clone();
         match said {
             Said::Message { to, from, body } => self.arrived(now_ns, user, to, from, body),
-            Said::LoggedIn => self.logged_in(now_ns, user),
+            Said::GroupMessage { group, from, body } => self.broadcast_arrived(now_ns, user, group, from, body),
+            Said::LoggedIn if self.join(user) => {}
+            Said::LoggedIn | Said::Joined => self.logged_in(now_ns, user),
             Said::Bounced { id, cause } => self.bounced(now_ns, user, id, cause),
             Said::Ping { id } => {
                 if let Some(conn) = &mut self.users[user as usize].conn {

@@ -39,7 +39,8 @@ fn tells(fault: Fault, args: &str, words: &[&str]) {
 
 #[test]
 fn an_honest_relay_is_found_honest() {
-    for args in ["", "--window 8 --size 24..5000", "--scenario both --rate 3000"] {
+    let groups = "--scenario groups --rate 1000";
+    for args in ["", "--window 8 --size 24..5000", "--scenario both --rate 3000", "--scenario groups", groups] {
         let ended = load(Fault::None, args, &[]);
         assert_eq!(ended.code, Some(0), "{args}: {ended:?}");
         let last = ended.stdout.lines().last().expect("a table");
@@ -93,6 +94,18 @@ fn a_bounced_message() {
 #[test]
 fn a_bounce_of_what_was_not_sent() {
     tells(Fault::BounceAnother, "", &["not sent so far, bounced: BUSY"]);
+}
+
+#[test]
+fn whatever_goes_wrong_in_a_group() {
+    let of_its_group = ["got message ", " to its group instead of "];
+    tells(Fault::Lose, "--scenario groups --window 4", &of_its_group);
+    tells(Fault::Lose, "--scenario groups --window 1", &["1 message lost"]);
+    tells(Fault::Duplicate, "--scenario groups", &of_its_group);
+    tells(Fault::Swap, "--scenario groups --window 4", &of_its_group);
+    tells(Fault::Corrupt(-1), "--scenario groups", &["that are not what was sent"]);
+    tells(Fault::Readdress, "--scenario groups", &["got a message that is another's"]);
+    tells(Fault::Bounce, "--scenario groups", &[" to its group bounced: BUSY"]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A server that takes logins and passes messages on, but one, with which it does what it is told to.
+//! A server that takes logins and passes messages on, but one, with which it does what it is told to. All who join a group
+//! are in the same.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -11,6 +12,10 @@ const WELCOME: u8 = 0x02;
 const CLOSE: u8 = 0x03;
 const DATA: u8 = 0x10;
 const BOUNCE: u8 = 0x12;
+const GROUP_JOIN: u8 = 0x20;
+const GROUP_DATA: u8 = 0x22;
+const GROUP_EVENT: u8 = 0x23;
+const JOINED: u32 = 1;
 const BUSY: u32 = 4;
 const INTERNAL: u32 = 1009;
 /// Of all messages, the one that is not just passed on.
@@ -41,6 +46,7 @@ pub(crate) enum Fault {
     Close,
 }
 
+#[derive(Clone)]
 struct Frame {
     kind: u8,
     info_type: u32,
@@ -54,8 +60,8 @@ struct Users {
     fault: Fault,
     streams: BTreeMap<Vec<u8>, TcpStream>,
     message_count: u32,
-    /// Waits for the next of its sender.
-    held: Option<Frame>,
+    /// Waits, for this receiver, for the next of its sender.
+    held: Option<(Vec<u8>, Frame)>,
 }
 
 /// A server that runs.
@@ -104,8 +110,14 @@ fn serve(mut stream: TcpStream, users: &Mutex<Users>) -> io::Result<()> {
     }
     loop {
         let frame = Frame::read(&mut stream)?;
-        if frame.kind == DATA {
-            locked(users).pass_on(frame);
+        match frame.kind {
+            DATA => locked(users).pass_on(&frame.to.clone(), frame),
+            GROUP_JOIN => {
+                let joined = Frame { kind: GROUP_EVENT, info_type: JOINED, ..frame };
+                locked(users).deliver(&joined.from, &joined);
+            }
+            GROUP_DATA => locked(users).broadcast(&frame),
+            _ => {}
         }
     }
 }
@@ -115,45 +127,50 @@ fn locked(users: &Mutex<Users>) -> MutexGuard<'_, Users> {
 }
 
 impl Users {
-    fn pass_on(&mut self, frame: Frame) {
+    fn broadcast(&mut self, frame: &Frame) {
+        let others: Vec<Vec<u8>> = self.streams.keys().filter(|user| **user != frame.from).cloned().collect();
+        others.iter().for_each(|receiver| self.pass_on(receiver, frame.clone()));
+    }
+
+    fn pass_on(&mut self, receiver: &[u8], frame: Frame) {
         self.message_count += 1;
         if self.message_count == CHOSEN {
-            return self.spoil(frame);
+            return self.spoil(receiver, frame);
         }
-        self.deliver(&frame.to, &frame);
-        if let Some(held) = self.held.take_if(|held| held.from == frame.from) {
-            self.deliver(&held.to, &held);
+        self.deliver(receiver, &frame);
+        if let Some((to, held)) = self.held.take_if(|(to, held)| to == receiver && held.from == frame.from) {
+            self.deliver(&to, &held);
         }
     }
 
-    fn spoil(&mut self, mut frame: Frame) {
+    fn spoil(&mut self, receiver: &[u8], mut frame: Frame) {
         match self.fault {
-            Fault::None => self.deliver(&frame.to, &frame),
+            Fault::None => self.deliver(receiver, &frame),
             Fault::Lose => {}
             Fault::Duplicate => {
-                self.deliver(&frame.to, &frame);
-                self.deliver(&frame.to, &frame);
+                self.deliver(receiver, &frame);
+                self.deliver(receiver, &frame);
             }
-            Fault::Swap => self.held = Some(frame),
+            Fault::Swap => self.held = Some((receiver.to_vec(), frame)),
             Fault::Corrupt(place) => {
                 let place = place.rem_euclid(frame.body.len() as isize) as usize;
                 frame.body[place] ^= 0x20;
-                self.deliver(&frame.to, &frame);
+                self.deliver(receiver, &frame);
             }
             Fault::Readdress => {
                 frame.to = self.third(&frame);
-                self.deliver(&frame.to, &frame);
+                self.deliver(if frame.kind == DATA { &frame.to } else { receiver }, &frame);
             }
             Fault::Misdeliver => self.deliver(&self.third(&frame), &frame),
             Fault::Bounce => self.bounce(&frame, frame.id),
             Fault::BounceAnother => {
-                self.deliver(&frame.to, &frame);
+                self.deliver(receiver, &frame);
                 self.bounce(&frame, frame.id + 1_000_000);
             }
-            Fault::HangUp => self.streams[&frame.to].shutdown(Shutdown::Write).expect("it is connected"),
+            Fault::HangUp => self.streams[receiver].shutdown(Shutdown::Write).expect("it is connected"),
             Fault::Close => {
                 let close = Frame { info_type: INTERNAL, body: b"out of luck".to_vec(), ..Frame::bare(CLOSE, b"") };
-                self.deliver(&frame.to, &close);
+                self.deliver(receiver, &close);
             }
         }
     }
