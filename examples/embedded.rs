@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use trunkline::{AppServer, Denied, Handler, Incoming, LoginRequest, Membership, Refusal, ServerHandle, ServerId};
+use trunkline::{
+    AppServer, Denied, Handler, Incoming, LoginRequest, Membership, Refusal, Responder, ServerHandle, ServerId,
+};
 
 /// Sends back what users write to the server; who asks is told how many messages that were.
 #[derive(Default)]
@@ -14,8 +16,8 @@ impl Handler for Echo {
         server.send(message.from, message.info_type, message.body.to_vec()).map_err(|_| Denied)
     }
 
-    fn on_query(&self, _server: &ServerHandle, _query: &Incoming<'_>) -> Result<Vec<u8>, String> {
-        Ok(format!("{} messages", self.0.load(Ordering::Relaxed)).into_bytes())
+    fn on_query(&self, _server: &ServerHandle, _query: &Incoming<'_>, reply: Responder) {
+        reply.send(format!("{} messages", self.0.load(Ordering::Relaxed)).into_bytes());
     }
 }
 

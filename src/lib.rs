@@ -31,7 +31,7 @@ pub mod wire;
 pub use engine::{
     Acms, AcmsBuilder, AnyUser, AppServer, AppServerBuilder, Authenticator, Client, ClientBuilder, ConnectError,
     Delivery, Denied, Event, Handler, Incoming, LoginRequest, Membership, Message, Overloaded, Pending, Query, Refusal,
-    Running, ServerHandle, Stopped, Undelivered,
+    Responder, Running, ServerHandle, Stopped, Undelivered,
 };
 pub use id::{ServerId, UserId};
 #[cfg(feature = "net")]

@@ -73,6 +73,9 @@ pub const POOL_TASKS_MAX: usize = 1024;
 /// Bytes of the bodies of those tasks, the one at work included; past it messages bounce BUSY. Sixteen of the largest: a
 /// thread that is further behind is not helped by more.
 pub const POOL_BYTES_MAX: usize = 16 << 20;
+/// Queries that a server's application has taken and not answered, at most; past it they bounce BUSY. As many as there
+/// may be commands: each answer is one.
+pub const ANSWERS_OWED_MAX: usize = ENGINE_COMMANDS_MAX;
 /// Users that one ASK may name.
 pub const ASK_USERS_MAX: usize = 100;
 /// Unanswered lookups that an AS has at the ACMS, at most.

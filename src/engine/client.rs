@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use hashbrown::HashMap;
 
-use super::{Pending, Running, resolve, resolve_address, seed};
+use super::{Pending, Running, failure, resolve, resolve_address, seed};
 use crate::id::{IdError, UserId};
 use crate::limits;
 use crate::net::{Reactor, Tuning, Wake};
@@ -87,9 +87,14 @@ impl Query {
         self.answer(Flags::NONE, body);
     }
 
-    /// Says that there is no answer, and why.
+    /// Says that there is no answer, and why: [`QueryFailure::Failed`] at the asker.
     pub fn fail(self, text: &str) {
-        self.answer(Flags::ERROR, text.as_bytes().to_vec());
+        self.answer(Flags::ERROR, failure(text).into());
+    }
+
+    /// Says that this program answers no such queries: [`QueryFailure::NoHandler`] at the asker.
+    pub fn decline(self) {
+        self.answer(Flags::ERROR, Vec::new());
     }
 
     fn answer(self, flags: Flags, body: Vec<u8>) {

@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use super::ServerHandle;
+use super::{Responder, ServerHandle};
 use crate::id::UserId;
 use crate::role::Gone;
 use crate::role::appserver::ClusterState;
@@ -83,9 +83,10 @@ pub trait Handler: Send + Sync + 'static {
         Err(Denied)
     }
 
-    /// A user asks the server something. The error's text goes back in a REPLY with the flag ERROR.
-    fn on_query(&self, _server: &ServerHandle, _query: &Incoming<'_>) -> Result<Vec<u8>, String> {
-        Err("this server answers no queries".to_owned())
+    /// A user asks the server something. The answer may be given here, or later and elsewhere; dropping `reply` answers
+    /// with an error.
+    fn on_query(&self, _server: &ServerHandle, _query: &Incoming<'_>, reply: Responder) {
+        reply.decline();
     }
 
     /// The link to the cluster changed.

@@ -7,6 +7,7 @@ mod handle;
 mod handler;
 mod newcomers;
 mod pool;
+mod responder;
 mod watchdog;
 
 pub use acms::{Acms, AcmsBuilder};
@@ -14,6 +15,7 @@ pub use appserver::{AppServer, AppServerBuilder, Membership};
 pub use client::{Client, ClientBuilder, ConnectError, Delivery, Event, Message, Query, Undelivered};
 pub use handle::{Overloaded, ServerHandle};
 pub use handler::{AnyUser, Authenticator, Denied, Handler, Incoming, LoginRequest, Refusal};
+pub use responder::Responder;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -73,6 +75,11 @@ impl<T> Pending<T> {
 fn resolve<T>(sender: &Sender<T>, outcome: T) {
     // Who dropped its `Pending` does not want to know.
     drop(sender.try_send(outcome));
+}
+
+/// The text of a failure: one that is empty would say that there is no handler.
+fn failure(text: &str) -> String {
+    if text.is_empty() { "no cause given".to_owned() } else { text.to_owned() }
 }
 
 /// What is said in the log about a connection's end, behind what it was.

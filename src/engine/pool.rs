@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest};
 use super::watchdog::Watchdog;
-use super::{ServerHandle, seed};
+use super::{Responder, ServerHandle, seed};
 use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::net::Wake;
@@ -32,7 +32,7 @@ pub(super) enum Task {
     LoggedIn(UserId),
     LoggedOut(UserId, Gone),
     Message { reference: QueryRef, info_type: u32, more: bool, body: Bytes },
-    Query { reference: QueryRef, info_type: u32, more: bool, body: Bytes },
+    Query { reply: Responder, info_type: u32, more: bool, body: Bytes },
     Cluster(ClusterState),
 }
 
@@ -41,7 +41,6 @@ pub(super) enum Done {
     Nothing,
     Checked(ConnId, Verdict),
     Denied(QueryRef),
-    Answered(QueryRef, Result<Vec<u8>, String>),
 }
 
 impl Task {
@@ -50,7 +49,8 @@ impl Task {
         match self {
             Task::Check { request, .. } => Some(&request.user),
             Task::LoggedIn(user) | Task::LoggedOut(user, _) => Some(user),
-            Task::Message { reference, .. } | Task::Query { reference, .. } => Some(&reference.user),
+            Task::Message { reference, .. } => Some(&reference.user),
+            Task::Query { reply, .. } => Some(&reply.query().user),
             Task::Cluster(_) => None,
         }
     }
@@ -87,8 +87,8 @@ impl Task {
             Task::Message { reference, info_type, more, body } => {
                 Task::Message { reference, info_type, more, body: Bytes::copy_from_slice(&body) }
             }
-            Task::Query { reference, info_type, more, body } => {
-                Task::Query { reference, info_type, more, body: Bytes::copy_from_slice(&body) }
+            Task::Query { reply, info_type, more, body } => {
+                Task::Query { reply, info_type, more, body: Bytes::copy_from_slice(&body) }
             }
             other @ (Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_)) => other,
         }
@@ -102,8 +102,8 @@ impl Application {
         let refusal = match &task {
             Task::Check { conn, .. } => Done::Checked(*conn, Verdict::Fault),
             Task::Message { reference, .. } => Done::Denied(reference.clone()),
-            Task::Query { reference, .. } => Done::Answered(reference.clone(), Err("the handler failed".to_owned())),
-            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => Done::Nothing,
+            // A responder answers by itself where it is dropped.
+            Task::Query { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => Done::Nothing,
         };
         catch_unwind(AssertUnwindSafe(|| self.call(server, task))).unwrap_or_else(|_| {
             let panics = self.panics.fetch_add(1, Ordering::Relaxed) + 1;
@@ -142,10 +142,11 @@ impl Application {
                     Err(Denied) => Done::Denied(reference),
                 }
             }
-            Task::Query { reference, info_type, more, body } => {
+            Task::Query { reply, info_type, more, body } => {
+                let reference = reply.query().clone();
                 let query = Incoming { from: &reference.user, info_type, body: &body, more, id: reference.id };
-                let answer = handler.on_query(server, &query);
-                Done::Answered(reference, answer)
+                handler.on_query(server, &query, reply);
+                Done::Nothing
             }
         }
     }

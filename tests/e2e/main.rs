@@ -16,6 +16,7 @@ mod partition;
 mod port;
 mod processes;
 mod program;
+mod queries;
 mod raw;
 mod silence;
 mod vitals;

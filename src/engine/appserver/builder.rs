@@ -13,6 +13,7 @@ use crate::engine::handle::ServerHandle;
 use crate::engine::handler::{AnyUser, Authenticator, Handler};
 use crate::engine::newcomers::Newcomers;
 use crate::engine::pool::{Application, Stage};
+use crate::engine::responder::Answers;
 use crate::engine::{Stopping, boot_number, check_name, listen_at, resolve_address, seed};
 use crate::id::ServerId;
 use crate::limits;
@@ -255,10 +256,11 @@ impl AppServerBuilder {
         }
         let reactor = Reactor::new(self.tuning)?;
         let (commands, queue) = unbounded();
-        let handle = ServerHandle { commands, told_to_stop: Arc::default(), wake: reactor.wake() };
+        let wake = reactor.wake();
+        let handle = ServerHandle { commands, told_to_stop: Arc::default(), wake: Arc::clone(&wake) };
         let application =
             Application { authenticator: self.authenticator, handler: self.handler, panics: AtomicU64::new(0) };
-        let stage = Stage::new(application, self.threads, &handle, reactor.wake())?;
+        let stage = Stage::new(application, self.threads, &handle, Arc::clone(&wake))?;
         let core = core::AppServer::new(reactor.now(), config);
         Ok(AppServer {
             core,
@@ -270,6 +272,7 @@ impl AppServerBuilder {
             queries: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookups: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookup_tokens: 0,
+            answers: Answers::new(wake),
             newcomers: Newcomers::default(),
             stopping: Stopping::default(),
             was_registered: false,

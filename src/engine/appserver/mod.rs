@@ -14,6 +14,7 @@ use super::handle::{Command, LocateOutcome, QueryOutcome, ServerHandle};
 use super::handler::LoginRequest;
 use super::newcomers::Newcomers;
 use super::pool::{Done, Stage, Task};
+use super::responder::{Answer, Answers};
 use super::{Running, Stopping, ending, log_strain, resolve};
 use crate::id::UserId;
 use crate::limits;
@@ -58,6 +59,7 @@ pub struct AppServer {
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
     lookups: HashMap<u64, Sender<LocateOutcome>, ahash::RandomState>,
     lookup_tokens: u64,
+    answers: Answers,
     newcomers: Newcomers,
     stopping: Stopping,
     was_registered: bool,
@@ -162,6 +164,8 @@ impl AppServer {
             let now = self.reactor.now();
             if let Some(done) = self.stage.poll_done() {
                 self.done(now, done);
+            } else if let Some((query, answer)) = self.answers.poll() {
+                self.reply(now, &query, answer);
             } else if commands > 0
                 && let Ok(command) = self.queue.try_recv()
             {
@@ -197,7 +201,10 @@ impl AppServer {
             Event::Query(inbox) => {
                 let Inbox { info_type, flags, ref body, .. } = inbox;
                 let (body, more) = (body.clone(), flags.has(Flags::MORE));
-                self.give(Task::Query { reference: inbox.reference(), info_type, more, body });
+                match self.answers.owe(inbox.reference(), more) {
+                    Ok(reply) => _ = self.give(Task::Query { reply, info_type, more, body }),
+                    Err(query) => self.core.refuse(self.reactor.now(), &query, Bounce::Busy),
+                }
             }
             Event::Outcome { id, outcome } => self.settle_query(id, outcome),
             Event::Located { token, servers } => {
@@ -263,8 +270,10 @@ impl AppServer {
             Task::Check { conn, .. } => {
                 self.core.verdict(now, conn, Verdict::Unavailable("too many logins at once".to_owned()));
             }
-            Task::Message { reference, .. } | Task::Query { reference, .. } => {
-                self.core.refuse(now, &reference, Bounce::Busy);
+            Task::Message { reference, .. } => self.core.refuse(now, &reference, Bounce::Busy),
+            Task::Query { reply, .. } => {
+                let query = self.answers.withdraw(reply);
+                self.core.refuse(now, &query, Bounce::Busy);
             }
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => {
                 unreachable!("a notice waits in the pool, it is not turned away")
@@ -277,13 +286,16 @@ impl AppServer {
             Done::Nothing => {}
             Done::Checked(conn, verdict) => self.core.verdict(now, conn, verdict),
             Done::Denied(reference) => self.core.refuse(now, &reference, Bounce::Denied),
-            Done::Answered(reference, Ok(body)) => self.reply(now, &reference, Flags::NONE, &body),
-            Done::Answered(reference, Err(text)) => self.reply(now, &reference, Flags::ERROR, text.as_bytes()),
         }
     }
 
-    fn reply(&mut self, now: Time, reference: &QueryRef, flags: Flags, body: &[u8]) {
-        self.core.reply(now, reference, flags, 0, body);
+    fn reply(&mut self, now: Time, query: &QueryRef, answer: Answer) {
+        match answer {
+            Answer::Body(body) => self.core.reply(now, query, Flags::NONE, 0, &body),
+            Answer::Failure(text) => self.core.reply(now, query, Flags::ERROR, 0, text.as_bytes()),
+            Answer::Unknown => self.core.refuse(now, query, Bounce::NoHandler),
+            Answer::Nothing => {}
+        }
     }
 
     fn obey(&mut self, now: Time, command: Command) {
@@ -324,11 +336,9 @@ impl AppServer {
     fn settle_query(&mut self, id: u64, outcome: Outcome) {
         let Some(sender) = self.queries.remove(&id) else { return };
         let outcome = match outcome {
-            Outcome::Replied { failed: true, body, .. } => {
-                Err(QueryFailure::Failed(String::from_utf8_lossy(&body).into_owned()))
-            }
+            Outcome::Replied { failed: true, body, .. } => Err(QueryFailure::of_error(&body)),
             Outcome::Replied { body, .. } => Ok(body.to_vec()),
-            Outcome::Bounced(cause) => Err(QueryFailure::Bounced(cause)),
+            Outcome::Bounced(cause) => Err(QueryFailure::of_bounce(cause)),
             Outcome::TimedOut => Err(QueryFailure::TimedOut),
             Outcome::Acked => return,
         };

@@ -114,12 +114,15 @@ pub enum SendFailure {
     Stopped(CloseCode),
 }
 
-/// Why a query has no reply.
+/// Why a query has no reply, for clients and servers alike.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryFailure {
     /// The platform could not deliver it.
     #[error("not delivered: {0}")]
     Bounced(Bounce),
+    /// The receiver, a program or a server's application, answers no such queries.
+    #[error("the receiver answers no such queries")]
+    NoHandler,
     /// The receiver's handler failed.
     #[error("the receiver failed: {0}")]
     Failed(String),
@@ -129,6 +132,24 @@ pub enum QueryFailure {
     /// The connection was lost before the reply came.
     #[error("the connection was lost")]
     ConnectionLost,
+}
+
+impl QueryFailure {
+    /// What a BOUNCE of the query says.
+    pub fn of_bounce(cause: Bounce) -> QueryFailure {
+        match cause {
+            Bounce::NoHandler => QueryFailure::NoHandler,
+            cause => QueryFailure::Bounced(cause),
+        }
+    }
+
+    /// What a REPLY with the flag ERROR says: a program that has no use for queries says nothing in it.
+    pub fn of_error(text: &[u8]) -> QueryFailure {
+        if text.is_empty() {
+            return QueryFailure::NoHandler;
+        }
+        QueryFailure::Failed(String::from_utf8_lossy(text).into_owned())
+    }
 }
 
 /// Why something can't be sent now.

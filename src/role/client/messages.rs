@@ -31,7 +31,7 @@ impl Client {
         let query = message_of(frame)?;
         if self.config.takes_queries {
             self.events.push_back(Event::Query(query));
-        } else if self.reply(now, query.from.as_ref(), query.id, Flags::ERROR, 0, b"no handler").is_err() {
+        } else if self.reply(now, query.from.as_ref(), query.id, Flags::ERROR, 0, b"").is_err() {
             return Err(Fault::new(CloseCode::SLOW, "no room for a REPLY"));
         }
         Ok(())
@@ -44,11 +44,8 @@ impl Client {
             return;
         }
         let body = frame.body();
-        let outcome = if flags.has(Flags::ERROR) {
-            Err(QueryFailure::Failed(String::from_utf8_lossy(&body).into_owned()))
-        } else {
-            Ok(Reply { info_type, body })
-        };
+        let outcome =
+            if flags.has(Flags::ERROR) { Err(QueryFailure::of_error(&body)) } else { Ok(Reply { info_type, body }) };
         self.events.push_back(Event::Replied { id, outcome });
     }
 
@@ -70,7 +67,7 @@ impl Client {
             let pause = limits::REDIAL_MIN.as_micros() << pending.tries.min(5);
             self.act_at(id, now + Span::from_micros(pause));
         } else if self.end_query(id) {
-            self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::Bounced(cause)) });
+            self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::of_bounce(cause)) });
         } else if id > self.first_id && id <= self.next_id {
             // Others are what an earlier start of this user sent, or second copies of what is resolved.
             self.events.push_back(Event::Bounced { id, to: envelope.from.to_vec(), cause });

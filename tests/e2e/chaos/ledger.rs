@@ -85,7 +85,7 @@ impl From<QueryFailure> for Failure {
             QueryFailure::Bounced(cause) => cause.into(),
             QueryFailure::TimedOut => Failure::TimedOut,
             QueryFailure::ConnectionLost => Failure::ConnectionLost,
-            QueryFailure::Failed(_) => Failure::Absurd,
+            QueryFailure::NoHandler | QueryFailure::Failed(_) => Failure::Absurd,
         }
     }
 }
