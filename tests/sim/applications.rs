@@ -1,12 +1,14 @@
 //! The applications of servers and clients: what the cores tell them, brought before the model.
 
 use trunkline::id::{ConnId, ServerId};
+use trunkline::role::Gone;
 use trunkline::role::appserver::{self, ClusterState, Outcome, Verdict};
-use trunkline::role::{Gone, client};
+use trunkline::role::client::{self, QueryFailure};
 use trunkline::wire::{Bounce, CloseCode, Flags};
 
+use crate::answers::Asker;
 use crate::cluster::{self, PASSWORD, SERVERS};
-use crate::model::{Ending, Manner, Model, Session};
+use crate::model::{Answer, Ending, Manner, Session};
 use crate::network::NodeId;
 use crate::node::Role;
 use crate::scenario::{GHOST, SERVER_ITSELF, SETTLED_MICROS, Step};
@@ -62,11 +64,7 @@ impl World {
             appserver::Event::Query(inbox) => {
                 let user = inbox.user.as_str();
                 let serial = self.model.handed(Manner::Query, false, user, SERVER_ITSELF, at, &inbox.body);
-                let body = Model::reply_body(serial, SERVER_ITSELF);
-                let now = self.nodes[node].now(self.clock);
-                if let Role::Server(server) = &mut self.nodes[node].role {
-                    server.reply(now, &inbox.reference(), Flags::NONE, 0, &body);
-                }
+                self.asked(node, serial, Asker::OfServer(inbox.reference()));
             }
             appserver::Event::Outcome { id, outcome } => self.hear_outcome(node, id, outcome),
             appserver::Event::LoggedOut { user, gone } => {
@@ -119,7 +117,10 @@ impl World {
             return;
         }
         match outcome {
-            Outcome::Replied { body, .. } => self.model.replied(node, id, &body),
+            Outcome::Replied { failed: false, body, .. } => self.model.replied(node, id, &body),
+            Outcome::Replied { failed: true, body, .. } => {
+                self.query_failed(node, id, QueryFailure::of_error(&body));
+            }
             Outcome::Acked => self.end(node, id, Ending::Taken),
             Outcome::Bounced(cause) => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
             Outcome::TimedOut => self.end(node, id, Ending::Failed("TimedOut".to_owned())),
@@ -145,12 +146,7 @@ impl World {
             client::Event::Query(query) => {
                 let from = sender_of(&query);
                 let serial = self.model.handed(Manner::Query, false, &from, &user, at, &query.body);
-                let body = Model::reply_body(serial, &user);
-                let now = self.nodes[node].now(self.clock);
-                if let Role::Client(client) = &mut self.nodes[node].role {
-                    let replied = client.reply(now, query.from.as_ref(), query.id, Flags::NONE, 0, &body);
-                    self.note(|| format!("{user} replies to #{serial}: {replied:?}"));
-                }
+                self.asked(node, serial, Asker::OfUser { from: query.from, id: query.id });
             }
             client::Event::Sent { id, outcome } => {
                 let ending = match outcome {
@@ -164,11 +160,7 @@ impl World {
                 self.model.replied(node, id, &reply.body);
             }
             client::Event::Replied { id, outcome: Err(failure) } => {
-                let ending = match failure {
-                    client::QueryFailure::Bounced(cause) => Ending::Bounced(format!("{cause:?}")),
-                    other => Ending::Failed(format!("{other:?}")),
-                };
-                self.end(node, id, ending);
+                self.query_failed(node, id, failure);
             }
             client::Event::Bounced { id, cause, .. } => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
             client::Event::Answered { .. } => {}
@@ -193,6 +185,19 @@ impl World {
         });
         let newer = newer.map(|engine| engine.online_since);
         assert!(newer.is_none(), "#{serial} of {sender:?} crossed the hub; a newer session is in since {newer:?}");
+    }
+
+    /// A query of a client's or a server's has no reply.
+    fn query_failed(&mut self, node: NodeId, id: u64, failure: QueryFailure) {
+        match failure {
+            QueryFailure::Bounced(Bounce::Denied) => self.end(node, id, Ending::Answered(Answer::Denial)),
+            QueryFailure::Bounced(cause) => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
+            QueryFailure::NoHandler => self.end(node, id, Ending::Answered(Answer::None)),
+            QueryFailure::Failed(text) => self.model.failed(node, id, &text),
+            QueryFailure::TimedOut | QueryFailure::ConnectionLost => {
+                self.end(node, id, Ending::Failed(format!("{failure:?}")));
+            }
+        }
     }
 
     fn end(&mut self, node: NodeId, id: u64, ending: Ending) {

@@ -5,6 +5,7 @@
 //! `settle` what must be true at the end. `SIM_SEED=n` replays one seed and prints its trace; `SIM_SEEDS=m` and `SIM_FIRST=n` choose
 //! others; `SIM_STEPS=k` sets how much users do in each. Add `-- --nocapture` to see it.
 
+mod answers;
 mod applications;
 mod cluster;
 mod losses;

@@ -19,11 +19,23 @@ pub(crate) struct Session {
     pub(crate) number: u32,
 }
 
+/// What the receiver of a query made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Reply,
+    /// Its handler failed, and says so.
+    Failure,
+    /// It has no handler for it.
+    None,
+    /// A server's handler said no.
+    Denial,
+}
+
 /// What a sender was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Taken,
-    Replied,
+    Answered(Answer),
     Bounced(String),
     Failed(String),
 }
@@ -40,12 +52,24 @@ pub(crate) struct Sent {
     /// World time.
     pub(crate) at: u64,
     pub(crate) deliveries: Vec<Session>,
+    /// What its receiver answered.
+    pub(crate) answer: Option<Answer>,
     pub(crate) endings: Vec<Ending>,
 }
 
 impl Sent {
     pub(crate) fn new(manner: Manner, from: String, to: &str, sender: Session, via: usize, at: u64) -> Sent {
-        Sent { manner, from, to: to.to_owned(), sender, via, at, deliveries: Vec::new(), endings: Vec::new() }
+        Sent {
+            manner,
+            from,
+            to: to.to_owned(),
+            sender,
+            via,
+            at,
+            deliveries: Vec::new(),
+            answer: None,
+            endings: Vec::new(),
+        }
     }
 
     /// Whether its sender is told how it ended, whatever happens. A server sends once, and may hear nothing.
@@ -237,8 +261,8 @@ impl Model {
             (Ending::Taken, Manner::Acked) => {
                 assert!(!sent.deliveries.is_empty(), "#{serial} acknowledged, not taken: {sent:?}");
             }
-            (Ending::Replied, Manner::Query) => {
-                assert!(!sent.deliveries.is_empty(), "#{serial} replied to by nobody: {sent:?}");
+            (Ending::Answered(answer), Manner::Query) => {
+                assert_eq!(sent.answer, Some(*answer), "#{serial} was answered otherwise: {sent:?}");
             }
             (Ending::Bounced(_), Manner::Plain | Manner::Droppable | Manner::Query) => {
                 assert!(sent.deliveries.is_empty(), "#{serial} bounced and was handed over: {sent:?}");
@@ -256,6 +280,17 @@ impl Model {
         (sent.sender, sent.at)
     }
 
+    /// The receiver of a query answers it.
+    pub(crate) fn answers(&mut self, serial: u64, answer: Answer) {
+        let sent = self.sent.get_mut(&serial).expect("it was handed over");
+        assert_eq!(sent.answer.replace(answer), None, "#{serial} is answered again");
+    }
+
+    /// What a receiver says whose handler failed.
+    pub(crate) fn failure_text(serial: u64) -> String {
+        format!("no, #{serial}")
+    }
+
     /// The reply to the query with this serial number.
     pub(crate) fn reply_body(serial: u64, replier: &str) -> Vec<u8> {
         compose(serial, replier, "reply", 5)
@@ -263,9 +298,15 @@ impl Model {
 
     /// A reply came for the query with `id`.
     pub(crate) fn replied(&mut self, engine: usize, id: u64, body: &[u8]) {
-        let (serial, to, _) = self.ended(engine, id, Ending::Replied);
+        let (serial, to, _) = self.ended(engine, id, Ending::Answered(Answer::Reply));
         let (told, replier, _) = parse(body).expect("a reply is as it was written");
         assert_eq!((told, replier), (serial, to), "a reply to another query");
+    }
+
+    /// The query with `id` failed at its receiver, in these words.
+    pub(crate) fn failed(&mut self, engine: usize, id: u64, text: &str) {
+        let (serial, _, _) = self.ended(engine, id, Ending::Answered(Answer::Failure));
+        assert_eq!(text, Model::failure_text(serial), "the failure of another query");
     }
 }
 
@@ -299,7 +340,7 @@ impl Model {
                 _ if sent.to == nobody => bounced("Offline"),
                 Manner::Plain | Manner::Droppable => vec![],
                 Manner::Acked => vec![Ending::Taken],
-                Manner::Query => vec![Ending::Replied],
+                Manner::Query => sent.answer.map(Ending::Answered).into_iter().collect(),
             };
             let deliveries = usize::from(sent.to != nobody);
             assert_eq!((sent.deliveries.len(), &sent.endings), (deliveries, &wanted), "#{serial}: {sent:?}");

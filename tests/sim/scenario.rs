@@ -6,6 +6,7 @@ use trunkline::role::client::SendError;
 use trunkline::time::{Span, Time};
 use trunkline::wire::{Bounce, Flags};
 
+use crate::answers::Question;
 use crate::cluster::{ACMS, SERVERS};
 use crate::model::{Manner, Sent, Session};
 use crate::network::{Answer, Death, NodeId};
@@ -32,6 +33,8 @@ pub(crate) enum Step {
     Arrive(usize),
     /// The application answers a login.
     Verdict { node: NodeId, boot: u64, conn: ConnId, user: String, accepts: bool },
+    /// An application answers a query that it has had for a while.
+    Answer(Question),
     /// Something goes wrong.
     Fault(Fault),
     /// A crashed process is started again.
@@ -80,6 +83,7 @@ impl World {
                     self.touch(node);
                 }
             }
+            Step::Answer(question) => self.answer(question),
             Step::Fault(fault) => self.strike(fault),
             Step::Restart(node) => self.restart(node),
             Step::Heal(a, b) => {

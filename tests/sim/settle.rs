@@ -56,7 +56,12 @@ impl World {
         let rest = std::mem::take(&mut self.steps);
         for ((at, _), step) in rest {
             match step {
-                Step::Restart(_) | Step::Heal(..) | Step::Unhold(_) | Step::Listen(_) | Step::Verdict { .. } => {
+                Step::Restart(_)
+                | Step::Heal(..)
+                | Step::Unhold(_)
+                | Step::Listen(_)
+                | Step::Verdict { .. }
+                | Step::Answer(_) => {
                     self.take_step(step);
                 }
                 Step::Hurry { .. } => self.schedule(at, step),

@@ -92,6 +92,8 @@ pub(crate) struct Plan {
     pub(crate) crowding: u8,
     /// One login in so many is looked at for a while.
     pub(crate) slow_verdict: u8,
+    /// One query in so many is answered later.
+    pub(crate) slow_answer: u8,
     /// Whether servers' own code sends and asks.
     pub(crate) servers_talk: bool,
     /// Whether the ACMS says where users log in; else they go anywhere.
@@ -138,6 +140,7 @@ impl Plan {
             large,
             crowding: rng.u8(1..20),
             slow_verdict: rng.u8(2..20),
+            slow_answer: rng.u8(2..8),
             servers_talk: rng.bool(),
             assigns: rng.bool(),
             settings: Settings {
