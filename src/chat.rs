@@ -284,6 +284,11 @@ impl Chat {
                 }
                 writeln!(output, "reconnecting in {:.1} s", pause.to_duration().as_secs_f64())?;
             }
+            Event::State(State::NoServer { text, pause }) => {
+                self.was_interrupted = true;
+                let pause = pause.to_duration().as_secs_f64();
+                writeln!(output, "no server: {}; asking again in {pause:.1} s", printable(text.as_bytes()))?;
+            }
             Event::State(State::Stopped { code, text }) => {
                 writeln!(output, "{}", farewell(code, &text))?;
                 return Ok(false);

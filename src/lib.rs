@@ -10,6 +10,8 @@
 //! connection's life), `role::appserver` and [`role::acms`] (the way of a frame), and `net::Reactor` (the loop).
 //! docs/ARCHITECTURE.md is the map, docs/PROTOCOL.md the wire.
 
+#[cfg(feature = "net")]
+pub mod access;
 pub mod buf;
 #[cfg(feature = "cli")]
 pub mod chat;

@@ -58,6 +58,8 @@ pub const ENGINE_QUEUE_BYTES_MAX: usize = 4 << 20;
 pub const ACKED_PENDING_MAX: usize = 1024;
 /// Bytes of the bodies that those sends hold for a resend, at most.
 pub const ACKED_PENDING_BYTES_MAX: usize = 8 << 20;
+/// Bytes of an answer of the management interface that are taken, at most: a list of all servers that a cluster can have.
+pub const MANAGEMENT_ANSWER_BYTES_MAX: u64 = 32 << 20;
 /// Queries of one engine that wait for their reply, at most.
 pub const QUERIES_PENDING_MAX: usize = 4096;
 /// Message ids remembered of each sender, to hand a resent message to the application once.
@@ -168,6 +170,8 @@ pub const REDIAL_MIN: Span = Span::from_millis(100);
 pub const REDIAL_MAX: Span = Span::from_secs(5);
 /// How long a dial may take.
 pub const DIAL_TIMEOUT: Span = Span::from_secs(5);
+/// How long a question to the management interface may take, the connection included.
+pub const MANAGEMENT_TIMEOUT: Span = Span::from_secs(5);
 /// How long an ACMS that has started answers RETRY, not OFFLINE, for a user that it does not know: servers that were
 /// there before may be in the longest pause before a redial, and the dial itself may take its time. The default.
 pub const DIRECTORY_GRACE: Span = Span::from_secs(10);

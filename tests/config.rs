@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use trunkline::config::{
-    AcmsArgs, AcmsSettings, AppServerArgs, AppServerSettings, Arguments, ChatArgs, ChatSettings, ConfigError, HostPort,
-    HostPortError, LoginCheck, Resolved, resolve_from,
+    AcmsArgs, AcmsSettings, AppServerArgs, AppServerSettings, Arguments, ChatArgs, ChatEntrance, ChatSettings,
+    ConfigError, HostPort, HostPortError, LoginCheck, Resolved, resolve_from,
 };
 use trunkline::id::ServerId;
 use trunkline::limits;
@@ -64,6 +64,14 @@ fn file_error<A: Arguments>(test: &str, content: &str) -> String {
     let file = dir.file("a.toml", content);
     let text = error::<A>(&["--config", &file]).to_string();
     text.strip_prefix(&file.replace("a.toml", "")).expect("the file's name comes first").to_owned()
+}
+
+/// The server that a chat is to connect to.
+fn server_of(chat: &ChatSettings) -> String {
+    match &chat.entrance {
+        ChatEntrance::Server(server) => server.to_string(),
+        ChatEntrance::Acms { url, .. } => panic!("it asks {url}"),
+    }
 }
 
 /// Runs a role's binary with `--check`, no environment but `variables`, and these arguments.
@@ -248,7 +256,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest() {
     );
     assert_eq!(
         file_error::<ChatArgs>("unknown-far", "xyzzy = 1"),
-        r#"a.toml:1: unknown key "xyzzy"; the keys are server, user, password, to"#
+        r#"a.toml:1: unknown key "xyzzy"; the keys are server, acms, token_file, user, password, to"#
     );
 }
 
@@ -474,13 +482,34 @@ fn the_users_file_lists_who_may_log_in() {
 #[test]
 fn a_chat_needs_a_user_from_anywhere() {
     let chat: ChatSettings = settings::<ChatArgs>(&["--user", "alice"]);
-    assert_eq!((chat.server.to_string().as_str(), chat.user.as_str()), ("127.0.0.1:6000", "alice"));
+    assert_eq!((server_of(&chat).as_str(), chat.user.as_str()), ("127.0.0.1:6000", "alice"));
     assert_eq!((chat.password, chat.to), (None, None));
     let dir = Dir::new("chat");
     let file = dir.file("chat.toml", "user = \"alice\"\nserver = \"as01\"\nto = \"bob\"\npassword = \"wonder\"\n");
     let chat = settings::<ChatArgs>(&["--config", &file, "--to", "carol"]);
-    assert_eq!((chat.server.to_string().as_str(), chat.user.as_str()), ("as01:6000", "alice"));
+    assert_eq!((server_of(&chat).as_str(), chat.user.as_str()), ("as01:6000", "alice"));
     assert_eq!((chat.password.as_deref(), chat.to.expect("a flag").as_str()), (Some("wonder"), "carol"));
     assert_eq!(check(CHAT, &[], &[]).status.code(), Some(2));
     assert_exit(&check(CHAT, &[("TRUNKLINE_USER", "alice")], &[]), 0, "configuration ok\n", "");
+}
+
+#[test]
+fn a_chat_asks_an_acms_or_is_told_a_server() {
+    let entrance = |args: &[&str]| match settings::<ChatArgs>(&[&["--user", "alice"], args].concat()).entrance {
+        ChatEntrance::Acms { url, token } => (url, token),
+        ChatEntrance::Server(server) => panic!("it connects to {server}"),
+    };
+    assert_eq!(entrance(&["--acms", "http://acms.example"]), ("http://acms.example:11000".to_owned(), None));
+    let dir = Dir::new("chat-acms");
+    let token = dir.file("token", "s3cret\n");
+    let with_token = entrance(&["--acms", "http://[::1]:11001/", "--token-file", &token]);
+    assert_eq!(with_token, ("http://[::1]:11001".to_owned(), Some("s3cret".to_owned())));
+    let bad = dir.file("bad", "two words\n");
+    let refused = error::<ChatArgs>(&["--user", "alice", "--acms", "http://a", "--token-file", &bad]);
+    assert_eq!(refused.to_string(), format!("{bad}: a token is printable ASCII without spaces"));
+    let file = dir.file("chat.toml", "user = \"alice\"\nserver = \"as01\"\n");
+    let both = error::<ChatArgs>(&["--config", &file, "--acms", "http://a"]);
+    assert_eq!(both.to_string(), "server and acms are both given: it is one or the other");
+    let no_url = error::<ChatArgs>(&["--user", "alice", "--acms", "127.0.0.1:11000"]).to_string();
+    assert!(no_url.contains("the management interface of an ACMS is at http://HOST[:PORT]"), "{no_url}");
 }

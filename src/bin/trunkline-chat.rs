@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use trunkline::Client;
 use trunkline::chat::Chat;
-use trunkline::config::{self, ChatArgs, ChatSettings};
+use trunkline::config::{self, ChatArgs, ChatEntrance, ChatSettings};
 
 fn main() -> ExitCode {
     let settings = config::load::<ChatArgs>();
@@ -21,12 +21,19 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: ChatSettings) -> Result<bool, String> {
-    let ChatSettings { server, user, password, to } = settings;
+    let ChatSettings { entrance, user, password, to } = settings;
     let mut builder = Client::builder(user.as_str());
     if let Some(password) = password {
         builder = builder.password(password);
     }
-    let client = builder.connect(server.to_string()).map_err(|error| format!("{server}: {error}"))?;
+    let client = match entrance {
+        ChatEntrance::Server(server) => {
+            builder.connect(server.to_string()).map_err(|error| format!("{server}: {error}"))
+        }
+        ChatEntrance::Acms { url, token } => {
+            builder.connect_via_acms(&url, token.as_deref()).map_err(|error| error.to_string())
+        }
+    }?;
     let mut chat = Chat::new(client, to);
     if io::stdin().is_terminal() {
         chat = chat.interactive();

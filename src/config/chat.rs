@@ -1,14 +1,17 @@
 //! The options of `trunkline-chat`.
 
+use std::path::PathBuf;
+
 use clap::Parser;
 
-use super::{Arguments, CLIENT_PORT, ConfigError, HostPort, HostPortError};
+use super::{Arguments, CLIENT_PORT, ConfigError, HostPort, HostPortError, read_token};
+use crate::access::{Access, AccessError};
 use crate::id::UserId;
 
 /// What the chat client runs with. Not `Debug`: it holds the password.
 pub struct ChatSettings {
-    /// The application server to connect to.
-    pub server: HostPort,
+    /// Where it connects to.
+    pub entrance: ChatEntrance,
     /// Who logs in.
     pub user: UserId,
     /// The password in LOGIN; none where LOGIN has none.
@@ -17,16 +20,33 @@ pub struct ChatSettings {
     pub to: Option<UserId>,
 }
 
+/// Where a chat client connects to.
+pub enum ChatEntrance {
+    /// This application server.
+    Server(HostPort),
+    /// The server that an ACMS names.
+    Acms {
+        /// `http://HOST[:PORT]`.
+        url: String,
+        /// What opens its management interface, where that is needed.
+        token: Option<String>,
+    },
+}
+
 /// A chat client: sends lines from stdin to other users, wherever they are logged in, and prints what they send
 #[derive(Parser)]
 #[command(name = "trunkline-chat", version)]
 pub struct ChatArgs {
-    /// Application server to connect to; port 6000 where none is named
-    #[arg(
-        long, value_name = "HOST[:PORT]", default_value_t = HostPort { host: "127.0.0.1".to_owned(), port: CLIENT_PORT },
-        value_parser = parse_server
-    )]
-    server: HostPort,
+    /// Application server to connect to; port 6000 where none is named [default: 127.0.0.1:6000]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = parse_server)]
+    server: Option<HostPort>,
+    /// Connect to the application server that this ACMS names, and after a lost connection to the one that it names then;
+    /// port 11000 where none is named
+    #[arg(long, value_name = "http://HOST[:PORT]", value_parser = parse_url)]
+    acms: Option<String>,
+    /// File with the token of the ACMS; a newline at its end does not count
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// User to log in as, 1 to 64 bytes
     #[arg(long, value_name = "USER")]
     user: UserId,
@@ -43,10 +63,20 @@ impl Arguments for ChatArgs {
     const EXAMPLE: &'static str = "trunkline-chat --server 127.0.0.1:6000 --user alice --to bob";
 
     fn resolve(self) -> Result<ChatSettings, ConfigError> {
-        Ok(ChatSettings { server: self.server, user: self.user, password: self.password, to: self.to })
+        let entrance = match (self.server, self.acms) {
+            (Some(_), Some(_)) => return Err(ConfigError::TwoEntrances),
+            (None, Some(url)) => ChatEntrance::Acms { url, token: read_token(self.token_file.as_deref())? },
+            (Some(server), None) => ChatEntrance::Server(server),
+            (None, None) => ChatEntrance::Server(HostPort { host: "127.0.0.1".to_owned(), port: CLIENT_PORT }),
+        };
+        Ok(ChatSettings { entrance, user: self.user, password: self.password, to: self.to })
     }
 }
 
 fn parse_server(text: &str) -> Result<HostPort, HostPortError> {
     HostPort::parse_or_port(text, CLIENT_PORT)
+}
+
+fn parse_url(text: &str) -> Result<String, AccessError> {
+    Access::new(text, None).map(|access| access.origin().to_owned())
 }

@@ -18,6 +18,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Command, Parser};
 use toml::{Spanned, Value};
 
+use crate::access::{AccessError, check_token};
 use crate::id::{IdError, check_id};
 use crate::limits;
 use crate::net::Tuning;
@@ -27,14 +28,13 @@ mod acms;
 mod appserver;
 mod chat;
 
+pub use crate::access::MANAGEMENT_PORT;
 pub use acms::{AcmsArgs, AcmsSettings};
 pub use appserver::{AppServerArgs, AppServerSettings, LoginCheck, UserLineError};
-pub use chat::{ChatArgs, ChatSettings};
+pub use chat::{ChatArgs, ChatEntrance, ChatSettings};
 
 /// The transfer port of an ACMS, where none is named.
 pub const TRANSFER_PORT: u16 = 12_000;
-/// The management port of an ACMS, where none is named.
-pub const MANAGEMENT_PORT: u16 = 11_000;
 /// The port that clients reach an application server at, where none is named.
 pub const CLIENT_PORT: u16 = 6_000;
 /// Bytes of a cluster secret, at least: as many as make guessing it hopeless where they are random.
@@ -135,6 +135,17 @@ pub enum ConfigError {
         /// The port.
         port: u16,
     },
+    /// The token of an ACMS breaks its rule.
+    #[error("{}: {error}", path.display())]
+    Token {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: AccessError,
+    },
+    /// A server is named, and an ACMS that is to name one.
+    #[error("server and acms are both given: it is one or the other")]
+    TwoEntrances,
     /// One lost PING would be taken for a lost client.
     #[error("heartbeat_timeout_ms = {timeout_ms} must be at least twice heartbeat_ms = {heartbeat_ms}")]
     HeartbeatTimeout {
@@ -367,6 +378,15 @@ fn reason(refusal: &clap::Error) -> String {
         Some(ContextValue::Strings(valid)) => format!("expected one of {}", valid.join(", ")),
         Some(_) | None => refusal.kind().to_string(),
     }
+}
+
+/// The token that opens an ACMS's management interface, where a file has one.
+fn read_token(path: Option<&Path>) -> Result<Option<String>, ConfigError> {
+    let Some(path) = path else { return Ok(None) };
+    let text = read_text(path)?;
+    let token = text.trim_end_matches(['\r', '\n']);
+    check_token(token).map_err(|error| ConfigError::Token { path: path.to_owned(), error })?;
+    Ok(Some(token.to_owned()))
 }
 
 fn read_text(path: &Path) -> Result<String, ConfigError> {

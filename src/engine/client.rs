@@ -10,11 +10,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use hashbrown::HashMap;
 
+use super::guide::Guide;
 use super::{Pending, Running, failure, resolve, resolve_address, seed};
+use crate::access::{Access, AccessError};
 use crate::id::{IdError, UserId};
 use crate::limits;
 use crate::net::{Reactor, Tuning, Wake};
-use crate::role::client::{self as core, QueryFailure, SendError, SendFailure, State};
+use crate::role::client::{self as core, Entrance, QueryFailure, SendError, SendFailure, State};
 use crate::time::{Span, Time};
 use crate::wire::{Answer, Bounce, CloseCode, Flags, Login, Welcome, parse_object};
 
@@ -122,10 +124,13 @@ pub enum ConnectError {
     /// The user id breaks its rule.
     #[error(transparent)]
     User(#[from] IdError),
+    /// The URL or the token of the ACMS break their rules.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A name without an address, or no descriptor left.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The server refuses this login for good.
+    /// The server refuses this login for good, or the ACMS to name a server.
     #[error("{code}: {text}")]
     Refused {
         /// The server's code.
@@ -183,30 +188,35 @@ impl ClientBuilder {
     /// See [`ConnectError`]. A server that can't be reached is dialled again until the patience ends.
     pub fn connect(self, server: impl ToSocketAddrs) -> Result<Client, ConnectError> {
         let patience = self.patience;
-        let mut client = self.start(server)?;
-        #[expect(clippy::disallowed_methods, reason = "the application's thread waits by the system's clock")]
-        let ends = std::time::Instant::now() + patience;
-        let mut last = "no answer".to_owned();
-        loop {
-            match client.events.recv_deadline(ends) {
-                Ok(Event::State(State::Online { welcome, .. })) => {
-                    client.welcome = Some(welcome);
-                    return Ok(client);
-                }
-                Ok(Event::State(State::Stopped { code, text })) => return Err(ConnectError::Refused { code, text }),
-                Ok(Event::State(State::Reconnecting { gone, text, .. })) => {
-                    last = if text.is_empty() { gone.to_string() } else { format!("{gone}: {text}") };
-                }
-                Ok(Event::Message(_) | Event::Query(_) | Event::Undelivered { .. }) => {}
-                Err(_) => return Err(ConnectError::TimedOut(last)),
-            }
-        }
+        self.start(server)?.logged_in(patience)
+    }
+
+    /// As [`ClientBuilder::connect`], to the server that the ACMS at `http://HOST[:PORT]` assigns this user to. It is asked
+    /// again after each lost connection, so that a server that is gone is left for another. `token` is the ACMS's, where it
+    /// has one.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]. An ACMS that can't be reached, or has no server, is asked again until the patience ends.
+    pub fn connect_via_acms(self, url: &str, token: Option<&str>) -> Result<Client, ConnectError> {
+        let patience = self.patience;
+        self.start_via_acms(url, token)?.logged_in(patience)
     }
 
     /// Starts to connect and returns at once: everything else is told as events.
     pub fn start(self, server: impl ToSocketAddrs) -> Result<Client, ConnectError> {
+        let server = resolve_address(server)?;
+        self.launch(Entrance::Fixed(server), None)
+    }
+
+    /// As [`ClientBuilder::start`], to a server that the ACMS names, as in [`ClientBuilder::connect_via_acms`].
+    pub fn start_via_acms(self, url: &str, token: Option<&str>) -> Result<Client, ConnectError> {
+        let access = Access::new(url, token)?;
+        self.launch(Entrance::Asked, Some(access))
+    }
+
+    fn launch(self, entrance: Entrance, acms: Option<Access>) -> Result<Client, ConnectError> {
         let config = core::Config {
-            server: resolve_address(server)?,
+            entrance,
             user: self.user?,
             login: self.login,
             takes_queries: self.takes_queries,
@@ -222,6 +232,7 @@ impl ClientBuilder {
         let ids = AtomicU64::new(core.reserve_ids(PLAIN_IDS));
         let engine = Engine {
             core,
+            guide: acms.map(|acms| Guide::new(acms, user.clone(), Arc::clone(&wake))),
             wake: Arc::clone(&wake),
             reactor,
             commands: commands.clone(),
@@ -289,6 +300,28 @@ impl Client {
             login: Login { agent: Some(agent), ..Login::default() },
             takes_queries: false,
             patience: Duration::from_secs(10),
+        }
+    }
+
+    /// Waits until the server has let this user in.
+    fn logged_in(mut self, patience: Duration) -> Result<Client, ConnectError> {
+        #[expect(clippy::disallowed_methods, reason = "the application's thread waits by the system's clock")]
+        let ends = std::time::Instant::now() + patience;
+        let mut last = "no answer".to_owned();
+        loop {
+            match self.events.recv_deadline(ends) {
+                Ok(Event::State(State::Online { welcome, .. })) => {
+                    self.welcome = Some(welcome);
+                    return Ok(self);
+                }
+                Ok(Event::State(State::Stopped { code, text })) => return Err(ConnectError::Refused { code, text }),
+                Ok(Event::State(State::Reconnecting { gone, text, .. })) => {
+                    last = if text.is_empty() { gone.to_string() } else { format!("{gone}: {text}") };
+                }
+                Ok(Event::State(State::NoServer { text, .. })) => last = text,
+                Ok(Event::Message(_) | Event::Query(_) | Event::Undelivered { .. }) => {}
+                Err(_) => return Err(ConnectError::TimedOut(last)),
+            }
         }
     }
 
@@ -395,6 +428,8 @@ impl Drop for Client {
 /// What runs on the client's thread.
 struct Engine {
     core: core::Client,
+    /// Asks for the server, where the core does.
+    guide: Option<Guide>,
     reactor: Reactor,
     wake: Arc<Wake>,
     commands: Sender<Command>,
@@ -410,13 +445,17 @@ struct Engine {
 
 impl Engine {
     fn run(mut self) -> io::Result<()> {
-        // The core dials from its start: waiting first would be waiting for nothing.
+        // The core dials, or asks, from its start: waiting first would be waiting for nothing.
+        self.hand_over();
         self.reactor.send(&mut self.core);
         loop {
             let retry: Option<Time> = (!self.backlog.is_empty()).then(|| self.reactor.now() + EVENT_RETRY);
             self.reactor.receive(&mut self.core, retry)?;
             if self.closing.load(Ordering::Acquire) {
                 self.core.log_out(self.reactor.now());
+            }
+            if let Some(found) = self.guide.as_ref().and_then(Guide::answer) {
+                self.core.found(self.reactor.now(), found);
             }
             self.serve();
             self.reactor.send(&mut self.core);
@@ -469,6 +508,7 @@ impl Engine {
 
     fn hear(&mut self, event: core::Event) {
         let event = match event {
+            core::Event::Asking => return self.guide.as_ref().expect("a client that asks has one").ask(),
             core::Event::State(state) => Event::State(state),
             core::Event::Message(message) => Event::Message(owned(message)),
             core::Event::Query(message) => Event::Query(Query {

@@ -3,6 +3,7 @@
 mod acms;
 mod appserver;
 mod client;
+mod guide;
 mod handle;
 mod handler;
 mod newcomers;

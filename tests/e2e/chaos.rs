@@ -254,6 +254,9 @@ impl Chaos {
                     }
                 }
             }
+            State::NoServer { text, .. } => {
+                self.ledger.violated(format!("user {number} was given its server, and asks: {text}"));
+            }
             State::Stopped { code, text } => {
                 self.ledger.violated(format!("user {number} is out for good: {code} {text}"));
             }

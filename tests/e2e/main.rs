@@ -9,6 +9,7 @@ mod chaos;
 mod cluster;
 mod descriptors;
 mod engines;
+mod entrance;
 mod hostile;
 mod memory;
 mod overload;
@@ -18,6 +19,7 @@ mod processes;
 mod program;
 mod queries;
 mod raw;
+mod responder;
 mod silence;
 mod vitals;
 

@@ -1,11 +1,12 @@
 //! A client at a hostile server.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use trunkline::id::UserId;
 use trunkline::link::{End, Link};
 use trunkline::role::Core;
-use trunkline::role::client::{Client, Config, Event};
+use trunkline::role::client::{Client, Config, Entrance, Event, NoServer};
 use trunkline::time::{Span, Time};
 use trunkline::wire::{Flags, Login};
 
@@ -17,6 +18,7 @@ use super::script::Script;
 use super::shell::{Allowance, SPANS, START, STORMS, Shell, Watched, late};
 
 const USER: &[u8] = b"alice";
+const SERVER: ([u8; 4], u16) = ([10, 0, 0, 1], 6000);
 /// Steps of one run, at most.
 const STEPS_MAX: usize = 64;
 
@@ -31,6 +33,7 @@ pub(crate) fn client_engine(input: &[u8]) {
         sent: BTreeSet::new(),
         asked: BTreeSet::new(),
         queries: Vec::new(),
+        is_asking: false,
     };
     program.begin();
     for _ in 0..STEPS_MAX {
@@ -44,11 +47,12 @@ pub(crate) fn client_engine(input: &[u8]) {
 }
 
 fn config(script: &mut Script<'_>) -> Config {
+    let choice = script.below(8);
     Config {
-        server: ([10, 0, 0, 1], 6000).into(),
+        entrance: if choice < 6 { Entrance::Fixed(SERVER.into()) } else { Entrance::Asked },
         user: UserId::parse(USER).expect("an id"),
         login: Login { password: Some("secret".to_owned()), ..Login::default() },
-        takes_queries: script.once_in(2),
+        takes_queries: choice % 2 == 1,
         seed: [3; 32],
     }
 }
@@ -78,13 +82,17 @@ struct Program<'a> {
     asked: BTreeSet<u64>,
     /// Queries of others: whose, and the id.
     queries: Vec<(Option<UserId>, u64)>,
+    /// It asked for a server and has no answer.
+    is_asking: bool,
 }
 
 impl Program<'_> {
     /// Online, or not yet.
     fn begin(&mut self) {
         let steps = self.script.below(4);
+        self.look();
         if steps > 0 {
+            self.answer(Ok(SERVER.into()));
             self.conn = self.shell.answer_dial();
         }
         if steps > 1 {
@@ -95,7 +103,13 @@ impl Program<'_> {
 
     fn step(&mut self) {
         match self.script.below(16) {
+            0 if self.is_asking => self.answer(Ok(SERVER.into())),
             0 => self.conn = self.shell.answer_dial().or(self.conn),
+            1 if self.is_asking => {
+                let causes = [NoServer::Now, NoServer::Now, NoServer::Now, NoServer::Ever];
+                let cause = self.script.one_of(&causes);
+                self.answer(Err(cause("no server".to_owned())));
+            }
             1 => self.shell.refuse_dial(),
             2 => {
                 let body = self.script.one_of(&WELCOMES);
@@ -139,6 +153,14 @@ impl Program<'_> {
                     self.shell.send(wire, nonsense, 0);
                 }
             }
+        }
+    }
+
+    /// What it asked for, if it did.
+    fn answer(&mut self, found: Result<SocketAddr, NoServer>) {
+        if std::mem::take(&mut self.is_asking) {
+            self.shell.core.found(self.shell.now, found);
+            self.shell.turn();
         }
     }
 
@@ -203,6 +225,7 @@ impl Program<'_> {
     fn look(&mut self) {
         while let Some(event) = self.shell.core.poll_event() {
             match event {
+                Event::Asking => assert!(!std::mem::replace(&mut self.is_asking, true), "it asks twice at once"),
                 Event::Sent { id, .. } => assert!(self.sent.remove(&id), "send {id} is resolved twice"),
                 Event::Replied { id, .. } | Event::Answered { id, .. } => {
                     assert!(self.asked.remove(&id), "query {id} is resolved twice");

@@ -4,7 +4,9 @@
 
 use trunkline::id::{ConnId, UserId};
 use trunkline::link::End;
-use trunkline::role::client::{Client, Config, Event, Message, QueryFailure, Reply, SendError, SendFailure, State};
+use trunkline::role::client::{
+    Client, Config, Entrance, Event, Message, QueryFailure, Reply, SendError, SendFailure, State,
+};
 use trunkline::role::{Core, Gone};
 use trunkline::time::{Span, Time};
 use trunkline::wire::{Bounce, CloseCode, Flags, Login};
@@ -14,30 +16,30 @@ use crate::wire_peer::{
     WANT_ACK, WELCOME, addr,
 };
 
-type Program = Seam<Client>;
+pub(crate) type Program = Seam<Client>;
 
-const START: Time = Time::from_micros(1_000_000);
+pub(crate) const START: Time = Time::from_micros(1_000_000);
 const SERVER: &str = "10.0.0.1:6000";
 
-fn started_with(change: impl FnOnce(&mut Config)) -> Program {
+pub(crate) fn started_with(change: impl FnOnce(&mut Config)) -> Program {
     let mut config = Config {
-        server: addr(SERVER),
+        entrance: Entrance::Fixed(addr(SERVER)),
         user: user("alice"),
         login: Login { password: Some("secret".to_owned()), ..Login::default() },
         takes_queries: false,
         seed: [3; 32],
     };
     change(&mut config);
-    let program = Seam::new(START, Client::new(START, config));
+    Seam::new(START, Client::new(START, config))
+}
+
+fn started() -> Program {
+    let program = started_with(|_| {});
     assert_eq!(program.dials.last().map(|(_, at)| *at), Some(addr(SERVER)));
     program
 }
 
-fn started() -> Program {
-    started_with(|_| {})
-}
-
-fn user(name: &str) -> UserId {
+pub(crate) fn user(name: &str) -> UserId {
     name.parse().expect("an id")
 }
 
@@ -47,7 +49,7 @@ fn welcome() -> Raw {
 }
 
 /// The server takes the latest dial and the LOGIN that comes.
-fn greet(program: &mut Program) -> ConnId {
+pub(crate) fn greet(program: &mut Program) -> ConnId {
     let conn = program.answer_dial();
     assert_eq!(program.wire(conn).got[..8], *CLIENT_PREFACE);
     program.wire(conn).got.clear();
@@ -67,7 +69,7 @@ fn online() -> (Program, ConnId) {
     online_with(|_| {})
 }
 
-fn events(program: &mut Program) -> Vec<Event> {
+pub(crate) fn events(program: &mut Program) -> Vec<Event> {
     std::iter::from_fn(|| program.core.poll_event()).collect()
 }
 
@@ -85,7 +87,7 @@ fn data(from: &str, to: &str, id: u64) -> Raw {
     Raw::of(DATA).info(7).id(id).to(to).from(from).body(b"hi")
 }
 
-fn send_acked(program: &mut Program) -> u64 {
+pub(crate) fn send_acked(program: &mut Program) -> u64 {
     let id = program.core.send_acked(program.now, user("bob"), 7, b"hi".to_vec()).expect("taken");
     program.turn();
     id

@@ -3,6 +3,7 @@
 mod acms;
 mod appserver;
 mod client;
+mod entrance;
 mod overload;
 mod wire_peer;
 

@@ -135,6 +135,10 @@ impl World {
         let (user, at) = (engine.user.clone(), engine.session(node));
         self.note(|| format!("n{node} ({user}): {}", of_client(&event)));
         match event {
+            client::Event::Asking => {
+                let later = self.clock + self.rng.u64(0..300_000);
+                self.schedule(later, Step::Guide(node));
+            }
             client::Event::State(state) => self.client_state(node, &state),
             client::Event::Message(message) => {
                 let resent = message.flags.has(Flags::RETRY);
@@ -246,7 +250,7 @@ impl World {
                 (engine.online, engine.online_since) = (true, now);
                 return;
             }
-            client::State::Reconnecting { .. } => {}
+            client::State::Reconnecting { .. } | client::State::NoServer { .. } => {}
             client::State::Stopped { code, text } => {
                 assert!(!blames(*code), "{} is blamed: {code} {text}", engine.user);
                 engine.stopped = true;
@@ -321,6 +325,6 @@ fn of_client(event: &client::Event) -> String {
         }
         client::Event::Sent { id, outcome } => format!("outcome of {id:x}: {outcome:?}"),
         client::Event::Bounced { id, cause, .. } => format!("bounce of {id:x}: {cause:?}"),
-        client::Event::State(_) | client::Event::Answered { .. } => format!("{event:?}"),
+        client::Event::Asking | client::Event::State(_) | client::Event::Answered { .. } => format!("{event:?}"),
     }
 }

@@ -6,7 +6,7 @@ use trunkline::id::ServerId;
 use trunkline::limits;
 use trunkline::role::acms::{self, Acms};
 use trunkline::role::appserver::{self, AppServer, CutOff, Membership, Rates};
-use trunkline::role::client::{self, Client};
+use trunkline::role::client::{self, Client, Entrance};
 use trunkline::time::{Span, Time};
 use trunkline::wire::Login;
 use trunkline::wire::link::Relogin;
@@ -83,9 +83,9 @@ pub(crate) fn incarnation(boot: u64) -> u64 {
     1_000 + boot
 }
 
-pub(crate) fn client(now: Time, user: &str, server: NodeId, seed: [u8; 32]) -> Box<Client> {
+pub(crate) fn client(now: Time, user: &str, entrance: Entrance, seed: [u8; 32]) -> Box<Client> {
     let config = client::Config {
-        server: address(server),
+        entrance,
         user: user.parse().expect("a user id"),
         login: Login { password: Some(PASSWORD.to_owned()), ..Login::default() },
         takes_queries: true,

@@ -2,12 +2,12 @@
 
 use trunkline::id::{ConnId, UserId};
 use trunkline::limits;
-use trunkline::role::client::SendError;
+use trunkline::role::client::{NoServer, SendError};
 use trunkline::time::{Span, Time};
 use trunkline::wire::{Bounce, Flags};
 
 use crate::answers::Question;
-use crate::cluster::{ACMS, SERVERS};
+use crate::cluster::{self, ACMS, SERVERS};
 use crate::model::{Manner, Sent, Session};
 use crate::network::{Answer, Death, NodeId};
 use crate::node::Role;
@@ -47,6 +47,8 @@ pub(crate) enum Step {
     Listen(NodeId),
     /// A server that was told to drain waits for nobody any more.
     Hurry { node: NodeId, boot: u64 },
+    /// A client that asked is told its server.
+    Guide(NodeId),
 }
 
 /// Steps.
@@ -96,6 +98,7 @@ impl World {
                 self.network.thaw(self.clock, node);
             }
             Step::Hurry { node, boot } => self.hurry(node, boot),
+            Step::Guide(node) => self.guide(node),
         }
     }
 
@@ -105,16 +108,35 @@ impl World {
 
     /// Where a user is to log in.
     fn server_for(&mut self, user: usize) -> NodeId {
-        let user: UserId = self.plan.users[user].parse().expect("a user id");
+        let user = self.plan.users[user].clone();
+        let assigned = if self.plan.assigns { self.assigned(&user) } else { None };
+        assigned.unwrap_or_else(|| self.any_server())
+    }
+
+    /// The server that the ACMS names, where it can; never the liar.
+    fn assigned(&mut self, user: &str) -> Option<NodeId> {
+        let user: UserId = user.parse().expect("a user id");
         let now = self.nodes[ACMS].now(self.clock);
-        if self.plan.assigns
-            && let Role::Acms(acms) = &mut self.nodes[ACMS].role
-            && let Ok(assigned) = acms.assign(now, Some(&user))
-            && SERVERS.contains(&usize::from(assigned.server.0))
-        {
-            return assigned.server.0.into();
+        let Role::Acms(acms) = &mut self.nodes[ACMS].role else { return None };
+        let server = acms.assign(now, Some(&user)).ok()?.server.0.into();
+        Some(server).filter(|server| SERVERS.contains(server))
+    }
+
+    /// A client is told which server to dial, or that there is none.
+    fn guide(&mut self, node: NodeId) {
+        let Some(engine) = self.engines.get(&node) else { return };
+        let user = engine.user.clone();
+        let server = self.assigned(&user);
+        self.note(|| format!("n{node} ({user}) is sent to {server:?}"));
+        let found = server.map(cluster::address).ok_or_else(|| NoServer::Now("none".to_owned()));
+        let now = self.nodes[node].now(self.clock);
+        if let Role::Client(client) = &mut self.nodes[node].role {
+            client.found(now, found);
         }
-        self.any_server()
+        if let (Some(server), Some(engine)) = (server, self.engines.get_mut(&node)) {
+            engine.server = server;
+        }
+        self.touch(node);
     }
 
     fn any_user(&mut self) -> String {

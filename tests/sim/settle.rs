@@ -64,7 +64,7 @@ impl World {
                 | Step::Answer(_) => {
                     self.take_step(step);
                 }
-                Step::Hurry { .. } => self.schedule(at, step),
+                Step::Hurry { .. } | Step::Guide(_) => self.schedule(at, step),
                 Step::Act | Step::Insist(_) | Step::Arrive(_) | Step::Fault(_) => {}
             }
         }

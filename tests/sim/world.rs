@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use trunkline::id::ConnId;
 use trunkline::limits;
+use trunkline::role::client::Entrance;
 use trunkline::role::{Gone, acms};
 use trunkline::time::Span;
 use trunkline::wire::CloseCode;
@@ -195,7 +196,9 @@ impl World {
     pub(crate) fn start_client(&mut self, user: usize, server: NodeId) {
         let user = self.plan.users[user].clone();
         let (clock, seed) = (self.draw_clock(), self.entropy());
-        let client = cluster::client(clock.at(self.clock), &user, server, seed);
+        let asks = self.plan.assigns && self.rng.bool();
+        let entrance = if asks { Entrance::Asked } else { Entrance::Fixed(cluster::address(server)) };
+        let client = cluster::client(clock.at(self.clock), &user, entrance, seed);
         let id = self.add(clock, Role::Client(client));
         self.note(|| format!("n{id}: {user} starts, for server {server}"));
         self.engines.insert(id, Engine::new(user, server));

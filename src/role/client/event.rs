@@ -26,7 +26,15 @@ pub enum State {
         /// Until the next dial.
         pause: Span,
     },
-    /// Over: the server said so with a code of 1500 and above, or the application logged out.
+    /// Whoever was asked named no server; asked again after the pause.
+    NoServer {
+        /// Why.
+        text: String,
+        /// Until it is asked again.
+        pause: Span,
+    },
+    /// Over: the server said so with a code of 1500 and above, the application logged out, or whoever was
+    /// asked names no server to this program (REFUSED).
     Stopped {
         /// The server's code.
         code: CloseCode,
@@ -38,6 +46,8 @@ pub enum State {
 /// What happened that the application is to hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// The address of a server is needed: to be answered once, with [`Client::found`](super::Client::found).
+    Asking,
     /// The connection changed.
     State(State),
     /// A message came.

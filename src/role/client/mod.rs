@@ -1,8 +1,10 @@
 //! The client's core: logs in, keeps its session over lost connections, and resolves each acknowledged send once.
 
+mod entrance;
 mod event;
 mod messages;
 
+pub use entrance::{Entrance, NoServer};
 pub use event::{Event, Message, QueryFailure, Reply, SendError, SendFailure, State};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,8 +24,8 @@ use crate::wire::{CloseBody, CloseCode, Flags, Kind, Login, Outgoing, Preface, R
 /// What a client is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The server to dial.
-    pub server: SocketAddr,
+    /// Where the server is that it dials.
+    pub entrance: Entrance,
     /// Who logs in.
     pub user: UserId,
     /// What it shows.
@@ -38,8 +40,13 @@ pub struct Config {
 const TRACKED: u64 = 1 << 63;
 
 enum Phase {
+    /// Until [`Client::found`].
+    Asking,
     Dialling(ConnId),
-    Online { conn: ConnId, max_frame: usize },
+    Online {
+        conn: ConnId,
+        max_frame: usize,
+    },
     Waiting(Time),
     Stopped,
 }
@@ -60,7 +67,8 @@ pub struct Client {
     config: Config,
     links: Links<()>,
     phase: Phase,
-    server: SocketAddr,
+    /// Where to dial next; none where that is to be asked for.
+    server: Option<SocketAddr>,
     backoff: Backoff,
     was_online: bool,
     /// When a server first sent it elsewhere; none once it is online.
@@ -82,7 +90,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that dials at once.
+    /// A client that dials at once, or asks where.
     pub fn new(now: Time, config: Config) -> Client {
         let mut entropy = Entropy::new(config.seed);
         // Another start of the same user must not repeat ids that receivers remember.
@@ -90,7 +98,7 @@ impl Client {
         let mut client = Client {
             links: Links::default(),
             phase: Phase::Waiting(now),
-            server: config.server,
+            server: config.entrance.address(),
             backoff: Backoff::default(),
             was_online: false,
             moving: None,
@@ -107,7 +115,7 @@ impl Client {
             logged_out: false,
             config,
         };
-        client.dial(now);
+        client.enter(now);
         client
     }
 
@@ -273,7 +281,7 @@ impl Client {
     fn max_frame(&self) -> usize {
         match self.phase {
             Phase::Online { max_frame, .. } => max_frame,
-            Phase::Dialling(_) | Phase::Waiting(_) | Phase::Stopped => limits::MAX_FRAME,
+            Phase::Asking | Phase::Dialling(_) | Phase::Waiting(_) | Phase::Stopped => limits::MAX_FRAME,
         }
     }
 
@@ -358,7 +366,7 @@ impl Core for Client {
         if let Phase::Waiting(until) = self.phase
             && until <= now
         {
-            self.dial(now);
+            self.enter(now);
         }
         self.expire_pending(now);
         self.expire_queries(now);
@@ -367,7 +375,7 @@ impl Core for Client {
     fn deadline(&self) -> Option<Time> {
         let waiting = match self.phase {
             Phase::Waiting(until) => Some(until),
-            Phase::Dialling(_) | Phase::Online { .. } | Phase::Stopped => None,
+            Phase::Asking | Phase::Dialling(_) | Phase::Online { .. } | Phase::Stopped => None,
         };
         let pending = self.pending_times.first().map(|(at, _)| *at);
         let queries = self.query_ends.first().map(|(at, _)| *at);
@@ -377,7 +385,8 @@ impl Core for Client {
 
 /// The connection.
 impl Client {
-    fn dial(&mut self, now: Time) {
+    fn dial(&mut self, now: Time, server: SocketAddr) {
+        self.server = Some(server);
         let patience = Patience {
             first_byte: limits::WELCOME_TIMEOUT,
             greeting: limits::WELCOME_TIMEOUT,
@@ -385,7 +394,7 @@ impl Client {
             silence: limits::HEARTBEAT_TIMEOUT,
         };
         let bounds = Bounds { soft: limits::ENGINE_QUEUE_BYTES_MAX, hard: limits::ENGINE_QUEUE_BYTES_MAX };
-        let conn = self.links.dial(now, self.server, patience, bounds, ());
+        let conn = self.links.dial(now, server, patience, bounds, ());
         self.phase = Phase::Dialling(conn);
     }
 
@@ -398,7 +407,7 @@ impl Client {
     fn lost(&mut self, now: Time, conn: ConnId, gone: Gone, told: CloseBody) {
         let is_current = match self.phase {
             Phase::Dialling(at) | Phase::Online { conn: at, .. } => at == conn,
-            Phase::Waiting(_) | Phase::Stopped => false,
+            Phase::Asking | Phase::Waiting(_) | Phase::Stopped => false,
         };
         if !is_current {
             return;
@@ -425,9 +434,9 @@ impl Client {
         let is_told = matches!(gone, Gone::ClosedByPeer(_));
         let stays = is_told && self.moving.is_some_and(|since| now.since(since) < limits::MOVE_PATIENCE);
         self.server = match go_to {
-            Some(server) => server,
+            Some(server) => Some(server),
             None if stays => self.server,
-            None => self.config.server,
+            None => self.config.entrance.address(),
         };
         self.phase = Phase::Waiting(now + pause);
         self.events.push_back(Event::State(State::Reconnecting { gone, text: told.text, pause }));
