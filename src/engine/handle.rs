@@ -21,6 +21,8 @@ pub(super) type LocateOutcome = Vec<Result<Option<ServerId>, Bounce>>;
 pub(super) enum Command {
     Send { to: UserId, info_type: u32, flags: Flags, body: Vec<u8> },
     Query { to: UserId, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
+    SendToServer { to: ServerId, info_type: u32, body: Vec<u8> },
+    QueryServer { to: ServerId, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
     Kick { user: UserId, text: String },
     Locate { users: Vec<UserId>, outcome: Sender<LocateOutcome> },
     Online(Sender<Vec<UserId>>),
@@ -61,6 +63,26 @@ impl ServerHandle {
     ) -> Result<Pending<QueryOutcome>, Overloaded> {
         let (outcome, pending) = Pending::new();
         self.command(Command::Query { to: to.clone(), info_type, body, patience: patience.into(), outcome })?;
+        Ok(pending)
+    }
+
+    /// Sends a message to the application of a server of the cluster, this one's own included, at most once: what can't be
+    /// delivered is counted and dropped.
+    pub fn send_to_server(&self, to: ServerId, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
+        self.command(Command::SendToServer { to, info_type, body })
+    }
+
+    /// Asks the application of a server of the cluster, this one's own included; the outcome is there after `patience` at
+    /// the latest. A server that is not in the cluster: OFFLINE.
+    pub fn query_server(
+        &self,
+        to: ServerId,
+        info_type: u32,
+        body: Vec<u8>,
+        patience: std::time::Duration,
+    ) -> Result<Pending<QueryOutcome>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::QueryServer { to, info_type, body, patience: patience.into(), outcome })?;
         Ok(pending)
     }
 

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use super::{Responder, ServerHandle};
-use crate::id::UserId;
+use crate::id::{ServerId, UserId};
 use crate::role::Gone;
 use crate::role::appserver::ClusterState;
 use crate::wire::Login;
@@ -69,7 +69,7 @@ pub struct Denied;
 /// What the application does with its users and their messages to the server.
 ///
 /// Messages between users are none of its business: they pass without it. Calls come in the order of what caused them,
-/// for each user; with a pool, users of different threads are served side by side. A panic is caught: a message is then
+/// for each user and each server; with a pool, those of different threads are served side by side. A panic is caught: a message is then
 /// bounced DENIED, a query answered with an error.
 pub trait Handler: Send + Sync + 'static {
     /// A user is in.
@@ -86,6 +86,21 @@ pub trait Handler: Send + Sync + 'static {
     /// A user asks the server something. The answer may be given here, or later and elsewhere; dropping `reply` answers
     /// with an error.
     fn on_query(&self, _server: &ServerHandle, _query: &Incoming<'_>, reply: Responder) {
+        reply.decline();
+    }
+
+    /// Another server's application, or this one's own, sent a message.
+    fn on_server_message(&self, _server: &ServerHandle, _from: ServerId, _info_type: u32, _body: &[u8]) {}
+
+    /// Another server's application, or this one's own, asks something.
+    fn on_server_query(
+        &self,
+        _server: &ServerHandle,
+        _from: ServerId,
+        _info_type: u32,
+        _body: &[u8],
+        reply: Responder,
+    ) {
         reply.decline();
     }
 

@@ -12,11 +12,12 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest};
 use super::watchdog::Watchdog;
 use super::{Responder, ServerHandle, seed};
-use crate::id::{ConnId, UserId};
+use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
 use crate::net::Wake;
-use crate::role::appserver::{ClusterState, QueryRef, Verdict};
+use crate::role::appserver::{ClusterState, QueryRef, QuerySource, ServerInbox, Verdict};
 use crate::role::{Entropy, Gone};
+use crate::wire::link::ServerMessageId;
 
 /// The application's code.
 pub(super) struct Application {
@@ -28,11 +29,26 @@ pub(super) struct Application {
 
 /// One call of the application's code.
 pub(super) enum Task {
-    Check { conn: ConnId, request: Box<LoginRequest> },
+    Check {
+        conn: ConnId,
+        request: Box<LoginRequest>,
+    },
     LoggedIn(UserId),
     LoggedOut(UserId, Gone),
-    Message { reference: QueryRef, info_type: u32, more: bool, body: Bytes },
-    Query { reply: Responder, info_type: u32, more: bool, body: Bytes },
+    Message {
+        reference: QueryRef,
+        info_type: u32,
+        more: bool,
+        body: Bytes,
+    },
+    /// Whoever asks.
+    Query {
+        reply: Responder,
+        info_type: u32,
+        more: bool,
+        body: Bytes,
+    },
+    ServerMessage(ServerInbox),
     Cluster(ClusterState),
 }
 
@@ -50,12 +66,35 @@ impl Task {
             Task::Check { request, .. } => Some(&request.user),
             Task::LoggedIn(user) | Task::LoggedOut(user, _) => Some(user),
             Task::Message { reference, .. } => Some(&reference.user),
-            Task::Query { reply, .. } => Some(&reply.query().user),
-            Task::Cluster(_) => None,
+            Task::Query { reply, .. } => match reply.query() {
+                QuerySource::User(query) => Some(&query.user),
+                QuerySource::Server { .. } => None,
+            },
+            Task::ServerMessage(_) | Task::Cluster(_) => None,
         }
     }
 
-    const NAMES: &'static [&'static str] = &["check", "on_login", "on_logout", "on_message", "on_query", "on_cluster"];
+    /// Of those that are no user's, whose task it is: one server's are done in order.
+    fn server(&self) -> Option<ServerId> {
+        match self {
+            Task::Query { reply, .. } => reply.query().server(),
+            Task::ServerMessage(inbox) => Some(inbox.from()),
+            Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Cluster(_) => {
+                None
+            }
+        }
+    }
+
+    const NAMES: &'static [&'static str] = &[
+        "check",
+        "on_login",
+        "on_logout",
+        "on_message",
+        "on_query",
+        "on_cluster",
+        "on_server_message",
+        "on_server_query",
+    ];
 
     /// The place of its name among [`Task::NAMES`].
     fn place(&self) -> usize {
@@ -64,8 +103,12 @@ impl Task {
             Task::LoggedIn(_) => 1,
             Task::LoggedOut(..) => 2,
             Task::Message { .. } => 3,
-            Task::Query { .. } => 4,
+            Task::Query { reply, .. } => match reply.query() {
+                QuerySource::User(_) => 4,
+                QuerySource::Server { .. } => 7,
+            },
             Task::Cluster(_) => 5,
+            Task::ServerMessage(_) => 6,
         }
     }
 
@@ -73,10 +116,11 @@ impl Task {
         Task::NAMES[self.place()]
     }
 
-    /// Bytes that it holds while it waits, as far as a client decides how many.
+    /// Bytes that it holds while it waits, as far as others decide how many.
     fn body_bytes(&self) -> usize {
         match self {
             Task::Message { body, .. } | Task::Query { body, .. } => body.len(),
+            Task::ServerMessage(inbox) => inbox.body.len(),
             Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => 0,
         }
     }
@@ -89,6 +133,9 @@ impl Task {
             }
             Task::Query { reply, info_type, more, body } => {
                 Task::Query { reply, info_type, more, body: Bytes::copy_from_slice(&body) }
+            }
+            Task::ServerMessage(inbox) => {
+                Task::ServerMessage(ServerInbox { body: Bytes::copy_from_slice(&inbox.body), ..inbox })
             }
             other @ (Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_)) => other,
         }
@@ -103,7 +150,8 @@ impl Application {
             Task::Check { conn, .. } => Done::Checked(*conn, Verdict::Fault),
             Task::Message { reference, .. } => Done::Denied(reference.clone()),
             // A responder answers by itself where it is dropped.
-            Task::Query { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => Done::Nothing,
+            Task::Query { .. } => Done::Nothing,
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::ServerMessage(_) | Task::Cluster(_) => Done::Nothing,
         };
         catch_unwind(AssertUnwindSafe(|| self.call(server, task))).unwrap_or_else(|_| {
             let panics = self.panics.fetch_add(1, Ordering::Relaxed) + 1;
@@ -143,9 +191,18 @@ impl Application {
                 }
             }
             Task::Query { reply, info_type, more, body } => {
-                let reference = reply.query().clone();
-                let query = Incoming { from: &reference.user, info_type, body: &body, more, id: reference.id };
-                handler.on_query(server, &query, reply);
+                match reply.query().clone() {
+                    QuerySource::User(QueryRef { user, id, .. }) => {
+                        handler.on_query(server, &Incoming { from: &user, info_type, body: &body, more, id }, reply);
+                    }
+                    QuerySource::Server { id } => {
+                        handler.on_server_query(server, ServerMessageId::server(id), info_type, &body, reply);
+                    }
+                }
+                Done::Nothing
+            }
+            Task::ServerMessage(inbox) => {
+                handler.on_server_message(server, inbox.from(), inbox.info_type, &inbox.body);
                 Done::Nothing
             }
         }
@@ -251,7 +308,9 @@ impl Lane {
         };
         match refused {
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => self.deferred.push_back(refused),
-            Task::Check { .. } | Task::Message { .. } | Task::Query { .. } => return Err(refused),
+            Task::Check { .. } | Task::Message { .. } | Task::Query { .. } | Task::ServerMessage(_) => {
+                return Err(refused);
+            }
         }
         Ok(())
     }
@@ -304,15 +363,14 @@ impl Pool {
 
     /// `Err` hands back what must be turned away; comings and goings never are.
     fn give(&mut self, task: Task) -> Result<(), Task> {
-        let hash = task.user().map_or(0, |user| self.hasher.hash_one(user));
+        let hash = task.user().map_or_else(|| self.hasher.hash_one(task.server()), |user| self.hasher.hash_one(user));
         let place = (hash % self.lanes.len() as u64) as usize;
         let lane = &mut self.lanes[place];
         match task {
             Task::Check { .. } if !lane.deferred.is_empty() => Err(task),
             Task::Check { .. } => self.checks.try_send(task).map_err(TrySendError::into_inner),
-            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Query { .. } | Task::Cluster(_) => {
-                lane.give(task)
-            }
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Query { .. } => lane.give(task),
+            Task::ServerMessage(_) | Task::Cluster(_) => lane.give(task),
         }
     }
 }

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::failure;
 use crate::limits;
 use crate::net::Wake;
-use crate::role::appserver::QueryRef;
+use crate::role::appserver::QuerySource;
 
 /// What a query is answered with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,9 +31,9 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub struct Responder {
     /// Taken by the answer.
-    query: Option<QueryRef>,
+    query: Option<QuerySource>,
     more: bool,
-    answers: Sender<(QueryRef, Answer)>,
+    answers: Sender<(QuerySource, Answer)>,
     wake: Arc<Wake>,
     /// The engine's own thread looks for answers behind each call of the application's anyway.
     engine: ThreadId,
@@ -56,7 +56,7 @@ impl Responder {
     }
 
     /// What it answers.
-    pub(super) fn query(&self) -> &QueryRef {
+    pub(super) fn query(&self) -> &QuerySource {
         self.query.as_ref().expect("an answer takes the responder along")
     }
 
@@ -81,8 +81,8 @@ impl Drop for Responder {
 
 /// The answers that an engine's application owes.
 pub(super) struct Answers {
-    sender: Sender<(QueryRef, Answer)>,
-    receiver: Receiver<(QueryRef, Answer)>,
+    sender: Sender<(QuerySource, Answer)>,
+    receiver: Receiver<(QuerySource, Answer)>,
     wake: Arc<Wake>,
     /// Responders whose answer has not been taken: the channel holds no more than these.
     owed: usize,
@@ -95,7 +95,7 @@ impl Answers {
     }
 
     /// What answers the query; called on the engine's thread. `Err` where too many answers are owed.
-    pub(super) fn owe(&mut self, query: QueryRef, more: bool) -> Result<Responder, QueryRef> {
+    pub(super) fn owe(&mut self, query: QuerySource, more: bool) -> Result<Responder, QuerySource> {
         if self.owed >= limits::ANSWERS_OWED_MAX {
             return Err(query);
         }
@@ -110,13 +110,13 @@ impl Answers {
     }
 
     /// Takes a responder back that nobody got, for the engine to answer the query itself.
-    pub(super) fn withdraw(&mut self, mut responder: Responder) -> QueryRef {
+    pub(super) fn withdraw(&mut self, mut responder: Responder) -> QuerySource {
         self.owed -= 1;
         responder.query.take().expect("nobody had it to answer with")
     }
 
     /// The next answer that was given.
-    pub(super) fn poll(&mut self) -> Option<(QueryRef, Answer)> {
+    pub(super) fn poll(&mut self) -> Option<(QuerySource, Answer)> {
         let answered = self.receiver.try_recv().ok()?;
         self.owed -= 1;
         Some(answered)

@@ -6,7 +6,9 @@ use trunkline::id::{ConnId, ServerId, UserId};
 use trunkline::limits;
 use trunkline::link::{End, Link};
 use trunkline::role::Core;
-use trunkline::role::appserver::{AppServer, Config, CutOff, Event, Membership, Peer, QueryRef, Rates, Verdict};
+use trunkline::role::appserver::{
+    AppServer, Config, CutOff, Event, Membership, Peer, QueryRef, QuerySource, Rates, Verdict,
+};
 use trunkline::time::{Span, Time};
 use trunkline::wire::link::{self, Prover, Relogin};
 use trunkline::wire::{Bounce, Flags};
@@ -14,7 +16,8 @@ use trunkline::wire::{Bounce, Flags};
 use super::frame::{
     self, ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft,
     FOUND, GROUP_DATA, GROUP_JOIN, KICK, LOGIN, LOGOUT, LOOKUP, MOVE, NAMES, OPENINGS, PING, PONG, PRESENCE, PROVE,
-    QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVERS, STATE, SYNCED, Seen, Start, UNBIND, WELCOME,
+    QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY, SERVERS, STATE, SYNCED, Seen,
+    Start, UNBIND, WELCOME,
 };
 use super::script::Script;
 use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Written, late};
@@ -115,6 +118,8 @@ struct Site<'a> {
     lookups: Vec<u64>,
     /// Messages and queries that the application has not answered.
     inbox: Vec<QueryRef>,
+    /// Queries of servers that it has not.
+    server_queries: Vec<u64>,
 }
 
 impl Site<'_> {
@@ -140,6 +145,7 @@ impl Site<'_> {
             claims: Vec::new(),
             lookups: Vec::new(),
             inbox: Vec::new(),
+            server_queries: Vec::new(),
         };
         site.begin();
         for _ in 0..STEPS_MAX {
@@ -303,7 +309,7 @@ impl Site<'_> {
         let user = |name: &[u8]| UserId::parse(name).unwrap_or_else(|_| UserId::parse(b"carol").expect("an id"));
         let to = user(frame::name(script));
         let core = &mut self.shell.core;
-        match script.below(9) {
+        match script.below(12) {
             0 => {
                 let flags = script.one_of(&[Flags::NONE, Flags::WANT_ACK, Flags::DROPPABLE]);
                 // What can't be sent is told to the caller, which is no concern here.
@@ -330,6 +336,21 @@ impl Site<'_> {
             7 => {
                 if script.once_in(16) {
                     core.stop(now);
+                }
+            }
+            8 => {
+                let ends = script.once_in(2).then_some(now + Span::from_secs(5));
+                // What can't be sent is told to the caller, which is no concern here.
+                _ = core.send_to_server(now, ServerId(script.below(3) as u16), 7, b"to a server", ends).is_ok();
+            }
+            9 => {
+                if let Some(id) = self.server_queries.pop() {
+                    core.answer_query(now, &QuerySource::Server { id }, Flags::NONE, b"a reply");
+                }
+            }
+            10 => {
+                if let Some(id) = self.server_queries.pop() {
+                    core.refuse_query(now, &QuerySource::Server { id }, Bounce::Busy);
                 }
             }
             _ => {
@@ -410,6 +431,10 @@ impl Site<'_> {
                 draft.id = self.lookups.pop().unwrap_or(id);
                 draft.body = script.one_of(&[&[0, 1], &[], &[0, 2], &[0]]);
             }
+            SERVER_DATA | SERVER_QUERY => {
+                draft.to = script.one_of(&[&[0, 1], &[0, 2], b""]);
+                draft.from = b"";
+            }
             SERVERS => draft.body = script.one_of(&SERVERS_BODIES),
             KICK => draft.id = u64::from(script.byte() % 8),
             CHALLENGE => return self.challenge(),
@@ -440,6 +465,8 @@ impl Site<'_> {
                     assert_eq!(user, Some(inbox.user.as_bytes()), "a message of another's");
                     self.inbox.push(inbox.reference());
                 }
+                Event::ServerMessage(_) => {}
+                Event::ServerQuery(inbox) => self.server_queries.push(inbox.id),
                 Event::LoggedOut { .. }
                 | Event::Memory(_)
                 | Event::Outcome { .. }
@@ -497,9 +524,11 @@ impl Site<'_> {
                 }
                 None => {
                     let is_bounce = kind == BOUNCE && seen.body.is_empty();
-                    let is_own =
-                        matches!(kind, DATA | QUERY) && seen.from.is_empty() && seen.id >> 48 == u64::from(SERVER);
-                    assert!(is_bounce || is_own, "{kind:#04x} that nobody sent");
+                    let is_own = matches!(kind, DATA | QUERY | SERVER_DATA | SERVER_QUERY)
+                        && seen.from.is_empty()
+                        && seen.id >> 48 == u64::from(SERVER);
+                    let is_answer = kind == REPLY && seen.from.is_empty() && seen.to.is_empty();
+                    assert!(is_bounce || is_own || is_answer, "{kind:#04x} that nobody sent");
                 }
             },
             kind => panic!("{kind:#04x} to an ACMS"),
@@ -511,6 +540,7 @@ impl Site<'_> {
         assert_eq!(user, Some(seen.to), "{:#04x} to another's connection", seen.kind);
         match seen.kind {
             WELCOME | ANSWER => assert_eq!(seen.from, b""),
+            SERVER_DATA | SERVER_QUERY => panic!("{:#04x} to a client", seen.kind),
             kind if RELAYED.contains(&kind) => match written.source {
                 Some(source) => {
                     let sender = &self.shell.wires[source];
@@ -546,11 +576,49 @@ const SPOKEN_ONLINE: [u8; 20] = [
     DATA, DATA, DATA, DATA, DATA, DATA, ACK, QUERY, QUERY, REPLY, ASK, ASK, LOGIN, LOGOUT, PING, PONG, CLOSE,
     GROUP_JOIN, GROUP_DATA, PRESENCE,
 ];
-const SAID_BY_THE_ACMS: [u8; 14] =
-    [DATA, DATA, DATA, ACK, BOUNCE, QUERY, REPLY, KICK, RESYNC, SERVERS, FOUND, PING, PONG, CLOSE];
-const SAID_BY_ANY_ACMS: [u8; 22] = [
-    DATA, DATA, DATA, ACK, BOUNCE, QUERY, REPLY, KICK, RESYNC, SERVERS, FOUND, PING, PONG, CLOSE, CLAIMED, CHALLENGE,
-    REGISTERED, CLAIM, LOGIN, ASK, BIND, WELCOME,
+const SAID_BY_THE_ACMS: [u8; 16] = [
+    DATA,
+    DATA,
+    DATA,
+    ACK,
+    BOUNCE,
+    QUERY,
+    REPLY,
+    KICK,
+    RESYNC,
+    SERVERS,
+    FOUND,
+    PING,
+    PONG,
+    CLOSE,
+    SERVER_DATA,
+    SERVER_QUERY,
+];
+const SAID_BY_ANY_ACMS: [u8; 24] = [
+    DATA,
+    DATA,
+    DATA,
+    ACK,
+    BOUNCE,
+    QUERY,
+    REPLY,
+    KICK,
+    RESYNC,
+    SERVERS,
+    FOUND,
+    PING,
+    PONG,
+    CLOSE,
+    CLAIMED,
+    CHALLENGE,
+    REGISTERED,
+    CLAIM,
+    LOGIN,
+    ASK,
+    BIND,
+    WELCOME,
+    SERVER_DATA,
+    SERVER_QUERY,
 ];
 
 const LOGINS: [&[u8]; 8] = [

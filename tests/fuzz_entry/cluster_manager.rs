@@ -12,8 +12,8 @@ use trunkline::wire::link::{Membership, Prover};
 
 use super::frame::{
     self, ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft, FOUND, KICK,
-    LOGIN, LOOKUP, NAMES, OPENINGS, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVERS,
-    STATE, SYNCED, Seen, Start, UNBIND,
+    LOGIN, LOOKUP, NAMES, OPENINGS, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC,
+    SERVER_DATA, SERVER_QUERY, SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
 };
 use super::script::Script;
 use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Wire, Written, late};
@@ -232,6 +232,10 @@ impl Hub<'_> {
             _ => script.bytes(200).to_vec(),
         };
         let from = if kind == CLAIM || kind == UNBIND { frame::name(script) } else { from };
+        let (to, from) = match kind {
+            SERVER_DATA | SERVER_QUERY => (script.one_of(&SERVER_NUMBERS), &b""[..]),
+            _ => (to, from),
+        };
         if kind == CLAIM {
             info = script.one_of(&[0, 0, 1, info]);
         }
@@ -284,7 +288,9 @@ impl Hub<'_> {
                     let is_free = kind == BOUNCE || seen.from.is_empty();
                     assert!(is_free || is_told(source, seen.from), "a `from` that its server never told of");
                     let receiver = &self.members[written.wire];
-                    let is_servers = seen.to.is_empty() && seen.id >> 48 == u64::from(receiver.server);
+                    let is_for_application = matches!(kind, SERVER_DATA | SERVER_QUERY);
+                    let is_servers = seen.to.is_empty() && seen.id >> 48 == u64::from(receiver.server)
+                        || is_for_application && seen.to == receiver.server.to_be_bytes();
                     assert!(
                         is_servers || is_told(written.wire, seen.to),
                         "a frame at a server that its user is not on"
@@ -341,7 +347,7 @@ fn bindings(script: &mut Script<'_>) -> Vec<u8> {
     body
 }
 
-const SPOKEN: [u8; 28] = [
+const SPOKEN: [u8; 30] = [
     DATA,
     DATA,
     DATA,
@@ -370,7 +376,12 @@ const SPOKEN: [u8; 28] = [
     CHALLENGE,
     DRAIN,
     STATE,
+    SERVER_DATA,
+    SERVER_QUERY,
 ];
+
+/// Servers that a message may be for: three that may be there, one that is not, and what is no number.
+const SERVER_NUMBERS: [&[u8]; 6] = [&[0, 1], &[0, 2], &[0, 3], &[1, 1], &[1], b""];
 
 /// Four of these would not fit one SERVERS.
 static LONG_REGISTER: LazyLock<String> =

@@ -37,9 +37,11 @@ pub(crate) const LOOKUP: u8 = 0x8E;
 pub(crate) const FOUND: u8 = 0x8F;
 pub(crate) const DRAIN: u8 = 0x90;
 pub(crate) const STATE: u8 = 0x91;
+pub(crate) const SERVER_DATA: u8 = 0x99;
+pub(crate) const SERVER_QUERY: u8 = 0x9A;
 
 /// The kinds that every hop passes on byte for byte.
-pub(crate) const RELAYED: [u8; 5] = [DATA, ACK, BOUNCE, QUERY, REPLY];
+pub(crate) const RELAYED: [u8; 7] = [DATA, ACK, BOUNCE, QUERY, REPLY, SERVER_DATA, SERVER_QUERY];
 
 /// Every close code of this version.
 const CLOSE_CODES: [u32; 24] = [

@@ -19,7 +19,7 @@ use trunkline::time::{Span, Time};
 
 use super::frame::{
     self, ACK, BIND, BOUNCE, CLAIM, CLAIMED, CLOSE, DATA, Draft, FULL, KICK, LENGTH_MAX, MOVE, PING, PONG, QUERY, RATE,
-    RELAYED, REPLY, Seen, Start,
+    RELAYED, REPLY, SERVER_DATA, SERVER_QUERY, Seen, Start,
 };
 
 pub(crate) const START: Time = Time::from_micros(1_000_000);
@@ -275,7 +275,7 @@ impl<C: Watched> Shell<C> {
         self.fed.iter().any(|Fed { head, .. }| {
             let (to_len, from_len) = (usize::from(head[6]), usize::from(head[7]));
             let (to, rest) = head[20..].split_at(to_len);
-            matches!(head[4], DATA | QUERY)
+            matches!(head[4], DATA | QUERY | SERVER_DATA | SERVER_QUERY)
                 && head[12..20] == bounce.id.to_be_bytes()
                 && (to, &rest[..from_len]) == (bounce.from, bounce.to)
         })

@@ -5,6 +5,7 @@ mod appserver;
 mod client;
 mod entrance;
 mod overload;
+mod queries;
 mod wire_peer;
 
 use trunkline::wire::CloseCode;

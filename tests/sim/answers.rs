@@ -1,13 +1,13 @@
 //! What the receivers of queries make of them: an answer of one kind or another, at once or later, once.
 
 use trunkline::id::UserId;
-use trunkline::role::appserver::QueryRef;
+use trunkline::role::appserver::QuerySource;
 use trunkline::wire::{Bounce, Flags};
 
 use crate::model::{Answer, Model};
 use crate::network::NodeId;
 use crate::node::Role;
-use crate::scenario::{SERVER_ITSELF, Step};
+use crate::scenario::{SERVER_ITSELF, Step, server_name};
 use crate::world::World;
 
 /// World time, in microseconds, within which a query is answered that is answered later.
@@ -26,8 +26,8 @@ pub(crate) struct Question {
 /// What the answer needs.
 #[derive(Clone, Debug)]
 pub(crate) enum Asker {
-    /// A user asked its server.
-    OfServer(QueryRef),
+    /// A user asked its server, or a server's application another's.
+    OfServer(QuerySource),
     /// A user, or a server, asked a user.
     OfUser { from: Option<UserId>, id: u64 },
 }
@@ -56,7 +56,12 @@ impl World {
         let now = place.now(self.clock);
         self.model.answers(serial, answer);
         let (flags, body) = match (answer, &asker) {
-            (Answer::Reply, Asker::OfServer(_)) => (Flags::NONE, Model::reply_body(serial, SERVER_ITSELF)),
+            (Answer::Reply, Asker::OfServer(QuerySource::User(_))) => {
+                (Flags::NONE, Model::reply_body(serial, SERVER_ITSELF))
+            }
+            (Answer::Reply, Asker::OfServer(QuerySource::Server { .. })) => {
+                (Flags::NONE, Model::reply_body(serial, &server_name(node)))
+            }
             (Answer::Reply, Asker::OfUser { .. }) => {
                 (Flags::NONE, Model::reply_body(serial, &self.engines[&node].user))
             }
@@ -65,11 +70,11 @@ impl World {
         };
         let told = match (&mut place.role, asker) {
             (Role::Server(server), Asker::OfServer(query)) if answer == Answer::Denial => {
-                server.refuse(now, &query, Bounce::Denied);
+                server.refuse_query(now, &query, Bounce::Denied);
                 Ok(())
             }
             (Role::Server(server), Asker::OfServer(query)) => {
-                server.reply(now, &query, flags, 0, &body);
+                server.answer_query(now, &query, flags, &body);
                 Ok(())
             }
             (Role::Client(client), Asker::OfUser { from, id }) => client.reply(now, from.as_ref(), id, flags, 0, &body),

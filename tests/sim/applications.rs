@@ -2,7 +2,7 @@
 
 use trunkline::id::{ConnId, ServerId};
 use trunkline::role::Gone;
-use trunkline::role::appserver::{self, ClusterState, Outcome, Verdict};
+use trunkline::role::appserver::{self, ClusterState, Outcome, QuerySource, ServerInbox, Verdict};
 use trunkline::role::client::{self, QueryFailure};
 use trunkline::wire::{Bounce, CloseCode, Flags};
 
@@ -11,7 +11,7 @@ use crate::cluster::{self, PASSWORD, SERVERS};
 use crate::model::{Answer, Ending, Manner, Session};
 use crate::network::NodeId;
 use crate::node::Role;
-use crate::scenario::{GHOST, SERVER_ITSELF, SETTLED_MICROS, Step};
+use crate::scenario::{GHOST, SERVER_ITSELF, SETTLED_MICROS, Step, server_name};
 use crate::world::{Engine, World};
 
 /// World time, in microseconds, within which a login is decided once the application has accepted it: the link's silence
@@ -64,7 +64,14 @@ impl World {
             appserver::Event::Query(inbox) => {
                 let user = inbox.user.as_str();
                 let serial = self.model.handed(Manner::Query, false, user, SERVER_ITSELF, at, &inbox.body);
-                self.asked(node, serial, Asker::OfServer(inbox.reference()));
+                self.asked(node, serial, Asker::OfServer(QuerySource::User(inbox.reference())));
+            }
+            appserver::Event::ServerMessage(inbox) => {
+                self.handed_to_server(Manner::Plain, node, &inbox);
+            }
+            appserver::Event::ServerQuery(inbox) => {
+                let serial = self.handed_to_server(Manner::Query, node, &inbox);
+                self.asked(node, serial, Asker::OfServer(QuerySource::Server { id: inbox.id }));
             }
             appserver::Event::Outcome { id, outcome } => self.hear_outcome(node, id, outcome),
             appserver::Event::LoggedOut { user, gone } => {
@@ -96,6 +103,13 @@ impl World {
         }
     }
 
+    /// A server's application was handed what another's, or its own, sent.
+    fn handed_to_server(&mut self, manner: Manner, node: NodeId, inbox: &ServerInbox) -> u64 {
+        let at = Session { engine: node, number: self.nodes[node].boot as u32 };
+        let from = server_name(inbox.from().0.into());
+        self.model.handed(manner, false, &from, &server_name(node), at, &inbox.body)
+    }
+
     /// Once all has come to rest, everyone is where the answer says; before, who is in may be on the way.
     fn check_located(&self, servers: &[Result<Option<ServerId>, Bounce>]) {
         if !self.is_at_rest {
@@ -123,7 +137,9 @@ impl World {
             }
             Outcome::Acked => self.end(node, id, Ending::Taken),
             Outcome::Bounced(cause) => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
-            Outcome::TimedOut => self.end(node, id, Ending::Failed("TimedOut".to_owned())),
+            failure @ (Outcome::TimedOut | Outcome::ConnectionLost) => {
+                self.end(node, id, Ending::Failed(format!("{failure:?}")));
+            }
         }
     }
 }
@@ -292,7 +308,7 @@ fn sender_of(message: &client::Message) -> String {
         None => {
             let server = (message.id >> 48) as usize;
             assert!(SERVERS.contains(&server), "there is no server {server}");
-            format!("@{server}")
+            server_name(server)
         }
     }
 }
@@ -302,6 +318,9 @@ fn of_server(event: &appserver::Event) -> String {
     match event {
         appserver::Event::Message(inbox) | appserver::Event::Query(inbox) => {
             format!("{} sends {:x}, {} bytes, to the server", inbox.user, inbox.id, inbox.body.len())
+        }
+        appserver::Event::ServerMessage(inbox) | appserver::Event::ServerQuery(inbox) => {
+            format!("server {} sends {:x}, {} bytes", inbox.from(), inbox.id, inbox.body.len())
         }
         appserver::Event::LoginAsked { .. }
         | appserver::Event::LoggedIn { .. }

@@ -1,6 +1,6 @@
 //! What users and fate do, drawn from the seed.
 
-use trunkline::id::{ConnId, UserId};
+use trunkline::id::{ConnId, ServerId, UserId};
 use trunkline::limits;
 use trunkline::role::client::{NoServer, SendError};
 use trunkline::time::{Span, Time};
@@ -19,6 +19,16 @@ use crate::world::World;
 pub(crate) const GHOST: &str = "ghost";
 /// Who a message to the server itself is for.
 pub(crate) const SERVER_ITSELF: &str = "@server";
+
+/// What the model calls a server's application, as a sender and where another server sends to it.
+pub(crate) fn server_name(node: NodeId) -> String {
+    format!("@{node}")
+}
+
+/// The server that is called so.
+pub(crate) fn server_called(name: &str) -> Option<NodeId> {
+    name.strip_prefix('@').and_then(|number| number.parse().ok())
+}
 /// World time by which everyone has logged in for the first time.
 pub(crate) const SETTLED_MICROS: u64 = 3_000_000;
 
@@ -166,6 +176,9 @@ impl World {
                 let manner = [Manner::Plain, Manner::Acked, Manner::Query, Manner::Droppable][self.rng.usize(0..4)];
                 self.speak_as_server(server, manner, &to);
                 self.ask_as_server(server);
+                let manner = if self.rng.bool() { Manner::Plain } else { Manner::Query };
+                let other = server_name(self.any_server());
+                self.speak_as_server(server, manner, &other);
             }
             _ => self.say(node, Manner::Plain, &to),
         }
@@ -201,20 +214,22 @@ impl World {
         self.touch(node);
     }
 
-    /// A server's own code sends.
+    /// A server's own code sends, to a user or to a server.
     pub(crate) fn speak_as_server(&mut self, node: NodeId, manner: Manner, to: &str) {
         let (now, boot) = (self.nodes[node].now(self.clock), self.nodes[node].boot);
-        let from = format!("@{node}");
+        let from = server_name(node);
         let (serial, body) = self.model.compose(&from, to, 30);
         let Role::Server(server) = &mut self.nodes[node].role else { return };
-        let user: UserId = to.parse().expect("a user id");
         let (flags, ends): (Flags, Option<Time>) = match manner {
             Manner::Plain => (Flags::NONE, None),
             Manner::Droppable => (Flags::DROPPABLE, None),
             Manner::Acked => (Flags::WANT_ACK, None),
             Manner::Query => (Flags::NONE, Some(now + Span::from_secs(8))),
         };
-        let taken: Result<u64, Bounce> = server.send(now, &user, flags, 0, &body, ends);
+        let taken: Result<u64, Bounce> = match server_called(to) {
+            Some(other) => server.send_to_server(now, ServerId(other as u16), 0, &body, ends),
+            None => server.send(now, &to.parse().expect("a user id"), flags, 0, &body, ends),
+        };
         self.note(|| format!("server {node} says #{serial} {manner:?} to {to}: {taken:x?}"));
         if let Ok(id) = taken {
             let sender = Session { engine: node, number: boot as u32 };

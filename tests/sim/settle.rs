@@ -1,6 +1,6 @@
 //! From beginning to end: a day's faults, their healing, and what must be true once all has come to rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trunkline::role::acms::Acms;
 use trunkline::role::appserver::AppServer;
@@ -10,7 +10,7 @@ use crate::losses::Vanished;
 use crate::model::Manner;
 use crate::network::NodeId;
 use crate::node::Role;
-use crate::scenario::{GHOST, SERVER_ITSELF, SETTLED_MICROS, Step};
+use crate::scenario::{GHOST, SERVER_ITSELF, SETTLED_MICROS, Step, server_called, server_name};
 use crate::world::{Engine, World};
 
 /// World time, in microseconds, within which everything must have come to rest once all has healed.
@@ -212,6 +212,7 @@ impl World {
         for (node, (_, user)) in SERVERS.into_iter().zip(&online) {
             self.speak_as_server(node, manners[(self.seed as usize + node) % 3], user);
             self.ask_as_server(node);
+            self.speak_as_server(node, manners[2 * (node % 2)], &server_name(SERVERS[node % SERVERS.len()]));
         }
         self.run_until(self.clock + 100_000);
         while let Some(unrest) = self.unrest() {
@@ -245,7 +246,10 @@ impl World {
             let was_here =
                 |engine: &Engine| engine.server == sent.via && engine.online && engine.online_since < sent.at;
             let crosses = sent.to != SERVER_ITSELF && !receivers.any(was_here);
-            let ways = self.let_in.get(&sent.to).cloned().unwrap_or_default();
+            let ways = match server_called(&sent.to) {
+                Some(server) => BTreeSet::from([server]),
+                None => self.let_in.get(&sent.to).cloned().unwrap_or_default(),
+            };
             Vanished { serial, sent, ways, crosses }
         });
         let vanished: Vec<Vanished<'_>> = vanished.collect();

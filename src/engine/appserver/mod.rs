@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 use mio::net::TcpListener;
@@ -19,7 +20,7 @@ use super::{Running, Stopping, ending, log_strain, resolve};
 use crate::id::UserId;
 use crate::limits;
 use crate::net::Reactor;
-use crate::role::appserver::{self as core, ClusterState, Event, Inbox, Outcome, QueryRef, Verdict};
+use crate::role::appserver::{self as core, ClusterState, Event, Inbox, Outcome, QuerySource, ServerInbox, Verdict};
 use crate::role::client::QueryFailure;
 use crate::time::{Span, Time};
 use crate::wire::{Bounce, CloseCode, Flags};
@@ -201,10 +202,11 @@ impl AppServer {
             Event::Query(inbox) => {
                 let Inbox { info_type, flags, ref body, .. } = inbox;
                 let (body, more) = (body.clone(), flags.has(Flags::MORE));
-                match self.answers.owe(inbox.reference(), more) {
-                    Ok(reply) => _ = self.give(Task::Query { reply, info_type, more, body }),
-                    Err(query) => self.core.refuse(self.reactor.now(), &query, Bounce::Busy),
-                }
+                self.ask(QuerySource::User(inbox.reference()), info_type, more, body);
+            }
+            Event::ServerMessage(inbox) => _ = self.give(Task::ServerMessage(inbox)),
+            Event::ServerQuery(ServerInbox { info_type, id, body }) => {
+                self.ask(QuerySource::Server { id }, info_type, false, body);
             }
             Event::Outcome { id, outcome } => self.settle_query(id, outcome),
             Event::Located { token, servers } => {
@@ -222,6 +224,14 @@ impl AppServer {
                     log::info!("{conn} {addr} user {user} {}{untold}", ending(gone, &text));
                 }
             }
+        }
+    }
+
+    /// Hands the application a query.
+    fn ask(&mut self, query: QuerySource, info_type: u32, more: bool, body: Bytes) {
+        match self.answers.owe(query, more) {
+            Ok(reply) => _ = self.give(Task::Query { reply, info_type, more, body }),
+            Err(query) => self.core.refuse_query(self.reactor.now(), &query, Bounce::Busy),
         }
     }
 
@@ -273,7 +283,10 @@ impl AppServer {
             Task::Message { reference, .. } => self.core.refuse(now, &reference, Bounce::Busy),
             Task::Query { reply, .. } => {
                 let query = self.answers.withdraw(reply);
-                self.core.refuse(now, &query, Bounce::Busy);
+                self.core.refuse_query(now, &query, Bounce::Busy);
+            }
+            Task::ServerMessage(inbox) => {
+                self.core.refuse_query(now, &QuerySource::Server { id: inbox.id }, Bounce::Busy);
             }
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => {
                 unreachable!("a notice waits in the pool, it is not turned away")
@@ -289,11 +302,11 @@ impl AppServer {
         }
     }
 
-    fn reply(&mut self, now: Time, query: &QueryRef, answer: Answer) {
+    fn reply(&mut self, now: Time, query: &QuerySource, answer: Answer) {
         match answer {
-            Answer::Body(body) => self.core.reply(now, query, Flags::NONE, 0, &body),
-            Answer::Failure(text) => self.core.reply(now, query, Flags::ERROR, 0, text.as_bytes()),
-            Answer::Unknown => self.core.refuse(now, query, Bounce::NoHandler),
+            Answer::Body(body) => self.core.answer_query(now, query, Flags::NONE, &body),
+            Answer::Failure(text) => self.core.answer_query(now, query, Flags::ERROR, text.as_bytes()),
+            Answer::Unknown => self.core.refuse_query(now, query, Bounce::NoHandler),
             Answer::Nothing => {}
         }
     }
@@ -306,10 +319,17 @@ impl AppServer {
                 }
             }
             Command::Query { to, info_type, body, patience, outcome } => {
-                match self.core.send(now, &to, Flags::NONE, info_type, &body, Some(now + patience)) {
-                    Ok(id) => drop(self.queries.insert(id, outcome)),
-                    Err(cause) => resolve(&outcome, Err(QueryFailure::Bounced(cause))),
+                let sent = self.core.send(now, &to, Flags::NONE, info_type, &body, Some(now + patience));
+                self.await_outcome(sent, outcome);
+            }
+            Command::SendToServer { to, info_type, body } => {
+                if let Err(cause) = self.core.send_to_server(now, to, info_type, &body, None) {
+                    log::debug!("a message of the server's own to server {to} was not sent: {cause}");
                 }
+            }
+            Command::QueryServer { to, info_type, body, patience, outcome } => {
+                let sent = self.core.send_to_server(now, to, info_type, &body, Some(now + patience));
+                self.await_outcome(sent, outcome);
             }
             Command::Kick { user, text } => {
                 if !self.core.kick(now, &user, &text) {
@@ -333,6 +353,14 @@ impl AppServer {
         }
     }
 
+    /// Keeps whom a query's outcome is to be told.
+    fn await_outcome(&mut self, sent: Result<u64, Bounce>, outcome: Sender<QueryOutcome>) {
+        match sent {
+            Ok(id) => drop(self.queries.insert(id, outcome)),
+            Err(cause) => resolve(&outcome, Err(QueryFailure::of_bounce(cause))),
+        }
+    }
+
     fn settle_query(&mut self, id: u64, outcome: Outcome) {
         let Some(sender) = self.queries.remove(&id) else { return };
         let outcome = match outcome {
@@ -340,6 +368,7 @@ impl AppServer {
             Outcome::Replied { body, .. } => Ok(body.to_vec()),
             Outcome::Bounced(cause) => Err(QueryFailure::of_bounce(cause)),
             Outcome::TimedOut => Err(QueryFailure::TimedOut),
+            Outcome::ConnectionLost => Err(QueryFailure::ConnectionLost),
             Outcome::Acked => return,
         };
         resolve(&sender, outcome);

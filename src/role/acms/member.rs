@@ -21,6 +21,7 @@ impl Acms {
         let Envelope { header, to, from } = frame.envelope;
         match header.kind {
             Kind::Data | Kind::Query | Kind::Reply | Kind::Ack | Kind::Bounce => self.relay(now, place, frame),
+            Kind::ServerData | Kind::ServerQuery => self.relay_to_server(now, place, frame)?,
             Kind::Claim => self.claim(now, place, frame)?,
             Kind::Unbind => self.unbind(now, place, from, header.id, header.info_type),
             Kind::Drain => self.drain(now, place),
@@ -80,7 +81,7 @@ impl Acms {
     /// Whether a server gets nothing more until it has taken what waits for it: no server is ever paused, so while
     /// memory is short it is the receivers that take their time who get less. What this turn brought does not count as
     /// waiting: nothing is written before its end.
-    fn is_held_back(&self, now: Time, conn: ConnId) -> bool {
+    pub(super) fn is_held_back(&self, now: Time, conn: ConnId) -> bool {
         self.links.memory().health().pauses_senders()
             && self.links.get(conn).and_then(Link::waits_since).is_some_and(|since| since < now)
     }
@@ -112,9 +113,9 @@ impl Acms {
         now >= self.grace_ends && self.servers.iter().all(|(_, server)| server.synced)
     }
 
-    fn bounce(&mut self, now: Time, place: u32, envelope: &Envelope<'_>, cause: Bounce) {
+    pub(super) fn bounce(&mut self, now: Time, place: u32, envelope: &Envelope<'_>, cause: Bounce) {
         match envelope.header.kind {
-            Kind::Data | Kind::Query => {}
+            Kind::Data | Kind::Query | Kind::ServerData | Kind::ServerQuery => {}
             _ => return self.counters.count_drop(Drop::Unroutable),
         }
         self.counters.count_bounce(cause);

@@ -9,6 +9,7 @@ mod assignment;
 mod claims;
 mod member;
 mod moves;
+mod servers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;

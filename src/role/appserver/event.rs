@@ -8,6 +8,7 @@ use crate::id::{ConnId, ServerId, UserId};
 use crate::memory::Strain;
 use crate::role::Gone;
 use crate::time::Span;
+use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Flags, Login};
 
 /// What happened that the application, or the log, is to hear of.
@@ -45,6 +46,11 @@ pub enum Event {
     Message(Inbox),
     /// A user sent the server a query; answer with [`AppServer::reply`](super::AppServer::reply).
     Query(Inbox),
+    /// Another server's application, or this one's own, sent a message.
+    ServerMessage(ServerInbox),
+    /// Another server's application, or this one's own, asks something; answer with
+    /// [`AppServer::answer_query`](super::AppServer::answer_query).
+    ServerQuery(ServerInbox),
     /// What became of a message or query of the server's own.
     Outcome {
         /// The id that [`AppServer::send`](super::AppServer::send) gave.
@@ -121,6 +127,46 @@ pub struct Inbox {
     pub body: Bytes,
 }
 
+/// A message or query from a server's application.
+#[derive(Debug)]
+pub struct ServerInbox {
+    /// The sender's information type.
+    pub info_type: u32,
+    /// The message's id.
+    pub id: u64,
+    /// The body, perhaps a part of the chunk it was read into: copy what outlives the turn.
+    pub body: Bytes,
+}
+
+impl ServerInbox {
+    /// The server that sent it.
+    pub fn from(&self) -> ServerId {
+        ServerMessageId::server(self.id)
+    }
+}
+
+/// What is needed to answer a query, whoever asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QuerySource {
+    /// A user of this server.
+    User(QueryRef),
+    /// A server's application.
+    Server {
+        /// The query's id, which names that server.
+        id: u64,
+    },
+}
+
+impl QuerySource {
+    /// The server that chose the query's id, where one did.
+    pub fn server(&self) -> Option<ServerId> {
+        match self {
+            QuerySource::User(_) => None,
+            QuerySource::Server { id } => Some(ServerMessageId::server(*id)),
+        }
+    }
+}
+
 /// What became of a message or query of the server's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -139,6 +185,8 @@ pub enum Outcome {
     Bounced(Bounce),
     /// No reply came in time.
     TimedOut,
+    /// The connection that the query went by was lost before the reply came.
+    ConnectionLost,
 }
 
 /// What is needed to answer a message that was sent to the server.

@@ -1,7 +1,8 @@
 //! The application server's core: users log in here, and their frames go to each other or up to the ACMS.
 //!
 //! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
-//! to the ACMS, `ask` the questions about who is where, `meter` how fast a client may send, `drain` the way of all users
+//! to the ACMS, `ask` the questions about who is where, `queries` and `servers` what the server's own application asks and says to
+//! others, `meter` how fast a client may send, `drain` the way of all users
 //! to other servers.
 
 mod ask;
@@ -10,11 +11,13 @@ mod drain;
 mod event;
 mod load;
 mod meter;
+mod queries;
 mod route;
+mod servers;
 mod session;
 mod uplink;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
 
@@ -34,10 +37,11 @@ use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
 use ask::Question;
 pub use config::{Config, CutOff, Membership};
 use drain::Phase;
-pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef};
+pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef, QuerySource, ServerInbox};
 use load::Load;
 pub use meter::Rates;
 use meter::{Meter, Standing, Tariff};
+use queries::{Asked, Queries};
 use session::Claims;
 pub use session::Verdict;
 use uplink::Uplink;
@@ -119,9 +123,8 @@ pub struct AppServer {
     lookups_open: usize,
     /// The number of its own last message: they are counted on from this start's part of their range.
     messages: u64,
-    /// Queries of the server's own, with whom they went to and when they are given up.
-    queries: HashMap<u64, (UserId, Time), ahash::RandomState>,
-    query_ends: BTreeSet<(Time, u64)>,
+    /// Queries of the server's own.
+    queries: Queries,
     dedupe: Dedupe,
     entropy: Entropy,
     events: VecDeque<Event>,
@@ -152,8 +155,7 @@ impl AppServer {
             questions_asked: 0,
             lookups_open: 0,
             messages: ServerMessageId::first(config.incarnation),
-            queries: HashMap::with_hasher(entropy.hasher()),
-            query_ends: BTreeSet::new(),
+            queries: Queries::new(&mut entropy),
             dedupe: Dedupe::new(entropy.hasher()),
             entropy,
             events: VecDeque::new(),
@@ -197,7 +199,7 @@ impl AppServer {
 
     /// Queries of the server's own that wait for their reply.
     pub fn open_queries(&self) -> usize {
-        self.queries.len()
+        self.queries.count()
     }
 
     /// What became of frames.
@@ -250,11 +252,10 @@ impl AppServer {
         query_ends: Option<Time>,
     ) -> Result<u64, Bounce> {
         let kind = if query_ends.is_some() { Kind::Query } else { Kind::Data };
-        if query_ends.is_some() && self.queries.len() >= limits::QUERIES_PENDING_MAX {
+        if query_ends.is_some() && self.queries.is_full() {
             return Err(Bounce::Busy);
         }
-        self.messages += 1;
-        let id = ServerMessageId::compose(self.config.server, self.messages);
+        let id = self.next_message();
         let frame = Outgoing { kind, flags, info_type, id, to: to.as_bytes(), from: &[], body };
         if frame.wire_bytes() - limits::LENGTH_BYTES > self.config.max_frame {
             return Err(Bounce::TooBig);
@@ -275,10 +276,15 @@ impl AppServer {
         }
         self.pause_if_congested(conn);
         if let Some(ends) = query_ends {
-            self.queries.insert(id, (to.clone(), ends));
-            self.query_ends.insert((ends, id));
+            self.queries.insert(id, Asked::User(to.clone()), ends, Some(conn));
         }
         Ok(id)
+    }
+
+    /// The id of the next message of the server's own.
+    fn next_message(&mut self) -> u64 {
+        self.messages += 1;
+        ServerMessageId::compose(self.config.server, self.messages)
     }
 
     /// Answers a query of a user's. Nothing happens where that connection has ended.
@@ -400,10 +406,12 @@ impl AppServer {
         let (was_in, user) = match &mut link.peer {
             Peer::Client(client) => {
                 let session = std::mem::replace(&mut client.session, Session::Left);
+                self.lose_queries(conn);
                 (matches!(session, Session::Online { .. }), self.leave(now, conn, session, gone))
             }
             Peer::Acms(place) => {
                 let place = *place;
+                self.lose_queries(conn);
                 return self.uplink_lost(now, place, gone, text);
             }
         };
@@ -538,7 +546,7 @@ impl Core for AppServer {
 
     fn deadline(&self) -> Option<Time> {
         let questions = self.question_ends.front().map(|(ends, _)| *ends);
-        let queries = self.query_ends.first().map(|(ends, _)| *ends);
+        let queries = self.queries.deadline();
         let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
         [self.links.deadline(), questions, queries, uplinks, self.drain_deadline()].into_iter().flatten().min()
     }

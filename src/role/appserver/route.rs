@@ -1,6 +1,6 @@
 //! The way of a frame: from a user to another, to the server itself, or up.
 
-use super::{AppServer, Event, Inbox, Origin, Outcome, Peer, QueryRef};
+use super::{AppServer, Event, Inbox, Origin, Peer, QueryRef};
 use crate::buf::{Frame, Inbound};
 use crate::id::{ConnId, check_id};
 use crate::limits;
@@ -163,39 +163,11 @@ impl AppServer {
         Ok(())
     }
 
-    /// An ACK, REPLY or BOUNCE of a message that this server itself sent.
-    pub(super) fn returned(&mut self, frame: &Frame<'_>) {
-        let Envelope { header, from, .. } = frame.envelope;
-        let asked = self.queries.get(&header.id).filter(|(user, _)| user.as_bytes() == from);
-        let outcome = match header.kind {
-            Kind::Reply if asked.is_some() => Outcome::Replied {
-                info_type: header.info_type,
-                failed: header.flags.has(Flags::ERROR),
-                body: frame.body(),
-            },
-            Kind::Bounce => Outcome::Bounced(Bounce::from_wire(header.info_type)),
-            // Ids can be guessed: an ACK of anyone's must not end a query.
-            Kind::Ack if !self.queries.contains_key(&header.id) => Outcome::Acked,
-            _ => return self.counters.count_drop(Drop::Unroutable),
-        };
-        if let Some((_, ends)) = self.queries.remove(&header.id) {
-            self.query_ends.remove(&(ends, header.id));
-        }
-        self.events.push_back(Event::Outcome { id: header.id, outcome });
-    }
-
-    pub(super) fn expire_queries(&mut self, now: Time) {
-        while let Some((ends, id)) = self.query_ends.first().copied().filter(|(ends, _)| *ends <= now) {
-            self.query_ends.remove(&(ends, id));
-            self.queries.remove(&id);
-            self.events.push_back(Event::Outcome { id, outcome: Outcome::TimedOut });
-        }
-    }
-
     /// Tells the sender that its message was not delivered. Every message that is not delivered comes here.
     pub(super) fn bounce(&mut self, now: Time, origin: Origin, envelope: &Envelope<'_>, cause: Bounce) {
         match envelope.header.kind {
             Kind::Data | Kind::Query | Kind::GroupJoin | Kind::GroupLeave | Kind::GroupData => {}
+            Kind::ServerData | Kind::ServerQuery => {}
             _ => return self.counters.count_drop(Drop::Unroutable),
         }
         self.counters.count_bounce(cause);

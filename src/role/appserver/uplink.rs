@@ -308,6 +308,7 @@ impl AppServer {
             Kind::Data | Kind::Query | Kind::Reply | Kind::Ack | Kind::Bounce => {
                 self.route_from_acms(now, place, frame);
             }
+            Kind::ServerData | Kind::ServerQuery => self.take_from_server(now, place, frame),
             Kind::Claimed => self.claimed(now, header.id, header.info_type),
             Kind::Kick => {
                 let code = CloseCode::from_wire(header.info_type).unwrap_or(CloseCode::KICKED);

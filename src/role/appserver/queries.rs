@@ -1,0 +1,120 @@
+//! Queries of the server's own: whom they went to, by which connection, and what becomes of them.
+
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
+
+use super::{AppServer, Event, Outcome};
+use crate::buf::Frame;
+use crate::id::{ConnId, UserId};
+use crate::limits;
+use crate::role::{Drop, Entropy};
+use crate::time::Time;
+use crate::wire::{Bounce, Envelope, Flags, Kind};
+
+/// Who is to answer a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A user, on whatever server.
+    User(UserId),
+    /// A server's application.
+    Server,
+}
+
+impl Asked {
+    /// Whether a REPLY with this `from` is from whom was asked: ids can be guessed.
+    fn is(&self, from: &[u8]) -> bool {
+        match self {
+            Asked::User(user) => user.as_bytes() == from,
+            Asked::Server => from.is_empty(),
+        }
+    }
+}
+
+struct OpenQuery {
+    asked: Asked,
+    ends: Time,
+    /// The connection that it went by; none to this server itself.
+    way: Option<ConnId>,
+}
+
+/// Queries that wait for their reply, by id.
+pub(super) struct Queries {
+    open: HashMap<u64, OpenQuery, ahash::RandomState>,
+    ends: BTreeSet<(Time, u64)>,
+    ways: BTreeSet<(ConnId, u64)>,
+}
+
+impl Queries {
+    pub(super) fn new(entropy: &mut Entropy) -> Queries {
+        Queries { open: HashMap::with_hasher(entropy.hasher()), ends: BTreeSet::new(), ways: BTreeSet::new() }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.open.len() >= limits::QUERIES_PENDING_MAX
+    }
+
+    pub(super) fn insert(&mut self, id: u64, asked: Asked, ends: Time, way: Option<ConnId>) {
+        self.ends.insert((ends, id));
+        self.ways.extend(way.map(|conn| (conn, id)));
+        self.open.insert(id, OpenQuery { asked, ends, way });
+    }
+
+    /// Ends the query, once: who comes second finds none.
+    fn remove(&mut self, id: u64) -> Option<OpenQuery> {
+        let query = self.open.remove(&id)?;
+        self.ends.remove(&(query.ends, id));
+        if let Some(conn) = query.way {
+            self.ways.remove(&(conn, id));
+        }
+        Some(query)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.ends.first().map(|(ends, _)| *ends)
+    }
+}
+
+impl AppServer {
+    /// An ACK, REPLY or BOUNCE of a message that this server itself sent.
+    pub(super) fn returned(&mut self, frame: &Frame<'_>) {
+        let Envelope { header, from, .. } = frame.envelope;
+        let asked = self.queries.open.get(&header.id).map(|query| &query.asked);
+        let outcome = match header.kind {
+            Kind::Reply if asked.is_some_and(|asked| asked.is(from)) => Outcome::Replied {
+                info_type: header.info_type,
+                failed: header.flags.has(Flags::ERROR),
+                body: frame.body(),
+            },
+            Kind::Bounce => Outcome::Bounced(Bounce::from_wire(header.info_type)),
+            // Ids can be guessed: an ACK of anyone's must not end a query.
+            Kind::Ack if asked.is_none() => Outcome::Acked,
+            _ => return self.counters.count_drop(Drop::Unroutable),
+        };
+        self.settle_query(header.id, outcome);
+    }
+
+    /// A message or query of the server's own has come to this.
+    pub(super) fn settle_query(&mut self, id: u64, outcome: Outcome) {
+        self.queries.remove(id);
+        self.events.push_back(Event::Outcome { id, outcome });
+    }
+
+    pub(super) fn expire_queries(&mut self, now: Time) {
+        while let Some((_, id)) = self.queries.ends.first().copied().filter(|(ends, _)| *ends <= now) {
+            self.settle_query(id, Outcome::TimedOut);
+        }
+    }
+
+    /// The replies to what went by this connection will not come.
+    pub(super) fn lose_queries(&mut self, conn: ConnId) {
+        let first = |queries: &Queries| queries.ways.range((conn, 0)..=(conn, u64::MAX)).next().copied();
+        while let Some((_, id)) = first(&self.queries) {
+            self.settle_query(id, Outcome::ConnectionLost);
+        }
+    }
+}
