@@ -136,6 +136,7 @@ impl World {
                 self.query_failed(node, id, QueryFailure::of_error(&body));
             }
             Outcome::Acked => self.end(node, id, Ending::Taken),
+            Outcome::Bounced(cause @ Bounce::Denied) => self.query_failed(node, id, QueryFailure::of_bounce(cause)),
             Outcome::Bounced(cause) => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
             failure @ (Outcome::TimedOut | Outcome::ConnectionLost) => {
                 self.end(node, id, Ending::Failed(format!("{failure:?}")));
