@@ -272,7 +272,7 @@ impl Chat {
         match event {
             Event::Message(message) => self.show_message(&message, output)?,
             Event::Query(query) => query.fail("this is a chat; it answers no queries"),
-            Event::Undelivered { .. } => {}
+            Event::Undelivered { .. } | Event::Blob(_) => {}
             Event::State(State::Online { welcome, .. }) => {
                 let again = if self.was_interrupted { "again " } else { "" };
                 writeln!(output, "{again}{}", connected(self.client.user(), &welcome))?;

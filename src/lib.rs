@@ -31,15 +31,16 @@ pub mod wire;
 
 #[cfg(feature = "net")]
 pub use engine::{
-    Acms, AcmsBuilder, AnyUser, AppServer, AppServerBuilder, Authenticator, Client, ClientBuilder, ConnectError,
-    Delivery, Denied, Event, Handler, Incoming, LoginRequest, Membership, Message, Overloaded, Pending, Query, Refusal,
-    Responder, Running, ServerHandle, Stopped, Undelivered,
+    Acms, AcmsBuilder, AnyUser, AppServer, AppServerBuilder, Authenticator, Blob, BlobHandle, BlobOffer, BlobOutcome,
+    Client, ClientBuilder, ConnectError, Delivery, Denied, Event, Handler, Incoming, IncomingBlob, LoginRequest,
+    Membership, Message, Overloaded, Pending, Query, Refusal, Responder, Running, ServerHandle, Stopped, Undelivered,
 };
 pub use id::{ServerId, UserId};
 #[cfg(feature = "net")]
 pub use net::Tuning;
 pub use role::Gone;
 pub use role::appserver::{ClusterState, CutOff};
+pub use role::blob::{BlobFailure, BlobKey};
 pub use role::client::{QueryFailure, SendError, SendFailure, State};
 pub use wire::link::Relogin;
 pub use wire::{Bounce, CloseCode, Cluster, Flags, Login, Welcome};

@@ -78,6 +78,29 @@ pub const POOL_BYTES_MAX: usize = 16 << 20;
 /// Queries that a server's application has taken and not answered, at most; past it they bounce BUSY. As many as there
 /// may be commands: each answer is one.
 pub const ANSWERS_OWED_MAX: usize = ENGINE_COMMANDS_MAX;
+/// Bytes of a blob, at most, to be sent or to be taken. The default.
+pub const BLOB_BYTES_MAX: usize = 64 << 20;
+/// Bytes of data in one part of a blob that this release sends: what another message waits behind at the most, in its
+/// sender's queue; a seventh of a second on a line of 1 Mbit/s.
+pub const BLOB_DATA_BYTES: usize = 16 << 10;
+/// The least that a receiver may ask for: it fits the smallest frame, beside the longest ids.
+pub const BLOB_DATA_BYTES_FLOOR: usize = MAX_FRAME_FLOOR - ENVELOPE_BYTES_MAX - 16;
+/// Bytes of a blob that may be under way, not confirmed by its receiver: as much as an AS queues for a client before it
+/// takes it for congested ([`CLIENT_QUEUE_SOFT_BYTES`]). A sender reaches this in each round trip: 1.3 MB/s over 50 ms.
+pub const BLOB_WINDOW_BYTES: usize = CLIENT_QUEUE_SOFT_BYTES;
+/// Blobs that one engine sends at once; one more fails with `Full`.
+pub const BLOBS_SENDING_MAX: usize = 64;
+/// Blobs that one engine is offered or receives at once; one more is refused BUSY.
+pub const BLOBS_RECEIVING_MAX: usize = 256;
+/// Those of one sender; one more is refused BUSY, so that no sender keeps all others out.
+pub const BLOBS_OF_SENDER_MAX: usize = 4;
+/// Ended blobs whose answers an engine remembers, since they may not have reached the sender; past it the oldest is
+/// forgotten, and answered UNKNOWN.
+pub const BLOBS_SETTLED_MAX: usize = 256;
+/// Bytes of the name in a blob's manifest: what file systems take.
+pub const BLOB_NAME_BYTES_MAX: usize = 255;
+/// How many times the application of a receiver is told how far a blob is, at most, whatever its size.
+pub const BLOB_PROGRESS_STEPS: usize = 64;
 /// Users that one ASK may name.
 pub const ASK_USERS_MAX: usize = 100;
 /// Unanswered lookups that an AS has at the ACMS, at most.
@@ -198,6 +221,12 @@ pub const ASK_TIMEOUT: Span = Span::from_secs(10);
 pub const ACK_TIMEOUT: Span = Span::from_secs(5);
 /// A client engine gives an acknowledged message up after this time.
 pub const ACKED_DEADLINE: Span = Span::from_secs(30);
+/// A blob that has not come further in this time is given up, on both sides.
+pub const BLOB_SILENCE: Span = Span::from_secs(30);
+/// A sender of a blob takes what is under way for lost, and sends it again, when nothing of it was confirmed in this time.
+pub const BLOB_STALL: Span = Span::from_secs(5);
+/// The most that it waits behind a bounce before it sends again; the first pause is [`REDIAL_MIN`] and doubles.
+pub const BLOB_PAUSE_MAX: Span = Span::from_millis(3_200);
 /// The most that a reactor rests between turns: more would be felt by people, and could cost a link its keep-alive.
 pub const REST_MAX: Span = Span::from_millis(10);
 /// A handler that holds the loop for longer is named in the log.
@@ -243,6 +272,8 @@ const _: () = {
     assert!(LOGIN_FRAME_BYTES_MAX <= MAX_FRAME_FLOOR);
     assert!(CLOSE_TEXT_BYTES_MAX + ENVELOPE_BYTES_MAX <= MAX_FRAME_FLOOR);
     assert!(GREETING_QUEUE_BYTES_MAX + 2 * HEADER_BYTES + CLOSE_TEXT_BYTES_MAX <= LOGIN_FRAME_BYTES_MAX);
+    assert!(BLOB_DATA_BYTES <= PIN_BYTES_MIN && 4 * BLOB_DATA_BYTES <= BLOB_WINDOW_BYTES);
+    assert!(BLOB_SILENCE.as_micros() >= 3 * BLOB_STALL.as_micros());
     assert!(LINK_TIMEOUT.as_micros() >= 2 * LINK_KEEPALIVE.as_micros());
     assert!(DIRECTORY_GRACE.as_micros() >= REDIAL_MAX.as_micros() + DIAL_TIMEOUT.as_micros());
     assert!(ACKED_DEADLINE.as_micros() > DIRECTORY_GRACE.as_micros(), "an engine hears OFFLINE before it gives up");

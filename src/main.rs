@@ -145,6 +145,8 @@ fn echo_all(client: &Client) {
             }
             Event::State(trunkline::State::Reconnecting { .. } | trunkline::State::Stopped { .. }) => return,
             Event::State(_) | Event::Undelivered { .. } => {}
+            // A blob that is offered is refused with the end of its event.
+            Event::Blob(_) => {}
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct SendQueue {
     rope: Option<Box<Rope>>,
     bounds: Bounds,
     congested: bool,
+    /// Bytes up to a place that somebody waits for; 0 where nobody does.
+    marked: usize,
     /// Whether some of it is written: the first frame in it may be cut.
     cut: bool,
 }
@@ -32,7 +34,7 @@ pub struct Full;
 impl SendQueue {
     /// An empty queue.
     pub fn new(bounds: Bounds) -> SendQueue {
-        SendQueue { rope: None, bounds, congested: false, cut: false }
+        SendQueue { rope: None, bounds, congested: false, marked: 0, cut: false }
     }
 
     /// Bytes that wait.
@@ -48,6 +50,16 @@ impl SendQueue {
     /// Whether the queue passed its soft bound and has not fallen to half of it since.
     pub fn is_congested(&self) -> bool {
         self.congested
+    }
+
+    /// Marks its end: [`SendQueue::consume`] tells when all that waits now is written.
+    pub fn mark(&mut self) {
+        self.marked = self.len();
+    }
+
+    /// Whether a marked place is not written yet.
+    pub fn is_marked(&self) -> bool {
+        self.marked > 0
     }
 
     /// Whether the other side may have a part of the first frame: what is queued next must follow the rest of it.
@@ -114,7 +126,7 @@ impl SendQueue {
         self.rope.as_ref().map_or(0, |rope| rope.fill(slices))
     }
 
-    /// Takes off what was written; an empty rope goes to `spare`. True where that ended the congestion.
+    /// Takes off what was written; an empty rope goes to `spare`. True where that ended the congestion, or reached the mark.
     pub fn consume(&mut self, bytes: usize, spare: &mut SpareRopes) -> bool {
         let Some(rope) = &mut self.rope else {
             assert_eq!(bytes, 0, "an empty queue has nothing to take off");
@@ -128,7 +140,9 @@ impl SendQueue {
         }
         let relieved = self.congested && self.len() <= self.bounds.soft / 2;
         self.congested &= !relieved;
-        relieved
+        let reached = self.marked > 0 && bytes >= self.marked;
+        self.marked = self.marked.saturating_sub(bytes);
+        relieved || reached
     }
 
     /// Makes what waits stand on its own, so that a receiver that takes nothing holds no chunk.
@@ -142,6 +156,7 @@ impl SendQueue {
     pub fn clear(&mut self) {
         self.rope = None;
         self.congested = false;
+        self.marked = 0;
         self.cut = false;
     }
 }
@@ -174,6 +189,24 @@ mod tests {
         assert!(!queue.is_congested());
         while queue.send_control(&ping()).is_ok() {}
         assert!(queue.len() <= 60 + CONTROL_RESERVE_BYTES);
+    }
+
+    #[test]
+    fn a_mark_is_told_of_once_all_before_it_is_written() {
+        let spare = &mut SpareRopes::default();
+        let mut queue = SendQueue::new(Bounds { soft: 400, hard: 600 });
+        queue.send(&ping()).expect("fits");
+        queue.mark();
+        queue.send(&ping()).expect("fits");
+        assert!(queue.is_marked());
+        assert!(!queue.consume(19, spare));
+        assert!(queue.consume(2, spare), "the mark is behind the first");
+        assert!(!queue.is_marked());
+        assert!(!queue.consume(19, spare), "told once");
+        queue.send(&ping()).expect("fits");
+        queue.mark();
+        queue.clear();
+        assert!(!queue.is_marked());
     }
 
     #[test]

@@ -7,18 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use hashbrown::HashMap;
 
+use super::blob::{Blob, BlobCommand, BlobDesk, BlobHandle, BlobLine, BlobOffer, IncomingBlob};
 use super::guide::Guide;
 use super::{Pending, Running, failure, resolve, resolve_address, seed};
 use crate::access::{Access, AccessError};
 use crate::id::{IdError, UserId};
 use crate::limits;
 use crate::net::{Reactor, Tuning, Wake};
+use crate::role::blob::{self, BlobEvent, BlobKey};
 use crate::role::client::{self as core, Entrance, QueryFailure, SendError, SendFailure, State};
 use crate::time::{Span, Time};
-use crate::wire::{Answer, Bounce, CloseCode, Flags, Login, Welcome, parse_object};
+use crate::wire::{Answer, Bounce, CloseCode, Flags, Login, Manifest, Welcome, parse_object};
 
 /// How soon events are offered again to an application that had no room for them.
 const EVENT_RETRY: Span = Span::from_millis(2);
@@ -46,6 +49,8 @@ pub enum Event {
         /// Why.
         cause: Undelivered,
     },
+    /// A blob is offered, comes, or does not; only where [`ClientBuilder::takes_blobs`] was called.
+    Blob(IncomingBlob),
 }
 
 /// Why a plain send did not reach its receiver.
@@ -148,6 +153,7 @@ pub struct ClientBuilder {
     user: Result<UserId, IdError>,
     login: Login,
     takes_queries: bool,
+    blobs: blob::Config,
     patience: Duration,
 }
 
@@ -173,6 +179,19 @@ impl ClientBuilder {
     /// Takes queries as [`Event::Query`]; otherwise they are answered with an error.
     pub fn takes_queries(mut self) -> ClientBuilder {
         self.takes_queries = true;
+        self
+    }
+
+    /// Takes blobs: each is offered as an [`IncomingBlob::Offered`]. Otherwise they are refused.
+    pub fn takes_blobs(mut self) -> ClientBuilder {
+        self.blobs.taken = true;
+        self
+    }
+
+    /// Bytes of a blob, at most, that is sent or taken; 64 MiB by default. What was received and not dropped yet may be
+    /// twice as much in all; more is refused.
+    pub fn max_blob(mut self, bytes: usize) -> ClientBuilder {
+        self.blobs.bytes_max = bytes;
         self
     }
 
@@ -220,6 +239,7 @@ impl ClientBuilder {
             user: self.user?,
             login: self.login,
             takes_queries: self.takes_queries,
+            blobs: self.blobs,
             seed: seed()?,
         };
         let user = config.user.clone();
@@ -228,6 +248,7 @@ impl ClientBuilder {
         let (commands, queue) = unbounded();
         let (sender, events) = bounded(limits::ENGINE_EVENTS_MAX);
         let closing = Arc::new(AtomicBool::new(false));
+        let (blob_line, blobs) = BlobLine::new(Arc::clone(&wake));
         let mut core = core::Client::new(reactor.now(), config);
         let ids = AtomicU64::new(core.reserve_ids(PLAIN_IDS));
         let engine = Engine {
@@ -243,9 +264,10 @@ impl ClientBuilder {
             deliveries: table(),
             queries: table(),
             answers: table(),
+            blobs,
         };
         let running = Running::spawn("client", move || engine.run())?;
-        Ok(Client { user, welcome: None, ids, closing, commands, wake, events, running: Some(running) })
+        Ok(Client { user, welcome: None, ids, closing, commands, blob_line, wake, events, running: Some(running) })
     }
 }
 
@@ -281,6 +303,7 @@ pub struct Client {
     /// Set once: the engine is to log out, however many commands and events wait.
     closing: Arc<AtomicBool>,
     commands: Sender<Command>,
+    blob_line: BlobLine,
     wake: Arc<Wake>,
     events: Receiver<Event>,
     running: Option<Running>,
@@ -299,6 +322,7 @@ impl Client {
             user: user.parse(),
             login: Login { agent: Some(agent), ..Login::default() },
             takes_queries: false,
+            blobs: blob::Config::default(),
             patience: Duration::from_secs(10),
         }
     }
@@ -319,7 +343,7 @@ impl Client {
                     last = if text.is_empty() { gone.to_string() } else { format!("{gone}: {text}") };
                 }
                 Ok(Event::State(State::NoServer { text, .. })) => last = text,
-                Ok(Event::Message(_) | Event::Query(_) | Event::Undelivered { .. }) => {}
+                Ok(Event::Message(_) | Event::Query(_) | Event::Undelivered { .. } | Event::Blob(_)) => {}
                 Err(_) => return Err(ConnectError::TimedOut(last)),
             }
         }
@@ -387,6 +411,29 @@ impl Client {
         Ok(pending)
     }
 
+    /// Sends a blob to a user on any server; to no user: to the server itself. It goes in parts of 16 KiB, each of which
+    /// waits here behind at most one other frame of a blob, and beside whatever else is sent meanwhile. `name`, at most 255
+    /// bytes, is for the receiver. Resolved once: the receiver's engine has all of it, checked, or not. It goes on over
+    /// lost connections, and fails where it comes no further for 30 s. After a failure by time it may still have arrived.
+    ///
+    /// # Errors
+    /// The engine has stopped, or has 65,536 commands to do. The outcome says `TooBig` above
+    /// [`ClientBuilder::max_blob`], and `Full` where 64 are under way.
+    pub fn send_blob(
+        &self,
+        to: Option<&UserId>,
+        info_type: u32,
+        name: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<BlobHandle, SendError> {
+        self.blob_line.send(to.cloned(), info_type, name, body.into())
+    }
+
+    /// Wants no more of a blob that was accepted: its sender is told, and nothing more is heard of it.
+    pub fn stop_blob(&self, key: &BlobKey) {
+        self.blob_line.stop(key);
+    }
+
     /// On which server each of the users is; at most 100. Resolved once, after 10 s at the latest.
     pub fn locate(&self, users: &[UserId]) -> Result<Pending<AskOutcome>, SendError> {
         let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
@@ -441,6 +488,7 @@ struct Engine {
     deliveries: HashMap<u64, Sender<Result<Delivery, SendError>>, ahash::RandomState>,
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
     answers: HashMap<u64, Sender<AskOutcome>, ahash::RandomState>,
+    blobs: BlobDesk,
 }
 
 impl Engine {
@@ -478,7 +526,53 @@ impl Engine {
             let Ok(command) = self.queue.try_recv() else { break };
             self.obey(command);
         }
+        for _ in 0..self.blobs.waiting() {
+            if let Some(command) = self.blobs.poll() {
+                self.obey_blob(command);
+            }
+        }
         self.hand_over();
+    }
+
+    fn obey_blob(&mut self, command: BlobCommand) {
+        let now = self.reactor.now();
+        let core = &mut self.core;
+        match command {
+            BlobCommand::Send(blob) => {
+                self.blobs.send(blob, |to, info_type, name, body| core.send_blob(now, to, info_type, name, body));
+            }
+            BlobCommand::Cancel(confirmed) => {
+                if let Some(id) = self.blobs.id_of(&confirmed) {
+                    core.cancel_blob(now, id);
+                }
+            }
+            BlobCommand::Accept(key) => core.accept_blob(now, &key),
+            BlobCommand::Refuse(key, cause, text) => core.refuse_blob(now, &key, cause, text),
+            BlobCommand::Release(bytes) => core.release_blob(bytes),
+        }
+    }
+
+    fn hear_blob(&mut self, event: BlobEvent) -> Option<IncomingBlob> {
+        match event {
+            BlobEvent::Offered { key, info_type, manifest: Manifest { size, name } } => {
+                let line = self.blobs.line.clone();
+                Some(IncomingBlob::Offered(BlobOffer::new(line, key, info_type, size, name)))
+            }
+            BlobEvent::Came { key, received, size } => Some(IncomingBlob::Progress { key, received, size }),
+            BlobEvent::Received { key, info_type, name, body } => {
+                self.core.take_blob(self.reactor.now(), &key);
+                Some(IncomingBlob::Whole(Blob::new(&self.blobs.line, key, info_type, name, body)))
+            }
+            BlobEvent::Failed { key, cause } => Some(IncomingBlob::Failed { key, cause }),
+            BlobEvent::Confirmed { id, bytes } => {
+                self.blobs.confirmed(id, bytes);
+                None
+            }
+            BlobEvent::Settled { id, outcome } => {
+                self.blobs.settled(id, outcome);
+                None
+            }
+        }
     }
 
     /// Brings events to the application, in order, as long as it has room.
@@ -516,6 +610,10 @@ impl Engine {
                 commands: self.commands.clone(),
                 wake: Arc::clone(&self.wake),
             }),
+            core::Event::Blob(event) => match self.hear_blob(event) {
+                Some(incoming) => Event::Blob(incoming),
+                None => return,
+            },
             core::Event::Bounced { id, to, cause } => {
                 Event::Undelivered { to: UserId::parse(&to).ok(), id, cause: Undelivered::Bounced(cause) }
             }

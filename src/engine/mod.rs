@@ -2,6 +2,7 @@
 
 mod acms;
 mod appserver;
+mod blob;
 mod client;
 mod guide;
 mod handle;
@@ -13,6 +14,7 @@ mod watchdog;
 
 pub use acms::{Acms, AcmsBuilder};
 pub use appserver::{AppServer, AppServerBuilder, Membership};
+pub use blob::{Blob, BlobHandle, BlobOffer, BlobOutcome, IncomingBlob};
 pub use client::{Client, ClientBuilder, ConnectError, Delivery, Event, Message, Query, Undelivered};
 pub use handle::{Overloaded, ServerHandle};
 pub use handler::{AnyUser, Authenticator, Denied, Handler, Incoming, LoginRequest, Refusal};

@@ -252,6 +252,13 @@ impl<P> Links<P> {
         debug_assert!(sent.is_ok());
     }
 
+    /// Asks to be told, by [`Core::relieved`](crate::role::Core::relieved), once all that waits for `conn` now is written.
+    pub fn mark(&mut self, conn: ConnId) {
+        if let Some(link) = self.get_mut(conn).filter(|link| link.is_live()) {
+            link.queue.mark();
+        }
+    }
+
     #[inline(always)]
     fn enqueue(
         &mut self,

@@ -32,7 +32,8 @@ impl<P> Links<P> {
         self.get(conn).map_or(0, |link| link.queue.fill(slices))
     }
 
-    /// `bytes` were written to `conn`. True where that ended a congestion: the role must hear of it.
+    /// `bytes` were written to `conn`. True where that ended a congestion or reached a mark: the role must
+    /// hear of it.
     pub fn wrote(&mut self, now: Time, conn: ConnId, bytes: usize) -> bool {
         let link = self.slab.get_mut(conn.index as usize).filter(|link| link.generation == conn.generation);
         let Some(link) = link else { return false };

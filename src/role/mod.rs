@@ -12,6 +12,7 @@ use crate::time::{Span, Time};
 pub mod acms;
 pub mod appserver;
 mod backoff;
+pub mod blob;
 pub mod client;
 mod counters;
 mod dedupe;
@@ -58,7 +59,7 @@ pub trait Core {
     /// Nothing more will come from `conn`, or it could not be dialled.
     fn ended(&mut self, now: Time, conn: ConnId, end: End);
 
-    /// The queue of `conn` has fallen to half of its soft bound.
+    /// The queue of `conn` has fallen to half of its soft bound, or to where it was marked.
     fn relieved(&mut self, now: Time, conn: ConnId);
 
     /// How long there was nothing to do so far, since the start: what a shell did not wait, it was busy.

@@ -2,12 +2,14 @@
 //!
 //! docs/PROTOCOL.md is the contract. Each part parses once, into a type that cannot be wrong.
 
+mod blob;
 mod codes;
 mod control;
 mod frame;
 pub mod link;
 mod preface;
 
+pub use blob::{BLOB_PART_BYTES, BlobAnswer, BlobCause, BlobPart, Manifest, NoPart};
 pub use codes::{Bounce, CloseCode};
 pub use control::{Answer, Ask, AskKind, CloseBody, Cluster, Located, Login, Welcome, parse_object};
 pub use frame::{Envelope, Flags, Header, Kind, Malformed, Outgoing};

@@ -225,6 +225,7 @@ impl Chaos {
                 Some(sent) => self.ledger.told(now, sent, Err(cause.into())),
                 None => self.ledger.violated(format!("user {number} is told of {id}, which it did not send: {cause}")),
             },
+            Event::Blob(event) => self.ledger.violated(format!("user {number}: nobody sends blobs: {event:?}")),
         }
     }
 

@@ -5,6 +5,7 @@
 //! processor), it is a channel's tick.
 #![cfg(feature = "cli")]
 
+mod blobs;
 mod chaos;
 mod cluster;
 mod descriptors;

@@ -53,6 +53,7 @@ fn config(script: &mut Script<'_>) -> Config {
         user: UserId::parse(USER).expect("an id"),
         login: Login { password: Some("secret".to_owned()), ..Login::default() },
         takes_queries: choice % 2 == 1,
+        blobs: Default::default(),
         seed: [3; 32],
     }
 }
@@ -231,7 +232,7 @@ impl Program<'_> {
                     assert!(self.asked.remove(&id), "query {id} is resolved twice");
                 }
                 Event::Query(query) => self.queries.push((query.from, query.id)),
-                Event::State(_) | Event::Message(_) | Event::Bounced { .. } => {}
+                Event::State(_) | Event::Message(_) | Event::Bounced { .. } | Event::Blob(_) => {}
             }
         }
         for written in std::mem::take(&mut self.shell.written) {

@@ -27,6 +27,7 @@ pub(crate) fn started_with(change: impl FnOnce(&mut Config)) -> Program {
         user: user("alice"),
         login: Login { password: Some("secret".to_owned()), ..Login::default() },
         takes_queries: false,
+        blobs: Default::default(),
         seed: [3; 32],
     };
     change(&mut config);
@@ -58,14 +59,14 @@ pub(crate) fn greet(program: &mut Program) -> ConnId {
     conn
 }
 
-fn online_with(change: impl FnOnce(&mut Config)) -> (Program, ConnId) {
+pub(crate) fn online_with(change: impl FnOnce(&mut Config)) -> (Program, ConnId) {
     let mut program = started_with(change);
     let conn = greet(&mut program);
     events(&mut program);
     (program, conn)
 }
 
-fn online() -> (Program, ConnId) {
+pub(crate) fn online() -> (Program, ConnId) {
     online_with(|_| {})
 }
 
@@ -74,7 +75,7 @@ pub(crate) fn events(program: &mut Program) -> Vec<Event> {
 }
 
 /// Time passes until the next dial: how long that took.
-fn until_dial(program: &mut Program) -> u64 {
+pub(crate) fn until_dial(program: &mut Program) -> u64 {
     let since = program.now;
     while program.dials.is_empty() {
         program.pass_ms(1);

@@ -2,6 +2,7 @@
 
 mod acms;
 mod appserver;
+mod blobs;
 mod client;
 mod entrance;
 mod overload;

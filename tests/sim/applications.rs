@@ -185,6 +185,7 @@ impl World {
             }
             client::Event::Bounced { id, cause, .. } => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
             client::Event::Answered { .. } => {}
+            client::Event::Blob(event) => panic!("nobody sends blobs: {event:?}"),
         }
     }
 
@@ -345,6 +346,8 @@ fn of_client(event: &client::Event) -> String {
         }
         client::Event::Sent { id, outcome } => format!("outcome of {id:x}: {outcome:?}"),
         client::Event::Bounced { id, cause, .. } => format!("bounce of {id:x}: {cause:?}"),
-        client::Event::Asking | client::Event::State(_) | client::Event::Answered { .. } => format!("{event:?}"),
+        client::Event::Asking | client::Event::State(_) | client::Event::Answered { .. } | client::Event::Blob(_) => {
+            format!("{event:?}")
+        }
     }
 }

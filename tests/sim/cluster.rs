@@ -89,6 +89,7 @@ pub(crate) fn client(now: Time, user: &str, entrance: Entrance, seed: [u8; 32]) 
         user: user.parse().expect("a user id"),
         login: Login { password: Some(PASSWORD.to_owned()), ..Login::default() },
         takes_queries: true,
+        blobs: Default::default(),
         seed,
     };
     Box::new(Client::new(now, config))

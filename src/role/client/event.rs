@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::id::UserId;
 use crate::role::Gone;
+use crate::role::blob::BlobEvent;
 use crate::time::Span;
 use crate::wire::{Bounce, CloseCode, Flags, Welcome};
 
@@ -77,6 +78,8 @@ pub enum Event {
         /// Why.
         cause: Bounce,
     },
+    /// A blob is offered, comes, or goes.
+    Blob(BlobEvent),
     /// The answer to an ASK: its JSON body.
     Answered {
         /// The id that [`Client::ask`](super::Client::ask) gave.

@@ -6,7 +6,7 @@ use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::role::Fault;
 use crate::time::{Span, Time};
-use crate::wire::{Bounce, CloseCode, Envelope, Flags, Header, Kind, Outgoing};
+use crate::wire::{BlobPart, Bounce, CloseCode, Envelope, Flags, Header, Kind, Outgoing};
 
 impl Client {
     pub(super) fn message(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
@@ -29,7 +29,9 @@ impl Client {
 
     pub(super) fn queried(&mut self, now: Time, frame: &Frame<'_>) -> Result<(), Fault> {
         let query = message_of(frame)?;
-        if self.config.takes_queries {
+        if BlobPart::is_one(&query.body) {
+            self.blob_part(now, query);
+        } else if self.config.takes_queries {
             self.events.push_back(Event::Query(query));
         } else if self.reply(now, query.from.as_ref(), query.id, Flags::ERROR, 0, b"").is_err() {
             return Err(Fault::new(CloseCode::SLOW, "no room for a REPLY"));
@@ -37,8 +39,11 @@ impl Client {
         Ok(())
     }
 
-    pub(super) fn replied(&mut self, frame: &Frame<'_>) {
+    pub(super) fn replied(&mut self, now: Time, frame: &Frame<'_>) {
         let Header { id, flags, info_type, .. } = frame.envelope.header;
+        if self.blobs.sending.has(id) {
+            return self.blob_answered(now, frame);
+        }
         // Ids can be guessed: only whom it went to answers a query.
         if self.queries.get(&id).is_none_or(|(to, _)| to != frame.envelope.from) || !self.end_query(id) {
             return;
@@ -66,6 +71,8 @@ impl Client {
             }
             let pause = limits::REDIAL_MIN.as_micros() << pending.tries.min(5);
             self.act_at(id, now + Span::from_micros(pause));
+        } else if self.blobs.sending.has(id) {
+            self.blobs.sending.bounced(now, id, cause);
         } else if self.end_query(id) {
             self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::of_bounce(cause)) });
         } else if id > self.first_id && id <= self.next_id {

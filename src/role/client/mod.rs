@@ -1,5 +1,6 @@
 //! The client's core: logs in, keeps its session over lost connections, and resolves each acknowledged send once.
 
+mod blobs;
 mod entrance;
 mod event;
 mod messages;
@@ -17,6 +18,7 @@ use crate::buf::{Bounds, Frame, Inbound};
 use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Links, Patience, Pause, Stage};
+use crate::role::blob::{self, Blobs};
 use crate::role::{Backoff, Core, Dedupe, Entropy, Fault, Gone};
 use crate::time::{Span, Time};
 use crate::wire::{CloseBody, CloseCode, Flags, Kind, Login, Outgoing, Preface, Role, Welcome, parse_object};
@@ -32,6 +34,8 @@ pub struct Config {
     pub login: Login,
     /// Whether the application answers queries; else they are answered with an error.
     pub takes_queries: bool,
+    /// Which blobs it takes and sends.
+    pub blobs: blob::Config,
     /// The source of all randomness.
     pub seed: [u8; 32],
 }
@@ -84,6 +88,7 @@ pub struct Client {
     queries: BTreeMap<u64, (Vec<u8>, Time)>,
     query_ends: BTreeSet<(Time, u64)>,
     dedupe: Dedupe,
+    blobs: Blobs,
     entropy: Entropy,
     events: VecDeque<Event>,
     logged_out: bool,
@@ -110,6 +115,7 @@ impl Client {
             queries: BTreeMap::new(),
             query_ends: BTreeSet::new(),
             dedupe: Dedupe::new(entropy.hasher()),
+            blobs: Blobs::new(config.blobs),
             entropy,
             events: VecDeque::new(),
             logged_out: false,
@@ -121,7 +127,7 @@ impl Client {
 
     /// What happened next, until none is left.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop_front().or_else(|| self.blobs.poll_event().map(Event::Blob))
     }
 
     /// Who this client is.
@@ -346,8 +352,9 @@ impl Core for Client {
         self.links.end(conn);
     }
 
-    fn relieved(&mut self, _now: Time, _conn: ConnId) {
-        // A full queue is told to whoever sends into it.
+    /// A full queue is told to whoever sends into it; only blobs wait for room.
+    fn relieved(&mut self, now: Time, _conn: ConnId) {
+        self.carry_blobs(now);
     }
 
     fn refusal(&mut self) -> Vec<u8> {
@@ -370,6 +377,8 @@ impl Core for Client {
         }
         self.expire_pending(now);
         self.expire_queries(now);
+        self.blobs.expire(now);
+        self.carry_blobs(now);
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -379,7 +388,7 @@ impl Core for Client {
         };
         let pending = self.pending_times.first().map(|(at, _)| *at);
         let queries = self.query_ends.first().map(|(at, _)| *at);
-        [self.links.deadline(), waiting, pending, queries].into_iter().flatten().min()
+        [self.links.deadline(), waiting, pending, queries, self.blobs.deadline()].into_iter().flatten().min()
     }
 }
 
@@ -413,6 +422,7 @@ impl Client {
             return;
         }
         self.fail_queries();
+        self.blobs.sending.interrupted();
         match gone {
             Gone::ClosedByPeer(code) if !code.reconnects() => return self.stop(code, told.text),
             _ if self.logged_out => return self.stop(CloseCode::LOGGED_OUT, told.text),
@@ -450,6 +460,7 @@ impl Client {
         }
         self.pending_times.clear();
         self.pending_bytes = 0;
+        self.stop_blobs();
         self.events.push_back(Event::State(State::Stopped { code, text }));
     }
 
@@ -487,6 +498,7 @@ impl Client {
         for id in self.pending.keys().copied().collect::<Vec<_>>() {
             self.try_pending(now, id);
         }
+        self.carry_blobs(now);
         Ok(())
     }
 
@@ -495,7 +507,7 @@ impl Client {
         match header.kind {
             Kind::Data => self.message(now, conn, frame)?,
             Kind::Query => self.queried(now, frame)?,
-            Kind::Reply => self.replied(frame),
+            Kind::Reply => self.replied(now, frame),
             Kind::Ack => self.acked(&frame.envelope),
             Kind::Bounce => self.bounced(now, &frame.envelope),
             Kind::Answer => self.answered(frame),

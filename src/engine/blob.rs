@@ -1,0 +1,299 @@
+//! Blobs as an application sees them, the same for clients and servers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use hashbrown::HashMap;
+
+use super::{Pending, Stopped, resolve};
+use crate::id::UserId;
+use crate::limits;
+use crate::net::Wake;
+use crate::role::blob::{BlobFailure, BlobKey};
+use crate::role::client::SendError;
+use crate::wire::BlobCause;
+
+/// What a blob that is sent came to: the receiver's engine has all of it, or why not.
+pub type BlobOutcome = Result<(), BlobFailure>;
+
+/// What happens to a blob that somebody else sends.
+#[derive(Debug)]
+pub enum IncomingBlob {
+    /// Somebody wants to send one.
+    Offered(BlobOffer),
+    /// More came of one that was accepted; told at most 64 times of each.
+    Progress {
+        /// Which.
+        key: BlobKey,
+        /// Bytes that are there.
+        received: u64,
+        /// Bytes that it has.
+        size: u64,
+    },
+    /// One came.
+    Whole(Blob),
+    /// One that was offered will not come.
+    Failed {
+        /// Which.
+        key: BlobKey,
+        /// Why.
+        cause: BlobFailure,
+    },
+}
+
+/// A blob that came, whole and as it was sent.
+#[derive(Debug)]
+pub struct Blob {
+    /// Who sent it; none for a server.
+    pub from: Option<UserId>,
+    /// The application's information type.
+    pub info_type: u32,
+    /// What the sender calls it; not a path.
+    pub name: String,
+    /// All of it. It counts among what the engine holds until this [`Blob`] is dropped.
+    pub body: Bytes,
+    /// The sender's id for it.
+    pub id: u64,
+    #[expect(dead_code, reason = "held for its end")]
+    held: Held,
+}
+
+/// A received blob's part of what an engine may hold; its end gives it back.
+#[derive(Debug)]
+struct Held {
+    bytes: usize,
+    line: BlobLine,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.line.tell(BlobCommand::Release(self.bytes));
+    }
+}
+
+impl Blob {
+    pub(super) fn new(line: &BlobLine, key: BlobKey, info_type: u32, name: String, body: Bytes) -> Blob {
+        let held = Held { bytes: body.len(), line: line.clone() };
+        Blob { from: key.from, info_type, name, body, id: key.id, held }
+    }
+}
+
+/// A blob that somebody wants to send here. Dropped without an answer, it is refused.
+#[derive(Debug)]
+pub struct BlobOffer {
+    /// Which.
+    pub key: BlobKey,
+    /// The application's information type.
+    pub info_type: u32,
+    /// Bytes that it has, as its sender says.
+    pub size: u64,
+    /// What the sender calls it; not a path.
+    pub name: String,
+    /// None once it is answered.
+    line: Option<BlobLine>,
+}
+
+impl BlobOffer {
+    pub(super) fn new(line: BlobLine, key: BlobKey, info_type: u32, size: u64, name: String) -> BlobOffer {
+        BlobOffer { key, info_type, size, name, line: Some(line) }
+    }
+
+    /// Takes it: it comes as an event of its own, or fails as one.
+    pub fn accept(mut self) {
+        self.answer(BlobCommand::Accept(self.key.clone()));
+    }
+
+    /// Does not take it; the sender is told why.
+    pub fn refuse(mut self, text: &str) {
+        self.answer(refusal(&self.key, text));
+    }
+
+    fn answer(&mut self, command: BlobCommand) {
+        if let Some(line) = self.line.take() {
+            line.tell(command);
+        }
+    }
+}
+
+impl Drop for BlobOffer {
+    fn drop(&mut self) {
+        self.answer(refusal(&self.key, ""));
+    }
+}
+
+fn refusal(key: &BlobKey, text: &str) -> BlobCommand {
+    let end = text.floor_char_boundary(limits::CLOSE_TEXT_BYTES_MAX);
+    BlobCommand::Refuse(key.clone(), BlobCause::Denied, text[..end].to_owned())
+}
+
+/// A blob on its way to somebody. Dropping this gives up hearing of it, not the blob.
+#[derive(Debug)]
+pub struct BlobHandle {
+    size: u64,
+    confirmed: Arc<AtomicU64>,
+    line: BlobLine,
+    outcome: Pending<Result<BlobOutcome, SendError>>,
+}
+
+impl BlobHandle {
+    /// Bytes that it has.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes that the receiver has confirmed so far.
+    pub fn progress(&self) -> u64 {
+        self.confirmed.load(Ordering::Relaxed)
+    }
+
+    /// Gives it up, where it is not through yet; its outcome is then [`BlobFailure::Cancelled`].
+    pub fn cancel(&self) {
+        self.line.tell(BlobCommand::Cancel(Arc::clone(&self.confirmed)));
+    }
+
+    /// Waits for its outcome. Never on an engine's own thread: it would wait for itself.
+    pub fn wait(self) -> Result<Result<BlobOutcome, SendError>, Stopped> {
+        self.outcome.wait()
+    }
+
+    /// Waits for its outcome, for a time; hands itself back where that was not enough.
+    pub fn wait_timeout(
+        self,
+        timeout: Duration,
+    ) -> Result<Result<Result<BlobOutcome, SendError>, Stopped>, BlobHandle> {
+        let BlobHandle { size, confirmed, line, outcome } = self;
+        outcome.wait_timeout(timeout).map_err(|outcome| BlobHandle { size, confirmed, line, outcome })
+    }
+
+    /// The channel that its outcome comes by, once: to wait for it beside others.
+    pub fn receiver(&self) -> &Receiver<Result<BlobOutcome, SendError>> {
+        self.outcome.receiver()
+    }
+}
+
+/// What other threads ask of an engine about blobs.
+pub(super) enum BlobCommand {
+    Send(NewBlob),
+    Cancel(Arc<AtomicU64>),
+    Accept(BlobKey),
+    Refuse(BlobKey, BlobCause, String),
+    Release(usize),
+}
+
+/// A blob to be sent, and who waits for what becomes of it.
+pub(super) struct NewBlob {
+    pub(super) to: Option<UserId>,
+    pub(super) info_type: u32,
+    pub(super) name: String,
+    pub(super) body: Bytes,
+    sent: SentBlob,
+}
+
+struct SentBlob {
+    confirmed: Arc<AtomicU64>,
+    outcome: Sender<Result<BlobOutcome, SendError>>,
+}
+
+/// How other threads reach an engine about blobs.
+#[derive(Clone, Debug)]
+pub(super) struct BlobLine {
+    commands: Sender<BlobCommand>,
+    wake: Arc<Wake>,
+}
+
+impl BlobLine {
+    /// A line, and its end at the engine.
+    pub(super) fn new(wake: Arc<Wake>) -> (BlobLine, BlobDesk) {
+        let (commands, queue) = unbounded();
+        let line = BlobLine { commands, wake };
+        // The keys are this engine's own.
+        let sent = HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4));
+        (line.clone(), BlobDesk { line, queue, sent })
+    }
+
+    /// Asks for a blob to be sent.
+    pub(super) fn send(
+        &self,
+        to: Option<UserId>,
+        info_type: u32,
+        name: &str,
+        body: Bytes,
+    ) -> Result<BlobHandle, SendError> {
+        if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
+            return Err(SendError::Full);
+        }
+        let (sender, outcome) = Pending::new();
+        let confirmed = Arc::<AtomicU64>::default();
+        let size = body.len() as u64;
+        let sent = SentBlob { confirmed: Arc::clone(&confirmed), outcome: sender };
+        let command = BlobCommand::Send(NewBlob { to, info_type, name: name.to_owned(), body, sent });
+        self.commands.send(command).map_err(|_| SendError::Stopped)?;
+        self.wake.wake();
+        Ok(BlobHandle { size, confirmed, line: self.clone(), outcome })
+    }
+
+    /// Wants no more of a blob.
+    pub(super) fn stop(&self, key: &BlobKey) {
+        self.tell(BlobCommand::Refuse(key.clone(), BlobCause::Cancelled, String::new()));
+    }
+
+    /// Tells the engine, which has nothing left to be told where it has stopped.
+    fn tell(&self, command: BlobCommand) {
+        if self.commands.send(command).is_ok() {
+            self.wake.wake();
+        }
+    }
+}
+
+/// An engine's part: what it is asked, and who waits for the blobs that it sends.
+pub(super) struct BlobDesk {
+    /// The other end, for what is handed out.
+    pub(super) line: BlobLine,
+    queue: Receiver<BlobCommand>,
+    sent: HashMap<u64, SentBlob, ahash::RandomState>,
+}
+
+impl BlobDesk {
+    /// How many commands wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The next of them.
+    pub(super) fn poll(&self) -> Option<BlobCommand> {
+        self.queue.try_recv().ok()
+    }
+
+    /// Hands a new blob to the core's `send`, which gives it an id.
+    pub(super) fn send(
+        &mut self,
+        blob: NewBlob,
+        send: impl FnOnce(Option<UserId>, u32, &str, Bytes) -> Result<u64, SendError>,
+    ) {
+        let NewBlob { to, info_type, name, body, sent } = blob;
+        match send(to, info_type, &name, body) {
+            Ok(id) => drop(self.sent.insert(id, sent)),
+            Err(error) => resolve(&sent.outcome, Err(error)),
+        }
+    }
+
+    /// The id of a blob by what its handle holds; none where it is through.
+    pub(super) fn id_of(&self, confirmed: &Arc<AtomicU64>) -> Option<u64> {
+        self.sent.iter().find(|(_, sent)| Arc::ptr_eq(&sent.confirmed, confirmed)).map(|(id, _)| *id)
+    }
+
+    pub(super) fn confirmed(&self, id: u64, bytes: u64) {
+        if let Some(sent) = self.sent.get(&id) {
+            sent.confirmed.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn settled(&mut self, id: u64, outcome: BlobOutcome) {
+        if let Some(sent) = self.sent.remove(&id) {
+            resolve(&sent.outcome, Ok(outcome));
+        }
+    }
+}
