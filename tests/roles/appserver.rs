@@ -45,6 +45,7 @@ fn config() -> Config {
         cut_off: CutOff::ServeLocal,
         takes_messages: false,
         takes_queries: false,
+        asks_joins: false,
         cluster: None,
         seed: [1; 32],
     }

@@ -100,6 +100,7 @@ impl AppServerBuilder {
                 cut_off: CutOff::default(),
                 takes_messages: false,
                 takes_queries: false,
+                asks_joins: false,
                 cluster: None,
                 seed: [0; 32],
             },

@@ -2,13 +2,15 @@
 //!
 //! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
 //! to the ACMS, `ask` the questions about who is where, `meter` how fast a client may send, `drain` the way of all users
-//! to other servers.
+//! to other servers, `groups` who is in which and what is said to one, `members` the lists of these.
 
 mod ask;
 mod config;
 mod drain;
 mod event;
+mod groups;
 mod load;
+mod members;
 mod meter;
 mod route;
 mod session;
@@ -34,8 +36,12 @@ use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
 use ask::Question;
 pub use config::{Config, CutOff, Membership};
 use drain::Phase;
+use groups::Groups;
+pub use groups::{Edit, JoinRef};
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef};
 use load::Load;
+pub use members::Members;
+use members::Rosters;
 pub use meter::Rates;
 use meter::{Meter, Standing, Tariff};
 use session::Claims;
@@ -122,6 +128,8 @@ pub struct AppServer {
     /// Queries of the server's own, with whom they went to and when they are given up.
     queries: HashMap<u64, (UserId, Time), ahash::RandomState>,
     query_ends: BTreeSet<(Time, u64)>,
+    groups: Groups,
+    rosters: Rosters,
     dedupe: Dedupe,
     entropy: Entropy,
     events: VecDeque<Event>,
@@ -154,6 +162,8 @@ impl AppServer {
             messages: ServerMessageId::first(config.incarnation),
             queries: HashMap::with_hasher(entropy.hasher()),
             query_ends: BTreeSet::new(),
+            groups: Groups::new(&mut entropy),
+            rosters: Rosters::default(),
             dedupe: Dedupe::new(entropy.hasher()),
             entropy,
             events: VecDeque::new(),
@@ -253,8 +263,7 @@ impl AppServer {
         if query_ends.is_some() && self.queries.len() >= limits::QUERIES_PENDING_MAX {
             return Err(Bounce::Busy);
         }
-        self.messages += 1;
-        let id = ServerMessageId::compose(self.config.server, self.messages);
+        let id = self.next_message_id();
         let frame = Outgoing { kind, flags, info_type, id, to: to.as_bytes(), from: &[], body };
         if frame.wire_bytes() - limits::LENGTH_BYTES > self.config.max_frame {
             return Err(Bounce::TooBig);
@@ -279,6 +288,12 @@ impl AppServer {
             self.query_ends.insert((ends, id));
         }
         Ok(id)
+    }
+
+    /// The id of one more message of the server's own.
+    fn next_message_id(&mut self) -> u64 {
+        self.messages += 1;
+        ServerMessageId::compose(self.config.server, self.messages)
     }
 
     /// Answers a query of a user's. Nothing happens where that connection has ended.
@@ -532,6 +547,8 @@ impl Core for AppServer {
         self.expire_uplinks(now);
         self.expire_questions(now);
         self.expire_queries(now);
+        self.expire_edits(now);
+        self.expire_rosters(now);
         self.ease(now);
         self.close_overwhelmed(now);
     }
@@ -539,7 +556,8 @@ impl Core for AppServer {
     fn deadline(&self) -> Option<Time> {
         let questions = self.question_ends.front().map(|(ends, _)| *ends);
         let queries = self.query_ends.first().map(|(ends, _)| *ends);
+        let groups = [self.groups.deadline(), self.rosters.deadline()].into_iter().flatten().min();
         let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
-        [self.links.deadline(), questions, queries, uplinks, self.drain_deadline()].into_iter().flatten().min()
+        [self.links.deadline(), questions, queries, groups, uplinks, self.drain_deadline()].into_iter().flatten().min()
     }
 }
