@@ -80,6 +80,8 @@ pub const POOL_BYTES_MAX: usize = 16 << 20;
 pub const ANSWERS_OWED_MAX: usize = ENGINE_COMMANDS_MAX;
 /// Users that one ASK may name.
 pub const ASK_USERS_MAX: usize = 100;
+/// A client engine asks again to be let into a group after this time, where it was in and the server has no room now.
+pub const JOIN_PAUSE: Span = Span::from_secs(1);
 /// Groups that a user is in, joins under way included, at most; one more is refused BUSY.
 pub const GROUPS_OF_USER_MAX: usize = 256;
 /// Groups with members on one server, at most; the first member of one more is refused BUSY. 16 MiB with the longest ids, and
@@ -87,7 +89,7 @@ pub const GROUPS_OF_USER_MAX: usize = 256;
 pub const GROUPS_OF_SERVER_MAX: usize = 64 << 10;
 /// Members of a group on one server that hear of comings and goings. In a larger group nobody there is told of any: it would
 /// cost the square of the members.
-pub const GROUP_EVENT_MEMBERS_MAX: usize = 4096;
+pub const GROUP_EVENT_MEMBERS_MAX: usize = 1024;
 /// Members on the sender's server that a message to a group reaches for the price of one message of the sender's rate: what
 /// a large group costs is held against those who say much in it.
 pub const FAN_OUT_PER_MESSAGE: u64 = 64;

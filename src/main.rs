@@ -145,6 +145,7 @@ fn echo_all(client: &Client) {
             }
             Event::State(trunkline::State::Reconnecting { .. } | trunkline::State::Stopped { .. }) => return,
             Event::State(_) | Event::Undelivered { .. } => {}
+            Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}
         }
     }
 }

@@ -3,6 +3,7 @@
 mod acms;
 mod appserver;
 mod client;
+mod groups;
 mod guide;
 mod handle;
 mod handler;
@@ -14,6 +15,7 @@ mod watchdog;
 pub use acms::{Acms, AcmsBuilder};
 pub use appserver::{AppServer, AppServerBuilder, Membership};
 pub use client::{Client, ClientBuilder, ConnectError, Delivery, Event, Message, Query, Undelivered};
+pub use groups::Groups;
 pub use handle::{Overloaded, ServerHandle};
 pub use handler::{AnyUser, Authenticator, Denied, Handler, Incoming, LoginRequest, Refusal};
 pub use responder::Responder;

@@ -9,19 +9,22 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::groups::Groups;
 use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest};
 use super::watchdog::Watchdog;
 use super::{Responder, ServerHandle, seed};
 use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::net::Wake;
-use crate::role::appserver::{ClusterState, QueryRef, Verdict};
+use crate::role::appserver::{ClusterState, JoinRef, QueryRef, Verdict};
 use crate::role::{Entropy, Gone};
 
 /// The application's code.
 pub(super) struct Application {
     pub(super) authenticator: Box<dyn Authenticator>,
     pub(super) handler: Option<Box<dyn Handler>>,
+    /// None where everyone may join any group.
+    pub(super) groups: Option<Box<dyn Groups>>,
     /// Calls that panicked.
     pub(super) panics: AtomicU64,
 }
@@ -34,6 +37,7 @@ pub(super) enum Task {
     Message { reference: QueryRef, info_type: u32, more: bool, body: Bytes },
     Query { reply: Responder, info_type: u32, more: bool, body: Bytes },
     Cluster(ClusterState),
+    Join(JoinRef),
 }
 
 /// What a call came to, for the core.
@@ -41,6 +45,7 @@ pub(super) enum Done {
     Nothing,
     Checked(ConnId, Verdict),
     Denied(QueryRef),
+    Joined(JoinRef, bool),
 }
 
 impl Task {
@@ -51,11 +56,13 @@ impl Task {
             Task::LoggedIn(user) | Task::LoggedOut(user, _) => Some(user),
             Task::Message { reference, .. } => Some(&reference.user),
             Task::Query { reply, .. } => Some(&reply.query().user),
+            Task::Join(join) => Some(&join.user),
             Task::Cluster(_) => None,
         }
     }
 
-    const NAMES: &'static [&'static str] = &["check", "on_login", "on_logout", "on_message", "on_query", "on_cluster"];
+    const NAMES: &'static [&'static str] =
+        &["check", "on_login", "on_logout", "on_message", "on_query", "on_cluster", "may_join"];
 
     /// The place of its name among [`Task::NAMES`].
     fn place(&self) -> usize {
@@ -66,6 +73,7 @@ impl Task {
             Task::Message { .. } => 3,
             Task::Query { .. } => 4,
             Task::Cluster(_) => 5,
+            Task::Join(_) => 6,
         }
     }
 
@@ -77,7 +85,7 @@ impl Task {
     fn body_bytes(&self) -> usize {
         match self {
             Task::Message { body, .. } | Task::Query { body, .. } => body.len(),
-            Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => 0,
+            Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Join(_) => 0,
         }
     }
 
@@ -90,7 +98,11 @@ impl Task {
             Task::Query { reply, info_type, more, body } => {
                 Task::Query { reply, info_type, more, body: Bytes::copy_from_slice(&body) }
             }
-            other @ (Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_)) => other,
+            other @ (Task::Check { .. }
+            | Task::LoggedIn(_)
+            | Task::LoggedOut(..)
+            | Task::Cluster(_)
+            | Task::Join(_)) => other,
         }
     }
 }
@@ -102,6 +114,7 @@ impl Application {
         let refusal = match &task {
             Task::Check { conn, .. } => Done::Checked(*conn, Verdict::Fault),
             Task::Message { reference, .. } => Done::Denied(reference.clone()),
+            Task::Join(join) => Done::Joined(join.clone(), false),
             // A responder answers by itself where it is dropped.
             Task::Query { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => Done::Nothing,
         };
@@ -120,9 +133,13 @@ impl Application {
             };
             return Done::Checked(conn, verdict);
         }
+        if let Task::Join(join) = task {
+            let may = self.groups.as_ref().is_none_or(|groups| groups.may_join(&join.user, &join.group));
+            return Done::Joined(join, may);
+        }
         let Some(handler) = &self.handler else { return Done::Nothing };
         match task {
-            Task::Check { .. } => Done::Nothing,
+            Task::Check { .. } | Task::Join(_) => Done::Nothing,
             Task::LoggedIn(user) => {
                 handler.on_login(server, &user);
                 Done::Nothing
@@ -251,7 +268,7 @@ impl Lane {
         };
         match refused {
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => self.deferred.push_back(refused),
-            Task::Check { .. } | Task::Message { .. } | Task::Query { .. } => return Err(refused),
+            Task::Check { .. } | Task::Message { .. } | Task::Query { .. } | Task::Join(_) => return Err(refused),
         }
         Ok(())
     }
@@ -310,9 +327,12 @@ impl Pool {
         match task {
             Task::Check { .. } if !lane.deferred.is_empty() => Err(task),
             Task::Check { .. } => self.checks.try_send(task).map_err(TrySendError::into_inner),
-            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Query { .. } | Task::Cluster(_) => {
-                lane.give(task)
-            }
+            Task::LoggedIn(_)
+            | Task::LoggedOut(..)
+            | Task::Message { .. }
+            | Task::Query { .. }
+            | Task::Cluster(_)
+            | Task::Join(_) => lane.give(task),
         }
     }
 }

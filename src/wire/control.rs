@@ -132,7 +132,7 @@ pub struct Ask {
     #[serde(default)]
     pub users: Vec<String>,
     /// Which group it is about.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
 }
 

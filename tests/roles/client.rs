@@ -33,7 +33,7 @@ pub(crate) fn started_with(change: impl FnOnce(&mut Config)) -> Program {
     Seam::new(START, Client::new(START, config))
 }
 
-fn started() -> Program {
+pub(crate) fn started() -> Program {
     let program = started_with(|_| {});
     assert_eq!(program.dials.last().map(|(_, at)| *at), Some(addr(SERVER)));
     program
@@ -65,7 +65,7 @@ fn online_with(change: impl FnOnce(&mut Config)) -> (Program, ConnId) {
     (program, conn)
 }
 
-fn online() -> (Program, ConnId) {
+pub(crate) fn online() -> (Program, ConnId) {
     online_with(|_| {})
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn events(program: &mut Program) -> Vec<Event> {
 }
 
 /// Time passes until the next dial: how long that took.
-fn until_dial(program: &mut Program) -> u64 {
+pub(crate) fn until_dial(program: &mut Program) -> u64 {
     let since = program.now;
     while program.dials.is_empty() {
         program.pass_ms(1);

@@ -92,6 +92,7 @@ impl World {
                 assert!(self.locating.remove(&(node, token)), "n{node}: the question {token} is answered twice");
                 self.check_located(&servers);
             }
+            appserver::Event::JoinAsked(_) | appserver::Event::Members { .. } => {}
             appserver::Event::Memory(_) | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
         }
     }
@@ -168,6 +169,10 @@ impl World {
             }
             client::Event::Bounced { id, cause, .. } => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
             client::Event::Answered { .. } => {}
+            client::Event::Joined { .. }
+            | client::Event::GroupMessage { .. }
+            | client::Event::Member { .. }
+            | client::Event::MembersMissed(_) => {}
         }
     }
 
@@ -308,6 +313,8 @@ fn of_server(event: &appserver::Event) -> String {
         | appserver::Event::LoggedOut { .. }
         | appserver::Event::Outcome { .. }
         | appserver::Event::Located { .. }
+        | appserver::Event::JoinAsked(_)
+        | appserver::Event::Members { .. }
         | appserver::Event::Cluster(_)
         | appserver::Event::Memory(_)
         | appserver::Event::Closed { .. } => format!("{event:?}"),
@@ -325,6 +332,12 @@ fn of_client(event: &client::Event) -> String {
         }
         client::Event::Sent { id, outcome } => format!("outcome of {id:x}: {outcome:?}"),
         client::Event::Bounced { id, cause, .. } => format!("bounce of {id:x}: {cause:?}"),
-        client::Event::Asking | client::Event::State(_) | client::Event::Answered { .. } => format!("{event:?}"),
+        client::Event::Asking
+        | client::Event::State(_)
+        | client::Event::Joined { .. }
+        | client::Event::GroupMessage { .. }
+        | client::Event::Member { .. }
+        | client::Event::MembersMissed(_)
+        | client::Event::Answered { .. } => format!("{event:?}"),
     }
 }

@@ -114,11 +114,7 @@ impl Acms {
 
     /// Members elsewhere cannot know what became of those on this server.
     pub(super) fn tell_missed(&mut self, now: Time, place: u32, group: &GroupId) {
-        let event = Outgoing {
-            info_type: GROUP_EVENT_MISSED,
-            to: group.as_bytes(),
-            ..Outgoing::of(Kind::GroupEvent)
-        };
+        let event = Outgoing { info_type: GROUP_EVENT_MISSED, to: group.as_bytes(), ..Outgoing::of(Kind::GroupEvent) };
         for other in self.groups.others(group.as_bytes(), Some(place)) {
             let conn = self.servers[other as usize].conn;
             if self.links.send(now, conn, &event).is_err() {

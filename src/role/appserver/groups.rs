@@ -530,14 +530,7 @@ impl AppServer {
         Ok(Some(id))
     }
 
-    fn edit_here(
-        &mut self,
-        now: Time,
-        conn: ConnId,
-        user: &UserId,
-        group: &GroupId,
-        edit: Edit,
-    ) -> Result<(), Bounce> {
+    fn edit_here(&mut self, now: Time, conn: ConnId, user: &UserId, group: &GroupId, edit: Edit) -> Result<(), Bounce> {
         let is_in = self.groups.is_member(conn, group.as_bytes());
         let edited = match edit {
             Edit::Add if is_in => Ok(()),

@@ -196,8 +196,11 @@ impl AppServer {
         match asker {
             Asker::Application(token) => self.events.push_back(Event::Members { token, members }),
             Asker::User { conn, id } => {
-                let located =
-                    |(user, server): (UserId, ServerId)| Located { user: user.to_string(), online: Some(true), server: Some(server) };
+                let located = |(user, server): (UserId, ServerId)| Located {
+                    user: user.to_string(),
+                    online: Some(true),
+                    server: Some(server),
+                };
                 let users = members.users.into_iter().map(located).collect();
                 self.answer(now, conn, id, &Answer { users, complete: Some(members.complete), ..Answer::default() });
             }

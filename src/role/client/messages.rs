@@ -68,6 +68,8 @@ impl Client {
             self.act_at(id, now + Span::from_micros(pause));
         } else if self.end_query(id) {
             self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::of_bounce(cause)) });
+        } else if self.join_bounced(now, id, cause) {
+            // It was a join's.
         } else if id > self.first_id && id <= self.next_id {
             // Others are what an earlier start of this user sent, or second copies of what is resolved.
             self.events.push_back(Event::Bounced { id, to: envelope.from.to_vec(), cause });
@@ -155,7 +157,7 @@ impl Client {
     }
 }
 
-fn message_of(frame: &Frame<'_>) -> Result<Message, Fault> {
+pub(super) fn message_of(frame: &Frame<'_>) -> Result<Message, Fault> {
     let Envelope { header, from, .. } = frame.envelope;
     let from = if from.is_empty() { None } else { Some(UserId::parse(from)?) };
     Ok(Message { from, info_type: header.info_type, id: header.id, flags: header.flags, body: frame.body() })

@@ -2,10 +2,11 @@
 
 mod entrance;
 mod event;
+mod groups;
 mod messages;
 
 pub use entrance::{Entrance, NoServer};
-pub use event::{Event, Message, QueryFailure, Reply, SendError, SendFailure, State};
+pub use event::{Event, JoinFailure, Message, QueryFailure, Reply, SendError, SendFailure, State};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -83,6 +84,7 @@ pub struct Client {
     /// Queries that wait for their reply: whom they went to (empty: a server), and when they are given up.
     queries: BTreeMap<u64, (Vec<u8>, Time)>,
     query_ends: BTreeSet<(Time, u64)>,
+    groups: groups::Groups,
     dedupe: Dedupe,
     entropy: Entropy,
     events: VecDeque<Event>,
@@ -109,6 +111,7 @@ impl Client {
             pending_times: BTreeSet::new(),
             queries: BTreeMap::new(),
             query_ends: BTreeSet::new(),
+            groups: groups::Groups::default(),
             dedupe: Dedupe::new(entropy.hasher()),
             entropy,
             events: VecDeque::new(),
@@ -370,6 +373,7 @@ impl Core for Client {
         }
         self.expire_pending(now);
         self.expire_queries(now);
+        self.expire_joins(now);
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -379,7 +383,7 @@ impl Core for Client {
         };
         let pending = self.pending_times.first().map(|(at, _)| *at);
         let queries = self.query_ends.first().map(|(at, _)| *at);
-        [self.links.deadline(), waiting, pending, queries].into_iter().flatten().min()
+        [self.links.deadline(), waiting, pending, queries, self.groups.deadline()].into_iter().flatten().min()
     }
 }
 
@@ -413,6 +417,7 @@ impl Client {
             return;
         }
         self.fail_queries();
+        self.groups.interrupt();
         match gone {
             Gone::ClosedByPeer(code) if !code.reconnects() => return self.stop(code, told.text),
             _ if self.logged_out => return self.stop(CloseCode::LOGGED_OUT, told.text),
@@ -445,6 +450,7 @@ impl Client {
     fn stop(&mut self, code: CloseCode, text: String) {
         self.phase = Phase::Stopped;
         self.fail_queries();
+        self.fail_joins(code);
         for (id, _) in std::mem::take(&mut self.pending) {
             self.events.push_back(Event::Sent { id, outcome: Err(SendFailure::Stopped(code)) });
         }
@@ -487,6 +493,7 @@ impl Client {
         for id in self.pending.keys().copied().collect::<Vec<_>>() {
             self.try_pending(now, id);
         }
+        self.join_again(now);
         Ok(())
     }
 
@@ -500,7 +507,9 @@ impl Client {
             Kind::Bounce => self.bounced(now, &frame.envelope),
             Kind::Answer => self.answered(frame),
             Kind::Ping => self.pong(now, conn, header.id)?,
-            Kind::Pong | Kind::GroupData | Kind::GroupEvent | Kind::Presence => {}
+            Kind::GroupData => self.said_to_group(now, conn, frame)?,
+            Kind::GroupEvent => self.group_changed(&frame.envelope)?,
+            Kind::Pong | Kind::Presence => {}
             Kind::Close => self.closed_by_server(now, conn, frame)?,
             kind => return Err(Fault::unexpected(kind)),
         }
