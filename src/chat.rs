@@ -1,5 +1,7 @@
 //! A conversation in lines of text, for `trunkline-chat` and `trunkline demo`.
 
+mod groups;
+
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::time::{Duration, Instant};
@@ -18,6 +20,10 @@ const ECHO_PATIENCE: Duration = Duration::from_secs(5);
 const HELP: &str = "\
 /to NAME      write to NAME from now on
 /who [NAME..] who you are, and on which server NAME (or who you write to) is
+/join GROUP   hear what is said in GROUP, and who comes and goes
+/leave GROUP  hear it no more
+/say GROUP .. say it to all in GROUP
+/members GROUP  who is in GROUP, and on which server
 /help         this
 /quit         leave
 anything else is sent to whom you write to";
@@ -32,6 +38,7 @@ pub struct Chat {
     echoing: Option<Echoing>,
     sent: VecDeque<Sent>,
     asked: Option<Pending<Result<Result<Answer, QueryFailure>, SendError>>>,
+    joining: Option<groups::Joining>,
     all_delivered: bool,
     was_interrupted: bool,
 }
@@ -56,6 +63,7 @@ enum Next {
     Event(Option<Event>),
     Outcome(usize),
     Answer,
+    Join,
     EchoLate,
 }
 
@@ -74,6 +82,7 @@ impl Chat {
             echoing: None,
             sent: VecDeque::new(),
             asked: None,
+            joining: None,
             all_delivered: true,
             was_interrupted: false,
         }
@@ -102,7 +111,8 @@ impl Chat {
         }
         let mut input_open = true;
         loop {
-            let idle = self.sent.is_empty() && self.asked.is_none() && self.awaited_echo().is_none();
+            let is_asking = self.asked.is_some() || self.joining.is_some();
+            let idle = self.sent.is_empty() && !is_asking && self.awaited_echo().is_none();
             if !input_open && idle {
                 break;
             }
@@ -122,6 +132,7 @@ impl Chat {
                 Next::Event(None) => break,
                 Next::Outcome(place) => self.show_outcome(place, output)?,
                 Next::Answer => self.show_answer(output)?,
+                Next::Join => self.show_join(output)?,
                 Next::EchoLate => {
                     writeln!(output, "no echo within {} s", ECHO_PATIENCE.as_secs())?;
                     self.all_delivered = false;
@@ -152,6 +163,7 @@ impl Chat {
             select.recv(sent.outcome.receiver());
         }
         let answer = self.asked.as_ref().map(|asked| select.recv(asked.receiver()));
+        let join = self.joining.as_ref().map(|joining| select.recv(joining.outcome.receiver()));
         let line = takes_lines.then(|| select.recv(lines));
         let ready = match self.awaited_echo() {
             Some(since) => match select.ready_deadline(since + ECHO_PATIENCE) {
@@ -163,6 +175,7 @@ impl Chat {
         match ready {
             ready if ready == events => Next::Event(self.client.events().try_recv().ok()),
             ready if Some(ready) == answer => Next::Answer,
+            ready if Some(ready) == join => Next::Join,
             ready if Some(ready) == line => Next::Line(lines.try_recv().ok()),
             ready => Next::Outcome(ready - events - 1),
         }
@@ -184,6 +197,7 @@ impl Chat {
                 Err(error) => writeln!(output, "/to NAME: {error}")?,
             },
             "/who" => self.ask(rest, output)?,
+            command if self.obey_for_group(command, rest, output)? => {}
             command if command.starts_with('/') => writeln!(output, "{command} is not known; /help tells what is")?,
             _ => self.send(line, output)?,
         }
@@ -251,7 +265,12 @@ impl Chat {
     fn show_answer(&mut self, output: &mut impl Write) -> io::Result<()> {
         let Some(Ok(answer)) = self.asked.take().map(Pending::wait) else { return Ok(()) };
         let answer = match answer {
-            Ok(Ok(Answer { error: None, users })) => users,
+            Ok(Ok(Answer { error: None, users, complete })) => {
+                if complete == Some(false) {
+                    writeln!(output, "perhaps not all of them:")?;
+                }
+                users
+            }
             Ok(Err(failure)) => return writeln!(output, "no answer: {failure}"),
             Ok(Ok(Answer { error: Some(error), .. })) => return writeln!(output, "no answer: {error}"),
             Err(error) => return writeln!(output, "no answer: {error}"),
@@ -272,7 +291,11 @@ impl Chat {
         match event {
             Event::Message(message) => self.show_message(&message, output)?,
             Event::Query(query) => query.fail("this is a chat; it answers no queries"),
-            Event::Undelivered { .. } | Event::Blob(_) => {}
+            Event::GroupMessage { group, message } => self.show_group_message(&group, &message, output)?,
+            Event::Member { group, user, change } => self.show_member(&group, &user, change, output)?,
+            Event::MembersMissed(group) => writeln!(output, "[{group}] some may have come or gone; /members {group}")?,
+            Event::Undelivered { to: Some(to), cause, .. } => self.show_undelivered(&to, cause, output)?,
+            Event::Undelivered { to: None, .. } | Event::Blob(_) => {}
             Event::State(State::Online { welcome, .. }) => {
                 let again = if self.was_interrupted { "again " } else { "" };
                 writeln!(output, "{again}{}", connected(self.client.user(), &welcome))?;

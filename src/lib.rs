@@ -32,15 +32,16 @@ pub mod wire;
 #[cfg(feature = "net")]
 pub use engine::{
     Acms, AcmsBuilder, AnyUser, AppServer, AppServerBuilder, Authenticator, Blob, BlobHandle, BlobOffer, BlobOutcome,
-    Client, ClientBuilder, ConnectError, Delivery, Denied, Event, Handler, Incoming, IncomingBlob, LoginRequest,
-    Membership, Message, Overloaded, Pending, Query, Refusal, Responder, Running, ServerHandle, Stopped, Undelivered,
+    Client, ClientBuilder, ConnectError, Delivery, Denied, Event, Groups, Handler, Incoming, IncomingBlob,
+    LoginRequest, Membership, Message, Overloaded, Pending, Query, Refusal, Responder, Running, ServerHandle, Stopped,
+    Undelivered,
 };
-pub use id::{ServerId, UserId};
+pub use id::{GroupId, ServerId, UserId};
 #[cfg(feature = "net")]
 pub use net::Tuning;
 pub use role::Gone;
-pub use role::appserver::{ClusterState, CutOff};
+pub use role::appserver::{ClusterState, CutOff, Members};
 pub use role::blob::{BlobFailure, BlobKey};
-pub use role::client::{QueryFailure, SendError, SendFailure, State};
+pub use role::client::{JoinFailure, QueryFailure, SendError, SendFailure, State};
 pub use wire::link::Relogin;
-pub use wire::{Bounce, CloseCode, Cluster, Flags, Login, Welcome};
+pub use wire::{Bounce, CloseCode, Cluster, Flags, GroupChange, Login, Welcome};

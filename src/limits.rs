@@ -103,6 +103,24 @@ pub const BLOB_NAME_BYTES_MAX: usize = 255;
 pub const BLOB_PROGRESS_STEPS: usize = 64;
 /// Users that one ASK may name.
 pub const ASK_USERS_MAX: usize = 100;
+/// A client engine asks again to be let into a group after this time, where it was in and the server has no room now.
+pub const JOIN_PAUSE: Span = Span::from_secs(1);
+/// Groups that a user is in, joins under way included, at most; one more is refused BUSY.
+pub const GROUPS_OF_USER_MAX: usize = 256;
+/// Groups with members on one server, at most; the first member of one more is refused BUSY. 16 MiB with the longest ids, and
+/// as much at the ACMS for each server.
+pub const GROUPS_OF_SERVER_MAX: usize = 64 << 10;
+/// Members of a group on one server that hear of comings and goings. In a larger group nobody there is told of any: it would
+/// cost the square of the members.
+pub const GROUP_EVENT_MEMBERS_MAX: usize = 1024;
+/// Members on the sender's server that a message to a group reaches for the price of one message of the sender's rate: what
+/// a large group costs is held against those who say much in it.
+pub const FAN_OUT_PER_MESSAGE: u64 = 64;
+/// Members of a group that are named in one answer, by a server or in all; with more the list is said to be incomplete.
+/// 266 KiB with the longest ids, half a frame as JSON.
+pub const GROUP_MEMBERS_TOLD_MAX: usize = 4096;
+/// Questions for a group's members that wait for other servers, at most; one more is answered with what is known here.
+pub const ROSTERS_MAX: usize = 256;
 /// Unanswered lookups that an AS has at the ACMS, at most.
 pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
 /// Connections that have not logged in, at most; one more ends another that has said nothing, at random.

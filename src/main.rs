@@ -147,6 +147,7 @@ fn echo_all(client: &Client) {
             Event::State(_) | Event::Undelivered { .. } => {}
             // A blob that is offered is refused with the end of its event.
             Event::Blob(_) => {}
+            Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use trunkline::config::{
     AcmsArgs, AcmsSettings, AppServerArgs, AppServerSettings, Arguments, ChatArgs, ChatEntrance, ChatSettings,
-    ConfigError, HostPort, HostPortError, LoginCheck, Resolved, resolve_from,
+    ConfigError, HostPort, HostPortError, JoinPolicy, LoginCheck, Resolved, resolve_from,
 };
 use trunkline::id::ServerId;
 use trunkline::limits;
@@ -114,6 +114,7 @@ fn an_appserver_needs_no_option() {
     assert_eq!(server.cluster, "trunkline");
     assert_eq!(server.relogin, Relogin::ReplaceOld);
     assert_eq!(server.when_cut_off, CutOff::ServeLocal);
+    assert_eq!(server.groups, JoinPolicy::Everyone);
     assert_eq!(server.heartbeat.as_millis(), 10_000);
     assert_eq!(server.heartbeat_timeout.as_millis(), 30_000);
     assert_eq!(server.login_timeout.as_millis(), 10_000);
@@ -153,6 +154,7 @@ fn every_key_of_an_appservers_file_is_taken() {
             max_messages_per_second = 100
             max_bytes_per_second = 0
             capacity = 9
+            groups = "nobody"
             users_file = "{users}"
             "#
         ),
@@ -170,6 +172,7 @@ fn every_key_of_an_appservers_file_is_taken() {
     assert_eq!((server.max_connections, server.max_accepts_per_second, server.capacity), (10, 30, 9));
     assert_eq!((server.max_messages_per_second, server.max_bytes_per_second), (100, 0));
     assert_eq!(server.max_memory, Some(1 << 30));
+    assert_eq!(server.groups, JoinPolicy::Nobody);
     assert!(matches!(server.login_check, LoginCheck::Users(_)));
 }
 

@@ -70,6 +70,7 @@ fn server(number: u16, acms: SocketAddr) -> Node<AppServer> {
             cut_off: CutOff::ServeLocal,
             takes_messages: false,
             takes_queries: false,
+            asks_joins: false,
             cluster: Some(Membership {
                 acms,
                 name: "demo".to_owned(),

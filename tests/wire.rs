@@ -977,11 +977,12 @@ fn a_close_body_is_text_or_json() {
 
 #[test]
 fn asks_and_answers() {
-    let ask = |ask, users: &[&str]| Ask { ask, users: users.iter().map(|user| (*user).into()).collect() };
+    let ask = |ask, users: &[&str]| Ask { ask, users: users.iter().map(|user| (*user).into()).collect(), group: None };
     let asks = [
         (r#"{"ask":"online","users":["bob","carol"]}"#, ask(AskKind::Online, &["bob", "carol"])),
         (r#"{"users":["bob"],"since":5,"ask":"where"}"#, ask(AskKind::Where, &["bob"])),
         (r#"{"ask":"rtt"}"#, ask(AskKind::Rtt, &[])),
+        (r#"{"ask":"members","group":"chess"}"#, Ask { group: Some("chess".into()), ..ask(AskKind::Members, &[]) }),
         (r#"{"ask":"weather"}"#, ask(AskKind::Other, &[])),
     ];
     for (text, expected) in asks {
@@ -1001,8 +1002,13 @@ fn asks_and_answers() {
         (r#"{"error":"at most 100 users"}"#, vec![], Some("at most 100 users".to_owned())),
         ("{}", vec![], None),
     ];
+    let members =
+        Answer { users: vec![located("bob", Some(true), Some(ServerId(1)))], complete: Some(true), error: None };
+    let text = r#"{"users":[{"user":"bob","online":true,"server":1}],"complete":true}"#;
+    assert_eq!(serde_json::to_string(&members).expect("JSON"), text);
+    assert_eq!(serde_json::from_str::<Answer>(text).expect("an answer"), members);
     for (text, users, error) in answers {
-        let answer = Answer { users, error };
+        let answer = Answer { users, error, ..Answer::default() };
         assert_eq!(serde_json::to_string(&answer).expect("JSON"), text);
         assert_eq!(serde_json::from_str::<Answer>(text).expect("an answer"), answer);
     }

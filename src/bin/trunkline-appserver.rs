@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 
-use trunkline::config::{self, AppServerArgs, AppServerSettings, LoginCheck};
-use trunkline::{AppServer, Authenticator, LoginRequest, Membership, Refusal, UserId};
+use trunkline::config::{self, AppServerArgs, AppServerSettings, JoinPolicy, LoginCheck};
+use trunkline::{AppServer, Authenticator, GroupId, LoginRequest, Membership, Refusal, UserId};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -40,6 +40,9 @@ fn run(settings: AppServerSettings) -> io::Result<()> {
         .tuning(settings.tuning);
     if let Some(bytes) = settings.max_memory {
         builder = builder.max_memory(bytes);
+    }
+    if settings.groups == JoinPolicy::Nobody {
+        builder = builder.groups(|_: &UserId, _: &GroupId| false);
     }
     if let LoginCheck::Users(passwords) = settings.login_check {
         builder = builder.authenticator(Passwords(passwords));

@@ -3,6 +3,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::rope::Rope;
+use super::shared::Shared;
 use crate::limits::{ENVELOPE_BYTES_MAX, LENGTH_BYTES};
 use crate::wire::{Envelope, Header, Malformed, Opening, PREFACE_BYTES};
 
@@ -36,6 +37,8 @@ enum FrameBytes<'a> {
     Slice { chunk: &'a Bytes, range: Range<usize> },
     /// It came in several.
     Pieces(&'a mut Rope),
+    /// It came in several, and was gathered for several receivers.
+    Gathered(Bytes),
 }
 
 impl<'a> Inbound<'a> {
@@ -148,15 +151,30 @@ impl Frame<'_> {
         match &self.bytes {
             FrameBytes::Slice { chunk, range } => chunk.slice(range.start + envelope_bytes..range.end),
             FrameBytes::Pieces(rope) => rope.gather(envelope_bytes),
+            FrameBytes::Gathered(whole) => whole.slice(envelope_bytes..),
         }
     }
 
-    /// Puts the frame at the end of `rope`, byte for byte as it came. A frame goes to one place only.
+    /// Puts the frame at the end of `rope`, byte for byte as it came. A frame goes to one place only, unless it was shared
+    /// before.
     #[inline]
     pub fn move_to(&mut self, rope: &mut Rope) {
         match &mut self.bytes {
             FrameBytes::Slice { chunk, range } => rope.push_slice(chunk, range.clone()),
             FrameBytes::Pieces(pieces) => rope.append(pieces),
+            FrameBytes::Gathered(whole) => rope.push_slice(whole, 0..whole.len()),
+        }
+    }
+
+    /// The frame for several places. One that came in several reads is copied for it, once.
+    pub fn share(&mut self) -> Shared {
+        if let FrameBytes::Pieces(rope) = &self.bytes {
+            self.bytes = FrameBytes::Gathered(rope.gather(0));
+        }
+        match &self.bytes {
+            FrameBytes::Slice { chunk, range } => Shared::of(Bytes::clone(chunk), range.clone()),
+            FrameBytes::Gathered(whole) => Shared::of(whole.clone(), 0..whole.len()),
+            FrameBytes::Pieces(_) => unreachable!("it was gathered"),
         }
     }
 }
@@ -218,6 +236,25 @@ mod tests {
             frame.move_to(&mut passed_on);
         }
         assert_eq!(passed_on.first().as_ptr_range(), bytes.as_ptr_range());
+    }
+
+    #[test]
+    fn a_shared_frame_is_copied_at_most_once_and_goes_on_as_it_came() {
+        let (bytes, _) = stream(&mut fastrand::Rng::with_seed(4), 1);
+        for cut in [0, 1, 25, bytes.len() - 1] {
+            let mut inbound = Inbound::new(Rope::default(), &bytes, 0..cut);
+            assert!(inbound.next(MAX_FRAME).expect("well formed").is_none());
+            let mut inbound = Inbound::new(inbound.into_carry(), &bytes, cut..bytes.len());
+            let mut frame = inbound.next(MAX_FRAME).expect("well formed").expect("whole");
+            let (mut one, mut other, mut passed_on) = (Rope::default(), Rope::default(), Rope::default());
+            frame.share().push_to(&mut one);
+            frame.share().push_to(&mut other);
+            frame.move_to(&mut passed_on);
+            assert_eq!(passed_on.gather(0), bytes, "cut at {cut}");
+            for rope in [&one, &other] {
+                assert_eq!(rope.first().as_ptr_range(), passed_on.first().as_ptr_range(), "cut at {cut}: another copy");
+            }
+        }
     }
 
     #[test]

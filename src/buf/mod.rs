@@ -6,7 +6,9 @@
 mod inbound;
 mod queue;
 mod rope;
+mod shared;
 
 pub use inbound::{Frame, Inbound};
 pub use queue::{Bounds, Full, SendQueue};
 pub use rope::{Rope, SpareRopes};
+pub use shared::Shared;

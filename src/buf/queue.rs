@@ -2,6 +2,7 @@ use std::io::IoSlice;
 
 use super::inbound::Frame;
 use super::rope::{Rope, SpareRopes};
+use super::shared::Shared;
 use crate::limits::CONTROL_RESERVE_BYTES;
 use crate::wire::Outgoing;
 
@@ -85,6 +86,16 @@ impl SendQueue {
             return Err(Full);
         }
         frame.move_to(self.rope.get_or_insert_default());
+        self.note_growth();
+        Ok(())
+    }
+
+    /// Queues a frame that other queues hold as well, without copying it.
+    pub fn share(&mut self, frame: &Shared) -> Result<(), Full> {
+        if !self.fits(frame.wire_bytes()) {
+            return Err(Full);
+        }
+        frame.push_to(self.rope.get_or_insert_default());
         self.note_growth();
         Ok(())
     }

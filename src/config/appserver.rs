@@ -61,8 +61,19 @@ pub struct AppServerSettings {
     pub max_bytes_per_second: u64,
     /// Users that the cluster is told the server takes; in `1..=max_connections`.
     pub capacity: u32,
+    /// Who may join a group.
+    pub groups: JoinPolicy,
     /// Who may log in.
     pub login_check: LoginCheck,
+}
+
+/// Who may join a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JoinPolicy {
+    /// Everyone, any group
+    Everyone,
+    /// Nobody: who is in was put in by server code
+    Nobody,
 }
 
 /// Who may log in. Not `Debug`: it holds passwords.
@@ -173,6 +184,9 @@ pub struct AppServerArgs {
     /// Users that the cluster is told this server takes; at most --max-connections [default: --max-connections]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(CONNECTIONS))]
     capacity: Option<u32>,
+    /// Who may join a group
+    #[arg(long, value_name = "WHO", value_enum, default_value_t = JoinPolicy::Everyone)]
+    groups: JoinPolicy,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -217,6 +231,7 @@ impl Arguments for AppServerArgs {
             max_messages_per_second: self.max_messages_per_second,
             max_bytes_per_second: self.max_bytes_per_second,
             capacity,
+            groups: self.groups,
             login_check: self.users_file.as_deref().map_or(Ok(LoginCheck::AnyUser), read_users)?,
         })
     }

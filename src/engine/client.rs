@@ -15,13 +15,13 @@ use super::blob::{Blob, BlobCommand, BlobDesk, BlobHandle, BlobLine, BlobOffer, 
 use super::guide::Guide;
 use super::{Pending, Running, failure, resolve, resolve_address, seed};
 use crate::access::{Access, AccessError};
-use crate::id::{IdError, UserId};
+use crate::id::{GroupId, IdError, UserId};
 use crate::limits;
 use crate::net::{Reactor, Tuning, Wake};
 use crate::role::blob::{self, BlobEvent, BlobKey};
-use crate::role::client::{self as core, Entrance, QueryFailure, SendError, SendFailure, State};
+use crate::role::client::{self as core, Entrance, JoinFailure, QueryFailure, SendError, SendFailure, State};
 use crate::time::{Span, Time};
-use crate::wire::{Answer, Bounce, CloseCode, Flags, Login, Manifest, Welcome, parse_object};
+use crate::wire::{Answer, Bounce, CloseCode, Flags, GroupChange, Login, Manifest, Welcome, parse_object};
 
 /// How soon events are offered again to an application that had no room for them.
 const EVENT_RETRY: Span = Span::from_millis(2);
@@ -40,11 +40,31 @@ pub enum Event {
     Message(Message),
     /// A query came.
     Query(Query),
-    /// A plain send did not reach its receiver.
+    /// A message to a group came.
+    GroupMessage {
+        /// The group.
+        group: GroupId,
+        /// The message.
+        message: Message,
+    },
+    /// A member of a group came or went, or server code put this user in or took it out.
+    Member {
+        /// The group.
+        group: GroupId,
+        /// Who.
+        user: UserId,
+        /// What happened.
+        change: GroupChange,
+    },
+    /// Comings and goings may have been missed: an application that keeps a list of the group's members asks anew
+    /// ([`Client::members`]).
+    MembersMissed(GroupId),
+    /// A plain send or a broadcast did not reach its receiver.
     Undelivered {
-        /// Whom it did not reach; none for a server.
+        /// Whom it did not reach; none for a server. For a broadcast it is a member, or bears the group's name: then nobody
+        /// on other servers, or nobody at all, was reached for certain.
         to: Option<UserId>,
-        /// The id that [`Client::send`] gave.
+        /// The id that [`Client::send`] or [`Client::broadcast`] gave.
         id: u64,
         /// Why.
         cause: Undelivered,
@@ -118,8 +138,12 @@ enum Command {
     Query { to: Option<UserId>, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
     Reply { to: Option<UserId>, id: u64, flags: Flags, info_type: u32, body: Vec<u8> },
     Ask { question: Vec<u8>, outcome: Sender<AskOutcome> },
+    Join { group: GroupId, outcome: Sender<JoinOutcome> },
+    Leave(GroupId),
+    Broadcast { group: GroupId, flags: Flags, info_type: u32, body: Vec<u8>, id: u64 },
 }
 
+type JoinOutcome = Result<Result<(), JoinFailure>, SendError>;
 type AskOutcome = Result<Result<Answer, QueryFailure>, SendError>;
 type QueryOutcome = Result<Result<Vec<u8>, QueryFailure>, SendError>;
 
@@ -265,6 +289,7 @@ impl ClientBuilder {
             queries: table(),
             answers: table(),
             blobs,
+            joins: table(),
         };
         let running = Running::spawn("client", move || engine.run())?;
         Ok(Client { user, welcome: None, ids, closing, commands, blob_line, wake, events, running: Some(running) })
@@ -344,6 +369,7 @@ impl Client {
                 }
                 Ok(Event::State(State::NoServer { text, .. })) => last = text,
                 Ok(Event::Message(_) | Event::Query(_) | Event::Undelivered { .. } | Event::Blob(_)) => {}
+                Ok(Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_)) => {}
                 Err(_) => return Err(ConnectError::TimedOut(last)),
             }
         }
@@ -443,6 +469,46 @@ impl Client {
         Ok(pending)
     }
 
+    /// Into a group, with members on any server; at most 256. Resolved once, after 30 s at the latest. From then on this user
+    /// is in again after each lost connection, and hears who comes and goes ([`Event::Member`]) and what is said
+    /// ([`Event::GroupMessage`]).
+    pub fn join(&self, group: &GroupId) -> Result<Pending<JoinOutcome>, SendError> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Join { group: group.clone(), outcome })?;
+        Ok(pending)
+    }
+
+    /// Out of a group: nothing that is said in it is handed over any more.
+    pub fn leave(&self, group: &GroupId) -> Result<(), SendError> {
+        self.command(Command::Leave(group.clone()))
+    }
+
+    /// Says something to the other members of a group, at most once each. Each that it does not reach is an
+    /// [`Event::Undelivered`] with the id.
+    pub fn broadcast(&self, group: &GroupId, info_type: u32, body: Vec<u8>) -> Result<u64, SendError> {
+        self.broadcast_with(group, Flags::NONE, info_type, body)
+    }
+
+    /// As [`Client::broadcast`]; the message may be dropped behind slow members.
+    pub fn broadcast_droppable(&self, group: &GroupId, info_type: u32, body: Vec<u8>) -> Result<u64, SendError> {
+        self.broadcast_with(group, Flags::DROPPABLE, info_type, body)
+    }
+
+    fn broadcast_with(&self, group: &GroupId, flags: Flags, info_type: u32, body: Vec<u8>) -> Result<u64, SendError> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        self.command(Command::Broadcast { group: group.clone(), flags, info_type, body, id })?;
+        Ok(id)
+    }
+
+    /// Who is in a group that this user is in, and on which server; and whether these are all (`complete`). Resolved once,
+    /// after 10 s at the latest.
+    pub fn members(&self, group: &GroupId) -> Result<Pending<AskOutcome>, SendError> {
+        let question = serde_json::json!({ "ask": "members", "group": group.as_str() }).to_string().into_bytes();
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Ask { question, outcome })?;
+        Ok(pending)
+    }
+
     /// Logs out and waits until the connection has ended.
     pub fn close(mut self) -> io::Result<()> {
         self.log_out();
@@ -489,6 +555,7 @@ struct Engine {
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
     answers: HashMap<u64, Sender<AskOutcome>, ahash::RandomState>,
     blobs: BlobDesk,
+    joins: HashMap<u64, Sender<JoinOutcome>, ahash::RandomState>,
 }
 
 impl Engine {
@@ -617,6 +684,15 @@ impl Engine {
             core::Event::Bounced { id, to, cause } => {
                 Event::Undelivered { to: UserId::parse(&to).ok(), id, cause: Undelivered::Bounced(cause) }
             }
+            core::Event::GroupMessage { group, message } => Event::GroupMessage { group, message: owned(message) },
+            core::Event::Member { group, user, change } => Event::Member { group, user, change },
+            core::Event::MembersMissed(group) => Event::MembersMissed(group),
+            core::Event::Joined { id, outcome } => {
+                if let Some(sender) = self.joins.remove(&id) {
+                    resolve(&sender, Ok(outcome));
+                }
+                return;
+            }
             core::Event::Sent { id, outcome } => {
                 if let Some(sender) = self.deliveries.remove(&id) {
                     resolve(&sender, Ok(outcome));
@@ -648,6 +724,21 @@ impl Engine {
             Command::Send { to, flags, info_type, body, id } => {
                 if let Err(error) = self.core.send_as(now, id, to.as_ref(), flags, info_type, &body) {
                     self.backlog.push_back(Event::Undelivered { to, id, cause: Undelivered::NotSent(error) });
+                }
+            }
+            Command::Broadcast { group, flags, info_type, body, id } => {
+                if let Err(error) = self.core.broadcast_as(now, id, &group, flags, info_type, &body) {
+                    let to = UserId::parse(group.as_bytes()).ok();
+                    self.backlog.push_back(Event::Undelivered { to, id, cause: Undelivered::NotSent(error) });
+                }
+            }
+            Command::Join { group, outcome } => match self.core.join(now, &group) {
+                Ok(id) => drop(self.joins.insert(id, outcome)),
+                Err(error) => resolve(&outcome, Err(error)),
+            },
+            Command::Leave(group) => {
+                if let Err(error) = self.core.leave(now, &group) {
+                    log::debug!("the group {group} was not left: {error}");
                 }
             }
             Command::SendAcked { to, info_type, body, outcome } => {

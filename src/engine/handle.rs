@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::Sender;
 
 use super::Pending;
+use super::groups::GroupCommand;
 use crate::id::{ServerId, UserId};
 use crate::limits;
 use crate::net::Wake;
@@ -25,6 +26,7 @@ pub(super) enum Command {
     QueryServer { to: ServerId, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
     Kick { user: UserId, text: String },
     Locate { users: Vec<UserId>, outcome: Sender<LocateOutcome> },
+    Group(GroupCommand),
     Online(Sender<Vec<UserId>>),
     Counters(Sender<Counters>),
 }
@@ -120,7 +122,7 @@ impl ServerHandle {
         self.wake.wake();
     }
 
-    fn command(&self, command: Command) -> Result<(), Overloaded> {
+    pub(super) fn command(&self, command: Command) -> Result<(), Overloaded> {
         if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
             return Err(Overloaded);
         }

@@ -9,13 +9,14 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::groups::Groups;
 use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest};
 use super::watchdog::Watchdog;
 use super::{Responder, ServerHandle, seed};
 use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
 use crate::net::Wake;
-use crate::role::appserver::{ClusterState, QueryRef, QuerySource, ServerInbox, Verdict};
+use crate::role::appserver::{ClusterState, JoinRef, QueryRef, QuerySource, ServerInbox, Verdict};
 use crate::role::{Entropy, Gone};
 use crate::wire::link::ServerMessageId;
 
@@ -23,6 +24,8 @@ use crate::wire::link::ServerMessageId;
 pub(super) struct Application {
     pub(super) authenticator: Box<dyn Authenticator>,
     pub(super) handler: Option<Box<dyn Handler>>,
+    /// None where everyone may join any group.
+    pub(super) groups: Option<Box<dyn Groups>>,
     /// Calls that panicked.
     pub(super) panics: AtomicU64,
 }
@@ -50,6 +53,7 @@ pub(super) enum Task {
     },
     ServerMessage(ServerInbox),
     Cluster(ClusterState),
+    Join(JoinRef),
 }
 
 /// What a call came to, for the core.
@@ -57,6 +61,7 @@ pub(super) enum Done {
     Nothing,
     Checked(ConnId, Verdict),
     Denied(QueryRef),
+    Joined(JoinRef, bool),
 }
 
 impl Task {
@@ -70,6 +75,7 @@ impl Task {
                 QuerySource::User(query) => Some(&query.user),
                 QuerySource::Server { .. } => None,
             },
+            Task::Join(join) => Some(&join.user),
             Task::ServerMessage(_) | Task::Cluster(_) => None,
         }
     }
@@ -79,9 +85,8 @@ impl Task {
         match self {
             Task::Query { reply, .. } => reply.query().server(),
             Task::ServerMessage(inbox) => Some(inbox.from()),
-            Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Cluster(_) => {
-                None
-            }
+            Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } => None,
+            Task::Cluster(_) | Task::Join(_) => None,
         }
     }
 
@@ -94,6 +99,7 @@ impl Task {
         "on_cluster",
         "on_server_message",
         "on_server_query",
+        "may_join",
     ];
 
     /// The place of its name among [`Task::NAMES`].
@@ -109,6 +115,7 @@ impl Task {
             },
             Task::Cluster(_) => 5,
             Task::ServerMessage(_) => 6,
+            Task::Join(_) => 8,
         }
     }
 
@@ -121,7 +128,7 @@ impl Task {
         match self {
             Task::Message { body, .. } | Task::Query { body, .. } => body.len(),
             Task::ServerMessage(inbox) => inbox.body.len(),
-            Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => 0,
+            Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Join(_) => 0,
         }
     }
 
@@ -137,7 +144,11 @@ impl Task {
             Task::ServerMessage(inbox) => {
                 Task::ServerMessage(ServerInbox { body: Bytes::copy_from_slice(&inbox.body), ..inbox })
             }
-            other @ (Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_)) => other,
+            other @ (Task::Check { .. }
+            | Task::LoggedIn(_)
+            | Task::LoggedOut(..)
+            | Task::Cluster(_)
+            | Task::Join(_)) => other,
         }
     }
 }
@@ -149,6 +160,7 @@ impl Application {
         let refusal = match &task {
             Task::Check { conn, .. } => Done::Checked(*conn, Verdict::Fault),
             Task::Message { reference, .. } => Done::Denied(reference.clone()),
+            Task::Join(join) => Done::Joined(join.clone(), false),
             // A responder answers by itself where it is dropped.
             Task::Query { .. } => Done::Nothing,
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::ServerMessage(_) | Task::Cluster(_) => Done::Nothing,
@@ -168,9 +180,13 @@ impl Application {
             };
             return Done::Checked(conn, verdict);
         }
+        if let Task::Join(join) = task {
+            let may = self.groups.as_ref().is_none_or(|groups| groups.may_join(&join.user, &join.group));
+            return Done::Joined(join, may);
+        }
         let Some(handler) = &self.handler else { return Done::Nothing };
         match task {
-            Task::Check { .. } => Done::Nothing,
+            Task::Check { .. } | Task::Join(_) => Done::Nothing,
             Task::LoggedIn(user) => {
                 handler.on_login(server, &user);
                 Done::Nothing
@@ -308,7 +324,7 @@ impl Lane {
         };
         match refused {
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => self.deferred.push_back(refused),
-            Task::Check { .. } | Task::Message { .. } | Task::Query { .. } | Task::ServerMessage(_) => {
+            Task::Check { .. } | Task::Message { .. } | Task::Query { .. } | Task::ServerMessage(_) | Task::Join(_) => {
                 return Err(refused);
             }
         }
@@ -370,7 +386,7 @@ impl Pool {
             Task::Check { .. } if !lane.deferred.is_empty() => Err(task),
             Task::Check { .. } => self.checks.try_send(task).map_err(TrySendError::into_inner),
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Query { .. } => lane.give(task),
-            Task::ServerMessage(_) | Task::Cluster(_) => lane.give(task),
+            Task::ServerMessage(_) | Task::Cluster(_) | Task::Join(_) => lane.give(task),
         }
     }
 }

@@ -18,7 +18,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use slab::Slab;
 
-use crate::buf::{Bounds, Frame, Full, Inbound, Rope, SendQueue, SpareRopes};
+use crate::buf::{Bounds, Frame, Full, Inbound, Rope, SendQueue, Shared, SpareRopes};
 use crate::id::ConnId;
 use crate::limits;
 use crate::memory::Memory;
@@ -222,6 +222,11 @@ impl<P> Links<P> {
     /// Passes a frame on to `conn`; returns the link, since its queue may have become congested.
     pub fn forward(&mut self, now: Time, conn: ConnId, frame: &mut Frame<'_>) -> Result<&Link<P>, Full> {
         self.enqueue(now, conn, |queue| queue.forward(frame))
+    }
+
+    /// Passes a frame on that goes to other connections too; returns the link, since its queue may have become congested.
+    pub fn share(&mut self, now: Time, conn: ConnId, frame: &Shared) -> Result<&Link<P>, Full> {
+        self.enqueue(now, conn, |queue| queue.share(frame))
     }
 
     /// Sends a message of this process's own.

@@ -179,6 +179,42 @@ impl fmt::Display for Bounce {
     }
 }
 
+/// What became of a group's member: `info_type` of a GROUP_EVENT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GroupChange {
+    /// It came in.
+    Joined,
+    /// It went, or was taken out; its session goes on.
+    Left,
+    /// Its session ended.
+    Offline,
+}
+
+/// `info_type` of a GROUP_EVENT that names nobody: comings and goings may have been missed, and who keeps a list of the
+/// members asks for it anew.
+pub const GROUP_EVENT_MISSED: u32 = 4;
+
+impl GroupChange {
+    /// The change of a GROUP_EVENT's `info_type`.
+    pub fn from_wire(info_type: u32) -> Option<GroupChange> {
+        match info_type {
+            1 => Some(GroupChange::Joined),
+            2 => Some(GroupChange::Left),
+            3 => Some(GroupChange::Offline),
+            _ => None,
+        }
+    }
+
+    /// The number on the wire.
+    pub fn to_wire(self) -> u32 {
+        match self {
+            GroupChange::Joined => 1,
+            GroupChange::Left => 2,
+            GroupChange::Offline => 3,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

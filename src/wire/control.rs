@@ -116,6 +116,8 @@ pub enum AskKind {
     Where,
     /// Nothing: the answer's way back is the round trip to the server.
     Rtt,
+    /// Who is in a group that the asker is in.
+    Members,
     /// A question of a later version.
     #[serde(other)]
     Other,
@@ -129,6 +131,9 @@ pub struct Ask {
     /// Whom it is about; at most 100.
     #[serde(default)]
     pub users: Vec<String>,
+    /// Which group it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 /// One user in an ANSWER.
@@ -149,6 +154,9 @@ pub struct Answer {
     /// The users asked about, in the order asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<Located>,
+    /// Whether a group's members are all named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete: Option<bool>,
     /// Why there is no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

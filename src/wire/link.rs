@@ -162,6 +162,28 @@ impl<'a> BindEntry<'a> {
     }
 }
 
+/// Users in a body: for each the length of its id (1 byte), then the id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserList;
+
+impl UserList {
+    /// The bytes of a list.
+    pub fn encode(users: &[UserId]) -> BytesMut {
+        let mut body = BytesMut::new();
+        for user in users {
+            body.put_u8(user.as_bytes().len() as u8);
+            body.put_slice(user.as_bytes());
+        }
+        body
+    }
+
+    /// Takes the first user's bytes off, which are not checked to be an id; none where the list is cut short.
+    pub fn split_first(body: &[u8]) -> Option<(&[u8], &[u8])> {
+        let (len, rest) = body.split_first()?;
+        rest.split_at_checked(usize::from(*len))
+    }
+}
+
 /// The body of STATE: users online (4 bytes), bytes queued (8), busy thousandths of the last second (2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServerState {
@@ -244,6 +266,52 @@ impl ServerMessageId {
     /// The server that chose `id`.
     pub fn server(id: u64) -> ServerId {
         ServerId((id >> 48) as u16)
+    }
+}
+
+/// `info_type` of the ACMS's answer to a GROUP_MEMBERS: how many servers it was passed on to (the lower 16 bits), and
+/// whether these are all that have members (0x10000 where that is not certain).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MembersAsked {
+    /// Servers that will answer.
+    pub servers: u16,
+    /// Whether no other has members.
+    pub complete: bool,
+}
+
+/// `info_type` of a GROUP_MEMBERS_ARE: which server answers (the lower 16 bits), and whether it names all its members
+/// (0x10000 where they are too many).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MembersTold {
+    /// Whose members they are.
+    pub server: ServerId,
+    /// Whether they are all.
+    pub complete: bool,
+}
+
+const NOT_COMPLETE: u32 = 0x10000;
+
+impl MembersAsked {
+    /// From an `info_type`.
+    pub fn from_wire(info_type: u32) -> MembersAsked {
+        MembersAsked { servers: info_type as u16, complete: info_type & NOT_COMPLETE == 0 }
+    }
+
+    /// The number on the wire.
+    pub fn to_wire(self) -> u32 {
+        u32::from(self.servers) | if self.complete { 0 } else { NOT_COMPLETE }
+    }
+}
+
+impl MembersTold {
+    /// From an `info_type`.
+    pub fn from_wire(info_type: u32) -> MembersTold {
+        MembersTold { server: ServerId(info_type as u16), complete: info_type & NOT_COMPLETE == 0 }
+    }
+
+    /// The number on the wire.
+    pub fn to_wire(self) -> u32 {
+        u32::from(self.server.0) | if self.complete { 0 } else { NOT_COMPLETE }
     }
 }
 

@@ -10,7 +10,7 @@ pub mod link;
 mod preface;
 
 pub use blob::{BLOB_PART_BYTES, BlobAnswer, BlobCause, BlobPart, Manifest, NoPart};
-pub use codes::{Bounce, CloseCode};
+pub use codes::{Bounce, CloseCode, GROUP_EVENT_MISSED, GroupChange};
 pub use control::{Answer, Ask, AskKind, CloseBody, Cluster, Located, Login, Welcome, parse_object};
 pub use frame::{Envelope, Flags, Header, Kind, Malformed, Outgoing};
 pub use preface::{Opening, PREFACE_BYTES, Preface, Protocol, Role, VERSION, VERSIONS, Versions};

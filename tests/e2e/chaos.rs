@@ -221,6 +221,7 @@ impl Chaos {
                 let reply = reply_to(&query.message.body);
                 query.reply(reply);
             }
+            Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}
             Event::Undelivered { id, cause, .. } => match self.users[number].plain.remove(&id) {
                 Some(sent) => self.ledger.told(now, sent, Err(cause.into())),
                 None => self.ledger.violated(format!("user {number} is told of {id}, which it did not send: {cause}")),

@@ -535,6 +535,7 @@ fn acked_over_a_restart(restarted: usize) -> Vec<(Result<(), SendFailure>, usize
                 times[number] += 1;
             }
             Event::State(_) | Event::Query(_) | Event::Undelivered { .. } | Event::Blob(_) => {}
+            Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}
         }
     }
     drop((alice, bob));

@@ -264,6 +264,7 @@ fn a_rolling_restart_loses_no_acknowledged_message() {
                 Event::Message(message) => times[message.info_type as usize] += 1,
                 Event::State(State::Stopped { code, text }) => panic!("pair {pair}: stopped: {code}: {text}"),
                 Event::State(_) | Event::Query(_) | Event::Undelivered { .. } | Event::Blob(_) => {}
+                Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}
             }
         }
         assert_eq!(times, vec![1; count], "how often each message of pair {pair} arrived");

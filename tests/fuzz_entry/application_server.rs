@@ -1,13 +1,14 @@
 //! An application server between clients and an ACMS, of which one side is hostile.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use trunkline::id::{ConnId, ServerId, UserId};
+use trunkline::id::{ConnId, GroupId, ServerId, UserId};
 use trunkline::limits;
 use trunkline::link::{End, Link};
 use trunkline::role::Core;
 use trunkline::role::appserver::{
-    AppServer, Config, CutOff, Event, Membership, Peer, QueryRef, QuerySource, Rates, Verdict,
+    AppServer, Config, CutOff, Edit, Event, JoinRef, Membership, Peer, QueryRef, QuerySource, Rates, Verdict,
 };
 use trunkline::time::{Span, Time};
 use trunkline::wire::link::{self, Prover, Relogin};
@@ -15,9 +16,10 @@ use trunkline::wire::{Bounce, Flags};
 
 use super::frame::{
     self, ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft,
-    FOUND, GROUP_DATA, GROUP_JOIN, KICK, LOGIN, LOGOUT, LOOKUP, MOVE, NAMES, OPENINGS, PING, PONG, PRESENCE, PROVE,
-    QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY, SERVERS, STATE, SYNCED, Seen,
-    Start, UNBIND, WELCOME,
+    FOUND, GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_JOIN, GROUP_LEAVE, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_OFF,
+    GROUP_ON, KICK, LOGIN, LOGOUT, LOOKUP, MOVE, NAMES, OPENINGS, PING, PONG, PRESENCE, PROVE, QUERY, REGISTER,
+    REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY, SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
+    WELCOME,
 };
 use super::script::Script;
 use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Written, late};
@@ -77,6 +79,7 @@ fn config(script: &mut Script<'_>, always_member: bool) -> Config {
         cut_off: if choices & 8 == 0 { CutOff::ServeLocal } else { CutOff::RefuseNew },
         takes_messages: choices & 16 == 0,
         takes_queries: choices & 32 == 0,
+        asks_joins: choices & 64 == 0,
         cluster: (always_member || choices & 0xc0 != 0).then_some(membership),
         seed: [1; 32],
     }
@@ -120,6 +123,10 @@ struct Site<'a> {
     inbox: Vec<QueryRef>,
     /// Queries of servers that it has not.
     server_queries: Vec<u64>,
+    /// Joins that it has not judged.
+    joins: Vec<JoinRef>,
+    /// Which groups each connection was told that it is in.
+    groups: BTreeSet<(usize, Vec<u8>)>,
 }
 
 impl Site<'_> {
@@ -146,6 +153,8 @@ impl Site<'_> {
             lookups: Vec::new(),
             inbox: Vec::new(),
             server_queries: Vec::new(),
+            joins: Vec::new(),
+            groups: BTreeSet::new(),
         };
         site.begin();
         for _ in 0..STEPS_MAX {
@@ -308,8 +317,9 @@ impl Site<'_> {
         let script = &mut self.script;
         let user = |name: &[u8]| UserId::parse(name).unwrap_or_else(|_| UserId::parse(b"carol").expect("an id"));
         let to = user(frame::name(script));
+        let group = GroupId::parse(script.one_of(&NAMES)).unwrap_or_else(|_| GroupId::parse(b"bob").expect("an id"));
         let core = &mut self.shell.core;
-        match script.below(12) {
+        match script.below(16) {
             0 => {
                 let flags = script.one_of(&[Flags::NONE, Flags::WANT_ACK, Flags::DROPPABLE]);
                 // What can't be sent is told to the caller, which is no concern here.
@@ -351,6 +361,17 @@ impl Site<'_> {
             10 => {
                 if let Some(id) = self.server_queries.pop() {
                     core.refuse_query(now, &QuerySource::Server { id }, Bounce::Busy);
+                }
+            }
+            11 => _ = core.broadcast(now, &group, Flags::NONE, 7, b"from the server").is_ok(),
+            12 => {
+                let edit = script.one_of(&[Edit::Add, Edit::Remove]);
+                _ = core.edit_group(now, &to, &group, edit, now + Span::from_secs(3)).is_ok();
+            }
+            13 => core.list_members(now, 6, group),
+            14 => {
+                if let Some(join) = self.joins.pop() {
+                    core.join_verdict(now, &join, script.one_of(&[Ok(()), Ok(()), Err(Bounce::Denied)]));
                 }
             }
             _ => {
@@ -467,10 +488,12 @@ impl Site<'_> {
                 }
                 Event::ServerMessage(_) => {}
                 Event::ServerQuery(inbox) => self.server_queries.push(inbox.id),
+                Event::JoinAsked(join) => self.joins.push(join),
                 Event::LoggedOut { .. }
                 | Event::Memory(_)
                 | Event::Outcome { .. }
                 | Event::Located { .. }
+                | Event::Members { .. }
                 | Event::Cluster(_)
                 | Event::Closed { .. } => {}
             }
@@ -508,6 +531,9 @@ impl Site<'_> {
                 let [.., high, low] = seen.body else { panic!("a STATE without a body") };
                 assert!(seen.body.len() == 14 && u16::from_be_bytes([*high, *low]) <= 1_000, "STATE {:?}", seen.body);
             }
+            GROUP_ON | GROUP_OFF => assert!(!seen.to.is_empty() && seen.from.is_empty(), "{:?} is no group", seen.to),
+            GROUP_EVENT => assert!((1..=3).contains(&seen.info), "a GROUP_EVENT {}", seen.info),
+            GROUP_DATA | GROUP_EDIT | GROUP_MEMBERS | GROUP_MEMBERS_ARE => {}
             DRAIN => assert!(self.shell.moves_clients, "a DRAIN that nobody asked for"),
             LOOKUP => self.lookups.push(seen.id),
             REGISTER | BURST_BEGIN | SYNCED | KICK | DIGEST => {}
@@ -528,7 +554,9 @@ impl Site<'_> {
                         && seen.from.is_empty()
                         && seen.id >> 48 == u64::from(SERVER);
                     let is_answer = kind == REPLY && seen.from.is_empty() && seen.to.is_empty();
-                    assert!(is_bounce || is_own || is_answer, "{kind:#04x} that nobody sent");
+                    // Of a GROUP_EDIT.
+                    let is_done = kind == ACK && seen.to.is_empty() && seen.body.is_empty();
+                    assert!(is_bounce || is_own || is_answer || is_done, "{kind:#04x} that nobody sent");
                 }
             },
             kind => panic!("{kind:#04x} to an ACMS"),
@@ -537,8 +565,11 @@ impl Site<'_> {
 
     fn judge_downward(&mut self, written: &Written, seen: &Seen<'_>) {
         let user = self.shell.wires[written.wire].user.as_deref();
-        assert_eq!(user, Some(seen.to), "{:#04x} to another's connection", seen.kind);
+        let is_for_members = matches!(seen.kind, GROUP_DATA | GROUP_EVENT);
+        assert!(is_for_members || user == Some(seen.to), "{:#04x} to another's connection", seen.kind);
         match seen.kind {
+            GROUP_DATA => self.judge_said(written, seen),
+            GROUP_EVENT => self.judge_member(written, seen),
             WELCOME | ANSWER => assert_eq!(seen.from, b""),
             SERVER_DATA | SERVER_QUERY => panic!("{:#04x} to a client", seen.kind),
             kind if RELAYED.contains(&kind) => match written.source {
@@ -552,6 +583,26 @@ impl Site<'_> {
                 }
             },
             kind => panic!("{kind:#04x} to a client"),
+        }
+    }
+
+    /// Who is told is in, and did not say it itself.
+    fn judge_said(&self, written: &Written, seen: &Seen<'_>) {
+        let membership = (written.wire, seen.to.to_vec());
+        assert!(self.groups.contains(&membership), "what is said in a group that it is not in");
+        let user = self.shell.wires[written.wire].user.as_deref();
+        assert!(self.acms_is_hostile || user != Some(seen.from), "a sender gets its own message");
+    }
+
+    fn judge_member(&mut self, written: &Written, seen: &Seen<'_>) {
+        let membership = (written.wire, seen.to.to_vec());
+        let user = self.shell.wires[written.wire].user.as_deref();
+        match seen.info {
+            1 if user == Some(seen.from) => _ = self.groups.insert(membership),
+            2 if user == Some(seen.from) => _ = self.groups.remove(&membership),
+            1..=3 => assert!(self.groups.contains(&membership), "who is not in hears who comes and goes"),
+            4 => assert!(seen.from.is_empty() && self.groups.contains(&membership), "a GROUP_EVENT for nobody"),
+            other => panic!("a GROUP_EVENT {other}"),
         }
     }
 
@@ -572,11 +623,35 @@ impl Site<'_> {
 }
 
 const SPOKEN_BEFORE: [u8; 12] = [LOGIN, LOGIN, LOGIN, LOGIN, LOGIN, LOGIN, LOGOUT, PING, PONG, CLOSE, DATA, WELCOME];
-const SPOKEN_ONLINE: [u8; 20] = [
-    DATA, DATA, DATA, DATA, DATA, DATA, ACK, QUERY, QUERY, REPLY, ASK, ASK, LOGIN, LOGOUT, PING, PONG, CLOSE,
-    GROUP_JOIN, GROUP_DATA, PRESENCE,
+const SPOKEN_ONLINE: [u8; 26] = [
+    DATA,
+    DATA,
+    DATA,
+    DATA,
+    DATA,
+    DATA,
+    ACK,
+    QUERY,
+    QUERY,
+    REPLY,
+    ASK,
+    ASK,
+    LOGIN,
+    LOGOUT,
+    PING,
+    PONG,
+    CLOSE,
+    GROUP_JOIN,
+    GROUP_JOIN,
+    GROUP_JOIN,
+    GROUP_LEAVE,
+    GROUP_DATA,
+    GROUP_DATA,
+    GROUP_DATA,
+    GROUP_EVENT,
+    PRESENCE,
 ];
-const SAID_BY_THE_ACMS: [u8; 16] = [
+const SAID_BY_THE_ACMS: [u8; 22] = [
     DATA,
     DATA,
     DATA,
@@ -593,8 +668,14 @@ const SAID_BY_THE_ACMS: [u8; 16] = [
     CLOSE,
     SERVER_DATA,
     SERVER_QUERY,
+    GROUP_DATA,
+    GROUP_DATA,
+    GROUP_EVENT,
+    GROUP_EDIT,
+    GROUP_MEMBERS,
+    GROUP_MEMBERS_ARE,
 ];
-const SAID_BY_ANY_ACMS: [u8; 24] = [
+const SAID_BY_ANY_ACMS: [u8; 31] = [
     DATA,
     DATA,
     DATA,
@@ -619,6 +700,13 @@ const SAID_BY_ANY_ACMS: [u8; 24] = [
     WELCOME,
     SERVER_DATA,
     SERVER_QUERY,
+    GROUP_DATA,
+    GROUP_DATA,
+    GROUP_EVENT,
+    GROUP_EDIT,
+    GROUP_MEMBERS,
+    GROUP_MEMBERS_ARE,
+    GROUP_ON,
 ];
 
 const LOGINS: [&[u8]; 8] = [
@@ -640,12 +728,14 @@ const SERVERS_BODIES: [&[u8]; 5] = [
     br#"{"servers":[{"server":2,"address":"b","draining":true},{"server":3,"address":"10.0.0.3:6000"}]}"#,
 ];
 
-static ASKED: LazyLock<[String; 8]> = LazyLock::new(|| {
+static ASKED: LazyLock<[String; 10]> = LazyLock::new(|| {
     let many = |count: usize| format!(r#"{{"ask":"online","users":[{}]}}"#, vec![r#""carol""#; count].join(","));
     [
         r#"{"ask":"where","users":["alice","bob","carol"]}"#.to_owned(),
         r#"{"ask":"online","users":["carol","dave"],"later":1}"#.to_owned(),
         r#"{"ask":"rtt"}"#.to_owned(),
+        r#"{"ask":"members","group":"bob"}"#.to_owned(),
+        r#"{"ask":"members","group":"alice"}"#.to_owned(),
         r#"{"ask":"weather","users":[]}"#.to_owned(),
         r#"{"ask":"where","users":["",""]}"#.to_owned(),
         many(100),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use trunkline::id::UserId;
+use trunkline::id::{GroupId, UserId};
 use trunkline::link::{End, Link};
 use trunkline::role::Core;
 use trunkline::role::client::{Client, Config, Entrance, Event, NoServer};
@@ -11,8 +11,8 @@ use trunkline::time::{Span, Time};
 use trunkline::wire::{Flags, Login};
 
 use super::frame::{
-    self, ACK, ANSWER, ASK, BOUNCE, CHALLENGE, CLOSE, DATA, Draft, GROUP_DATA, LOGIN, LOGOUT, PING, PONG, PRESENCE,
-    QUERY, REPLY, Start, WELCOME,
+    self, ACK, ANSWER, ASK, BOUNCE, CHALLENGE, CLOSE, DATA, Draft, GROUP_DATA, GROUP_EVENT, GROUP_JOIN, GROUP_LEAVE,
+    LOGIN, LOGOUT, PING, PONG, PRESENCE, QUERY, REPLY, Start, WELCOME,
 };
 use super::script::Script;
 use super::shell::{Allowance, SPANS, START, STORMS, Shell, Watched, late};
@@ -194,9 +194,13 @@ impl Program<'_> {
         let script = &mut self.script;
         let now = self.shell.now;
         let bob = UserId::parse(b"bob").expect("an id");
+        let group = GroupId::parse(script.one_of(&[b"bob", b"car"])).expect("an id");
         let core = &mut self.shell.core;
         // What can't be sent now is told to the caller, which is no concern here.
-        match script.below(8) {
+        match script.below(11) {
+            8 => self.asked.extend(core.join(now, &group)),
+            9 => _ = core.leave(now, &group).is_ok(),
+            10 => drop(core.broadcast(now, &group, Flags::NONE, 7, b"hi")),
             0 => drop(core.send(now, Some(&bob), Flags::NONE, 7, b"hi")),
             1 | 2 => {
                 let body = vec![0; script.one_of(&[0, 100, 100, 100, 300_000])];
@@ -233,11 +237,13 @@ impl Program<'_> {
                 }
                 Event::Query(query) => self.queries.push((query.from, query.id)),
                 Event::State(_) | Event::Message(_) | Event::Bounced { .. } | Event::Blob(_) => {}
+                Event::Joined { id, .. } => assert!(self.asked.remove(&id), "join {id} is resolved twice"),
+                Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}
             }
         }
         for written in std::mem::take(&mut self.shell.written) {
             let Start::Frame { seen, .. } = frame::read(&written.bytes) else { unreachable!("it was read before") };
-            let spoken = [LOGIN, LOGOUT, DATA, ACK, QUERY, REPLY, ASK];
+            let spoken = [LOGIN, LOGOUT, DATA, ACK, QUERY, REPLY, ASK, GROUP_JOIN, GROUP_LEAVE, GROUP_DATA];
             assert!(spoken.contains(&seen.kind), "{:#04x} from a client", seen.kind);
             assert_eq!(seen.from, USER, "{:#04x} in another's name", seen.kind);
         }
@@ -258,9 +264,28 @@ impl Program<'_> {
     }
 }
 
-const SPOKEN: [u8; 18] = [
-    DATA, DATA, DATA, ACK, ACK, BOUNCE, BOUNCE, QUERY, REPLY, ANSWER, PING, PONG, CLOSE, WELCOME, PRESENCE, GROUP_DATA,
-    LOGIN, CHALLENGE,
+const SPOKEN: [u8; 21] = [
+    GROUP_EVENT,
+    GROUP_EVENT,
+    GROUP_DATA,
+    DATA,
+    DATA,
+    DATA,
+    ACK,
+    ACK,
+    BOUNCE,
+    BOUNCE,
+    QUERY,
+    REPLY,
+    ANSWER,
+    PING,
+    PONG,
+    CLOSE,
+    WELCOME,
+    PRESENCE,
+    GROUP_DATA,
+    LOGIN,
+    CHALLENGE,
 ];
 
 const WELCOMES: [&[u8]; 6] = [

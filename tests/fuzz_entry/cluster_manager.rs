@@ -11,9 +11,10 @@ use trunkline::time::{Span, Time};
 use trunkline::wire::link::{Membership, Prover};
 
 use super::frame::{
-    self, ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft, FOUND, KICK,
-    LOGIN, LOOKUP, NAMES, OPENINGS, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC,
-    SERVER_DATA, SERVER_QUERY, SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
+    self, ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft, FOUND,
+    GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_OFF, GROUP_ON, KICK, LOGIN, LOOKUP,
+    NAMES, OPENINGS, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY,
+    SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
 };
 use super::script::Script;
 use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Wire, Written, late};
@@ -30,7 +31,7 @@ pub(crate) fn transfer_port(input: &[u8]) {
     let config = config(&mut script);
     let memory_max = config.memory_max;
     let shell = Shell::new(Acms::new(START, config), Allowance::default(), memory_max);
-    let mut hub = Hub { script, shell, members: Vec::new() };
+    let mut hub = Hub { script, shell, members: Vec::new(), groups: BTreeSet::new() };
     hub.begin();
     for _ in 0..STEPS_MAX {
         if hub.script.is_over() {
@@ -84,6 +85,8 @@ struct Hub<'a> {
     shell: Shell<Acms>,
     /// One a connection of the shell's.
     members: Vec<Member>,
+    /// The groups that each connection ever told of.
+    groups: BTreeSet<(usize, Vec<u8>)>,
 }
 
 impl Hub<'_> {
@@ -242,6 +245,9 @@ impl Hub<'_> {
         let late = late(script);
         let mut draft = Draft { kind, flags, info, id, to, from, body: &body };
         self.shell.mark(&mut draft);
+        if kind == GROUP_ON {
+            self.groups.insert((wire, to.to_vec()));
+        }
         self.say(wire, &draft, late);
     }
 
@@ -280,6 +286,11 @@ impl Hub<'_> {
         }
         match seen.kind {
             CLAIMED | KICK | RESYNC | SERVERS | FOUND => {}
+            GROUP_DATA | GROUP_EVENT => {
+                let membership = (written.wire, seen.to.to_vec());
+                assert!(self.groups.contains(&membership), "a server without members hears what is said");
+            }
+            GROUP_EDIT | GROUP_MEMBERS | GROUP_MEMBERS_ARE => {}
             kind if RELAYED.contains(&kind) => match written.source {
                 Some(source) => {
                     let is_told = |wire: usize, user: &[u8]| self.shell.wires[wire].told.contains(user);
@@ -347,7 +358,18 @@ fn bindings(script: &mut Script<'_>) -> Vec<u8> {
     body
 }
 
-const SPOKEN: [u8; 30] = [
+const SPOKEN: [u8; 41] = [
+    GROUP_ON,
+    GROUP_ON,
+    GROUP_ON,
+    GROUP_OFF,
+    GROUP_DATA,
+    GROUP_DATA,
+    GROUP_DATA,
+    GROUP_EVENT,
+    GROUP_EDIT,
+    GROUP_MEMBERS,
+    GROUP_MEMBERS_ARE,
     DATA,
     DATA,
     DATA,

@@ -199,6 +199,7 @@ pub(crate) fn server(number: u16) -> Node<AppServer> {
         cut_off: CutOff::ServeLocal,
         takes_messages: false,
         takes_queries: false,
+        asks_joins: false,
         cluster: Some(Membership {
             acms: SocketAddr::from(([10, 0, 0, 100], 5200)),
             name: "demo".to_owned(),

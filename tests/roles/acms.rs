@@ -41,7 +41,7 @@ pub(crate) fn hub_with(change: impl FnOnce(&mut Config)) -> Hub {
     Seam::new(START, Acms::new(START, config))
 }
 
-fn hub() -> Hub {
+pub(crate) fn hub() -> Hub {
     hub_with(|_| {})
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn drain(hub: &mut Hub) {
 }
 
 /// A registered server that has told of no user yet.
-fn unsynced(hub: &mut Hub, server: u16) -> ConnId {
+pub(crate) fn unsynced(hub: &mut Hub, server: u16) -> ConnId {
     let conn = registering(hub, server, 1, &register(&format!("10.0.0.{server}:6000"), 0, ""));
     assert_eq!(hub.next(conn), Raw::of(REGISTERED).id(EPOCH));
     drain(hub);
@@ -122,7 +122,7 @@ pub(crate) fn member(hub: &mut Hub, server: u16) -> ConnId {
 }
 
 /// The CLAIM of a login of this moment, under the policy that replaces the older one.
-fn claim(session: u64, user: &str) -> Raw {
+pub(crate) fn claim(session: u64, user: &str) -> Raw {
     aged_claim(session, 0, user)
 }
 
@@ -157,7 +157,7 @@ fn data(from: &str, to: &str, id: u64) -> Raw {
 }
 
 /// The body of a BIND: session, age in milliseconds, user.
-fn bind(entries: &[(u64, u64, &str)]) -> Raw {
+pub(crate) fn bind(entries: &[(u64, u64, &str)]) -> Raw {
     let mut body = Vec::new();
     for (session, age, user) in entries {
         body.extend(session.to_be_bytes());

@@ -18,9 +18,8 @@ use trunkline::wire::{Bounce, CloseCode, Flags};
 
 use crate::wire_peer::{
     ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLIENT_PREFACE, CLOSE, DATA, DIGEST, DRAIN,
-    DROPPABLE, ERROR, FOUND, GROUP_DATA, GROUP_JOIN, KICK, LOGIN, LOGOUT, LOOKUP, PING, PONG, PROVE, QUERY, REGISTER,
-    REGISTERED, REPLY, RESYNC, RETRY, Raw, SERVER_PREFACE, SERVERS, STATE, SYNCED, Seam, UNBIND, WANT_ACK, WELCOME,
-    addr,
+    DROPPABLE, ERROR, FOUND, GROUP_JOIN, KICK, LOGIN, LOGOUT, LOOKUP, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED,
+    REPLY, RESYNC, RETRY, Raw, SERVER_PREFACE, SERVERS, STATE, SYNCED, Seam, UNBIND, WANT_ACK, WELCOME, addr,
 };
 
 pub(crate) type Server = Seam<AppServer>;
@@ -45,6 +44,7 @@ fn config() -> Config {
         cut_off: CutOff::ServeLocal,
         takes_messages: false,
         takes_queries: false,
+        asks_joins: false,
         cluster: None,
         seed: [1; 32],
     }
@@ -61,7 +61,7 @@ pub(crate) fn alone() -> Server {
 }
 
 /// Server 1 of cluster `demo`, which has no secret; its link is dialled and not answered.
-fn dialling_with(change: impl FnOnce(&mut Config)) -> Server {
+pub(crate) fn dialling_with(change: impl FnOnce(&mut Config)) -> Server {
     let mut server = alone_with(|config| {
         config.server = ServerId(1);
         config.cluster = Some(Membership {
@@ -79,7 +79,7 @@ fn dialling_with(change: impl FnOnce(&mut Config)) -> Server {
 }
 
 /// The ACMS of epoch 3 answers the latest dial and takes the server, up to REGISTERED.
-fn register(server: &mut Server) -> ConnId {
+pub(crate) fn register(server: &mut Server) -> ConnId {
     let up = server.answer_dial();
     assert_eq!(server.wire(up).got, SERVER_PREFACE);
     server.wire(up).got.clear();
@@ -899,16 +899,6 @@ fn a_to_that_is_no_id_is_a_fault() {
     let alice = log_in(&mut server, "alice");
     server.put(alice, data("alice", "car\x07l", 3));
     assert_eq!(server.frame(alice).info, 1505);
-}
-
-#[test]
-fn groups_are_reserved() {
-    let mut server = alone();
-    let alice = log_in(&mut server, "alice");
-    for kind in [GROUP_JOIN, 0x21, GROUP_DATA] {
-        server.put(alice, Raw::of(kind).id(4).to("chess").from("alice"));
-        assert_eq!(server.frame(alice), Raw::of(BOUNCE).info(7).id(4).to("alice").from("chess"));
-    }
 }
 
 #[test]

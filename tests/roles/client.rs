@@ -34,7 +34,7 @@ pub(crate) fn started_with(change: impl FnOnce(&mut Config)) -> Program {
     Seam::new(START, Client::new(START, config))
 }
 
-fn started() -> Program {
+pub(crate) fn started() -> Program {
     let program = started_with(|_| {});
     assert_eq!(program.dials.last().map(|(_, at)| *at), Some(addr(SERVER)));
     program

@@ -5,13 +5,14 @@ mod appserver;
 mod blobs;
 mod client;
 mod entrance;
+mod groups;
 mod overload;
 mod queries;
 mod wire_peer;
 
 use trunkline::wire::CloseCode;
 
-/// A code of the protocol and the tests that provoke it; none where this release does not send it.
+/// A code of the protocol and the tests that provoke it.
 struct Row {
     code: u32,
     name: &'static str,
@@ -21,8 +22,6 @@ struct Row {
 const fn row(code: u32, name: &'static str, provoked_by: &'static [&'static str]) -> Row {
     Row { code, name, provoked_by }
 }
-
-const NOT_SENT: &[&str] = &[];
 
 const CLOSE_CODES: &[Row] = &[
     row(1000, "SHUTDOWN", &["a_server_that_stops_says_so_to_everyone", "an_acms_that_stops_says_so_to_everyone"]),
@@ -80,14 +79,19 @@ const BOUNCES: &[Row] = &[
     row(5, "DENIED", &["a_handler_may_say_no"]),
     row(6, "TOO_BIG", &["a_frame_larger_than_this_server_takes_bounces"]),
     row(7, "NO_HANDLER", &["without_a_handler_there_is_a_bounce"]),
-    row(8, "NOT_IN_GROUP", NOT_SENT),
+    row(8, "NOT_IN_GROUP", &["only_members_speak"]),
 ];
 
 #[test]
 fn every_code_has_its_row_and_every_row_its_test() {
-    let sources =
-        [include_str!("appserver.rs"), include_str!("acms.rs"), include_str!("client.rs"), include_str!("overload.rs")]
-            .concat();
+    let sources = [
+        include_str!("appserver.rs"),
+        include_str!("acms.rs"),
+        include_str!("client.rs"),
+        include_str!("overload.rs"),
+        include_str!("groups.rs"),
+    ]
+    .concat();
     let listed: Vec<(u32, Option<&str>)> = CLOSE_CODES.iter().map(|row| (row.code, Some(row.name))).collect();
     let known: Vec<(u32, Option<&str>)> = CloseCode::ALL.iter().map(|code| (code.to_wire(), code.name())).collect();
     assert_eq!(listed, known);

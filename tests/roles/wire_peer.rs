@@ -26,7 +26,9 @@ pub(crate) const BOUNCE: u8 = 0x12;
 pub(crate) const QUERY: u8 = 0x13;
 pub(crate) const REPLY: u8 = 0x14;
 pub(crate) const GROUP_JOIN: u8 = 0x20;
+pub(crate) const GROUP_LEAVE: u8 = 0x21;
 pub(crate) const GROUP_DATA: u8 = 0x22;
+pub(crate) const GROUP_EVENT: u8 = 0x23;
 pub(crate) const ASK: u8 = 0x31;
 pub(crate) const ANSWER: u8 = 0x32;
 pub(crate) const CHALLENGE: u8 = 0x80;
@@ -47,6 +49,11 @@ pub(crate) const LOOKUP: u8 = 0x8E;
 pub(crate) const FOUND: u8 = 0x8F;
 pub(crate) const DRAIN: u8 = 0x90;
 pub(crate) const STATE: u8 = 0x91;
+pub(crate) const GROUP_ON: u8 = 0x94;
+pub(crate) const GROUP_OFF: u8 = 0x95;
+pub(crate) const GROUP_EDIT: u8 = 0x96;
+pub(crate) const GROUP_MEMBERS: u8 = 0x97;
+pub(crate) const GROUP_MEMBERS_ARE: u8 = 0x98;
 
 /// Flags.
 pub(crate) const WANT_ACK: u8 = 0x01;

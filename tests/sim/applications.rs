@@ -99,6 +99,7 @@ impl World {
                 assert!(self.locating.remove(&(node, token)), "n{node}: the question {token} is answered twice");
                 self.check_located(&servers);
             }
+            appserver::Event::JoinAsked(_) | appserver::Event::Members { .. } => {}
             appserver::Event::Memory(_) | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
         }
     }
@@ -186,6 +187,10 @@ impl World {
             client::Event::Bounced { id, cause, .. } => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
             client::Event::Answered { .. } => {}
             client::Event::Blob(event) => panic!("nobody sends blobs: {event:?}"),
+            client::Event::Joined { .. }
+            | client::Event::GroupMessage { .. }
+            | client::Event::Member { .. }
+            | client::Event::MembersMissed(_) => {}
         }
     }
 
@@ -329,6 +334,8 @@ fn of_server(event: &appserver::Event) -> String {
         | appserver::Event::LoggedOut { .. }
         | appserver::Event::Outcome { .. }
         | appserver::Event::Located { .. }
+        | appserver::Event::JoinAsked(_)
+        | appserver::Event::Members { .. }
         | appserver::Event::Cluster(_)
         | appserver::Event::Memory(_)
         | appserver::Event::Closed { .. } => format!("{event:?}"),
@@ -346,8 +353,13 @@ fn of_client(event: &client::Event) -> String {
         }
         client::Event::Sent { id, outcome } => format!("outcome of {id:x}: {outcome:?}"),
         client::Event::Bounced { id, cause, .. } => format!("bounce of {id:x}: {cause:?}"),
-        client::Event::Asking | client::Event::State(_) | client::Event::Answered { .. } | client::Event::Blob(_) => {
-            format!("{event:?}")
-        }
+        client::Event::Asking
+        | client::Event::State(_)
+        | client::Event::Joined { .. }
+        | client::Event::GroupMessage { .. }
+        | client::Event::Member { .. }
+        | client::Event::MembersMissed(_)
+        | client::Event::Blob(_)
+        | client::Event::Answered { .. } => format!("{event:?}"),
     }
 }

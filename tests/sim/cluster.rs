@@ -72,6 +72,7 @@ pub(crate) fn server(now: Time, node: NodeId, boot: u64, settings: &Settings, se
         cut_off: settings.cut_off,
         takes_messages: true,
         takes_queries: true,
+        asks_joins: false,
         cluster: Some(cluster),
         seed,
     };

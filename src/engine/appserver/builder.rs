@@ -9,6 +9,7 @@ use crossbeam_channel::unbounded;
 use hashbrown::HashMap;
 
 use super::AppServer;
+use crate::engine::groups::Groups;
 use crate::engine::handle::ServerHandle;
 use crate::engine::handler::{AnyUser, Authenticator, Handler};
 use crate::engine::newcomers::Newcomers;
@@ -62,6 +63,7 @@ impl Membership {
 pub struct AppServerBuilder {
     authenticator: Box<dyn Authenticator>,
     handler: Option<Box<dyn Handler>>,
+    groups: Option<Box<dyn Groups>>,
     threads: usize,
     membership: Option<Membership>,
     config: core::Config,
@@ -76,6 +78,7 @@ impl AppServerBuilder {
         AppServerBuilder {
             authenticator: Box::new(AnyUser),
             handler: None,
+            groups: None,
             threads: 0,
             membership: None,
             capacity: usize::MAX,
@@ -100,6 +103,7 @@ impl AppServerBuilder {
                 cut_off: CutOff::default(),
                 takes_messages: false,
                 takes_queries: false,
+                asks_joins: false,
                 cluster: None,
                 seed: [0; 32],
             },
@@ -115,6 +119,12 @@ impl AppServerBuilder {
     /// What is done with users and their messages to the server; without one those messages bounce NO_HANDLER.
     pub fn handler(mut self, handler: impl Handler) -> AppServerBuilder {
         self.handler = Some(Box::new(handler));
+        self
+    }
+
+    /// Who may join which group; everyone may join any where it is not told.
+    pub fn groups(mut self, groups: impl Groups) -> AppServerBuilder {
+        self.groups = Some(Box::new(groups));
         self
     }
 
@@ -240,6 +250,7 @@ impl AppServerBuilder {
         config.seed = seed()?;
         config.takes_messages = self.handler.is_some();
         config.takes_queries = self.handler.is_some();
+        config.asks_joins = self.groups.is_some();
         if let Some(membership) = self.membership {
             check_name(&membership.name)?;
             let acms = resolve_address(&membership.acms).map_err(|error| {
@@ -258,8 +269,12 @@ impl AppServerBuilder {
         let (commands, queue) = unbounded();
         let wake = reactor.wake();
         let handle = ServerHandle { commands, told_to_stop: Arc::default(), wake: Arc::clone(&wake) };
-        let application =
-            Application { authenticator: self.authenticator, handler: self.handler, panics: AtomicU64::new(0) };
+        let application = Application {
+            authenticator: self.authenticator,
+            handler: self.handler,
+            groups: self.groups,
+            panics: AtomicU64::new(0),
+        };
         let stage = Stage::new(application, self.threads, &handle, Arc::clone(&wake))?;
         let core = core::AppServer::new(reactor.now(), config);
         Ok(AppServer {
@@ -272,6 +287,8 @@ impl AppServerBuilder {
             queries: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookups: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookup_tokens: 0,
+            edits: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
+            rosters: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             answers: Answers::new(wake),
             newcomers: Newcomers::default(),
             stopping: Stopping::default(),

@@ -1,6 +1,7 @@
 //! The application server that an application embeds.
 
 mod builder;
+mod groups;
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 use mio::net::TcpListener;
 
+use super::groups::EditOutcome;
 use super::handle::{Command, LocateOutcome, QueryOutcome, ServerHandle};
 use super::handler::LoginRequest;
 use super::newcomers::Newcomers;
@@ -60,6 +62,8 @@ pub struct AppServer {
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
     lookups: HashMap<u64, Sender<LocateOutcome>, ahash::RandomState>,
     lookup_tokens: u64,
+    edits: HashMap<u64, Sender<EditOutcome>, ahash::RandomState>,
+    rosters: HashMap<u64, Sender<core::Members>, ahash::RandomState>,
     answers: Answers,
     newcomers: Newcomers,
     stopping: Stopping,
@@ -208,12 +212,15 @@ impl AppServer {
             Event::ServerQuery(ServerInbox { info_type, id, body }) => {
                 self.ask(QuerySource::Server { id }, info_type, false, body);
             }
+            Event::Outcome { id, outcome } if self.settle_edit(id, &outcome) => {}
             Event::Outcome { id, outcome } => self.settle_query(id, outcome),
             Event::Located { token, servers } => {
                 if let Some(outcome) = self.lookups.remove(&token) {
                     resolve(&outcome, servers);
                 }
             }
+            Event::JoinAsked(join) => _ = self.give(Task::Join(join)),
+            Event::Members { token, members } => self.members_known(token, members),
             Event::Cluster(state) => self.cluster_changed(state),
             Event::Memory(strain) => log_strain(&strain),
             Event::Closed { conn, addr, user, was_in, gone, text } => {
@@ -288,6 +295,7 @@ impl AppServer {
             Task::ServerMessage(inbox) => {
                 self.core.refuse_query(now, &QuerySource::Server { id: inbox.id }, Bounce::Busy);
             }
+            Task::Join(join) => self.core.join_verdict(now, &join, Err(Bounce::Busy)),
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => {
                 unreachable!("a notice waits in the pool, it is not turned away")
             }
@@ -299,6 +307,8 @@ impl AppServer {
             Done::Nothing => {}
             Done::Checked(conn, verdict) => self.core.verdict(now, conn, verdict),
             Done::Denied(reference) => self.core.refuse(now, &reference, Bounce::Denied),
+            Done::Joined(join, true) => self.core.join_verdict(now, &join, Ok(())),
+            Done::Joined(join, false) => self.core.join_verdict(now, &join, Err(Bounce::Denied)),
         }
     }
 
@@ -344,6 +354,7 @@ impl AppServer {
                 self.lookups.insert(self.lookup_tokens, outcome);
                 self.core.locate(now, self.lookup_tokens, &users);
             }
+            Command::Group(command) => self.obey_for_group(now, command),
             Command::Online(outcome) => {
                 let mut users: Vec<UserId> = self.core.online().cloned().collect();
                 users.sort_unstable();

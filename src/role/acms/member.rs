@@ -10,6 +10,15 @@ use crate::time::{Span, Time};
 use crate::wire::link::{BindEntry, Relogin, ServerMessageId, ServerState};
 use crate::wire::{Bounce, CloseCode, Envelope, Kind, Outgoing};
 
+/// Why a message goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Halt {
+    /// Its sender is told.
+    Bounced(Bounce),
+    /// Nobody is.
+    Dropped(Drop),
+}
+
 impl Acms {
     pub(super) fn frame_from_member(
         &mut self,
@@ -22,6 +31,12 @@ impl Acms {
         match header.kind {
             Kind::Data | Kind::Query | Kind::Reply | Kind::Ack | Kind::Bounce => self.relay(now, place, frame),
             Kind::ServerData | Kind::ServerQuery => self.relay_to_server(now, place, frame)?,
+            Kind::GroupOn | Kind::GroupOff | Kind::GroupData | Kind::GroupEvent => {
+                self.frame_of_groups(now, conn, place, frame)?;
+            }
+            Kind::GroupEdit | Kind::GroupMembers | Kind::GroupMembersAre => {
+                self.frame_of_groups(now, conn, place, frame)?;
+            }
             Kind::Claim => self.claim(now, place, frame)?,
             Kind::Unbind => self.unbind(now, place, from, header.id, header.info_type),
             Kind::Drain => self.drain(now, place),
@@ -42,24 +57,9 @@ impl Acms {
 
     /// From one server to another: the hub's whole work on a message.
     fn relay(&mut self, now: Time, place: u32, frame: &mut Frame<'_>) {
-        let Envelope { header, to, from } = frame.envelope;
-        // Who bounces a message writes the id of a user who is not there in `from`; a server writes none.
-        if header.kind != Kind::Bounce && !from.is_empty() {
-            match self.standing(from).map(|(binding, _)| binding) {
-                // A newer login may be in already, of which its server tells next: what the older session says must not
-                // cross with it. An answer may: it is to what that session was given.
-                Some(binding) if binding.place == place => {
-                    let asks = matches!(header.kind, Kind::Data | Kind::Query);
-                    if asks && self.claims.of(from).iter().any(|claim| claim.since > binding.since) {
-                        return self.bounce(now, place, &frame.envelope, Bounce::Retry);
-                    }
-                }
-                // Until its server has told of all its users, an unknown sender may yet be one of them.
-                None if !self.servers[place as usize].synced => {
-                    return self.bounce(now, place, &frame.envelope, Bounce::Retry);
-                }
-                Some(_) | None => return self.counters.count_drop(Drop::Spoofed),
-            }
+        let Envelope { header, to, .. } = frame.envelope;
+        if let Err(halt) = self.check_sender(place, &frame.envelope) {
+            return self.halt(now, place, &frame.envelope, halt);
         }
         let receiver = if to.is_empty() {
             let server = ServerMessageId::server(header.id);
@@ -75,6 +75,34 @@ impl Acms {
         match forwarded {
             Ok(()) => self.counters.forwarded += 1,
             Err(cause) => self.bounce(now, place, &frame.envelope, cause),
+        }
+    }
+
+    /// Whether a message may go on in the name of its `from`.
+    pub(super) fn check_sender(&self, place: u32, envelope: &Envelope<'_>) -> Result<(), Halt> {
+        let Envelope { header, from, .. } = *envelope;
+        // Who bounces a message writes the id of a user who is not there in `from`; a server writes none.
+        if header.kind == Kind::Bounce || from.is_empty() {
+            return Ok(());
+        }
+        match self.standing(from).map(|(binding, _)| binding) {
+            // A newer login may be in already, of which its server tells next: what the older session says must not
+            // cross with it. An answer may: it is to what that session was given.
+            Some(binding) if binding.place == place => {
+                let asks = matches!(header.kind, Kind::Data | Kind::Query | Kind::GroupData);
+                let is_outdated = asks && self.claims.of(from).iter().any(|claim| claim.since > binding.since);
+                if is_outdated { Err(Halt::Bounced(Bounce::Retry)) } else { Ok(()) }
+            }
+            // Until its server has told of all its users, an unknown sender may yet be one of them.
+            None if !self.servers[place as usize].synced => Err(Halt::Bounced(Bounce::Retry)),
+            Some(_) | None => Err(Halt::Dropped(Drop::Spoofed)),
+        }
+    }
+
+    pub(super) fn halt(&mut self, now: Time, place: u32, envelope: &Envelope<'_>, halt: Halt) {
+        match halt {
+            Halt::Bounced(cause) => self.bounce(now, place, envelope, cause),
+            Halt::Dropped(cause) => self.counters.count_drop(cause),
         }
     }
 
@@ -101,7 +129,7 @@ impl Acms {
     }
 
     /// Why a user is not found: the one place where OFFLINE is decided.
-    fn absence(&self, now: Time, user: &[u8]) -> Bounce {
+    pub(super) fn absence(&self, now: Time, user: &[u8]) -> Bounce {
         if self.moves.is_moving(now, user) {
             return Bounce::Retry;
         }
@@ -109,13 +137,13 @@ impl Acms {
     }
 
     /// Whether who is not in the directory is nowhere.
-    fn is_complete(&self, now: Time) -> bool {
+    pub(super) fn is_complete(&self, now: Time) -> bool {
         now >= self.grace_ends && self.servers.iter().all(|(_, server)| server.synced)
     }
 
     pub(super) fn bounce(&mut self, now: Time, place: u32, envelope: &Envelope<'_>, cause: Bounce) {
         match envelope.header.kind {
-            Kind::Data | Kind::Query | Kind::ServerData | Kind::ServerQuery => {}
+            Kind::Data | Kind::Query | Kind::ServerData | Kind::ServerQuery | Kind::GroupData => {}
             _ => return self.counters.count_drop(Drop::Unroutable),
         }
         self.counters.count_bounce(cause);
@@ -210,6 +238,7 @@ impl Acms {
         self.tenures += 1;
         let server = &mut self.servers[place as usize];
         self.claims.tenure_ended(server.tenure);
+        self.groups.tenure_ended(place);
         server.tenure = Tenure(self.tenures);
         server.synced = false;
         server.lateness = server.asked.take().map_or(Span::default(), |asked| now.since(asked));

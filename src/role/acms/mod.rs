@@ -1,12 +1,14 @@
 //! The cluster manager's core: it knows who is where, and passes frames from one server to another.
 //!
 //! `mod` holds the state, `admission` the way from a stranger to a member, `member` what members say, `claims` the logins
-//! that are under way, `moves` the users that are, `assignment` where new ones are sent; the way of a frame is
+//! that are under way, `moves` the users that are, `groups` the servers with members of each, `assignment` where new ones
+//! are sent; the way of a frame is
 //! `Acms::relay` in `member`: one look-up of `to`, one of `from`, one slice to the receiver's server.
 
 mod admission;
 mod assignment;
 mod claims;
+mod groups;
 mod member;
 mod moves;
 mod servers;
@@ -32,6 +34,7 @@ pub use assignment::{Assigned, NoServer, Policy};
 
 use assignment::Reservations;
 use claims::Claims;
+use groups::Groups;
 use moves::Moves;
 
 /// Directory places looked at between two turns while what a lost server left is swept.
@@ -162,6 +165,7 @@ pub struct Acms {
     directory: Directory,
     claims: Claims,
     moves: Moves,
+    groups: Groups,
     reservations: Reservations,
     /// Servers that nobody is sent to, by an operator's will.
     frozen: BTreeSet<ServerId>,
@@ -193,6 +197,7 @@ impl Acms {
             directory: Directory::new(entropy.hasher()),
             claims: Claims::new(&mut entropy),
             moves: Moves::new(&mut entropy),
+            groups: Groups::new(&mut entropy),
             reservations: Reservations::new(&mut entropy),
             frozen: BTreeSet::new(),
             last_assigned: ServerId(u16::MAX),
@@ -298,6 +303,7 @@ impl Acms {
                 self.places.remove(&server.id);
                 self.directory.tenure_ended();
                 self.claims.tenure_ended(server.tenure);
+                self.groups_lost(now, place);
                 self.events.push_back(Event::Lost { server: server.id, users: server.digest.count, gone });
                 self.tell_servers(now, Some(conn));
                 Some(server.id)

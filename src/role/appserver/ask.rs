@@ -48,7 +48,8 @@ impl AppServer {
                 self.answer(now, conn, id, &Answer::default());
                 return;
             }
-            Some(Ask { ask, users }) => return self.ask(now, Asker::User { conn, id, ask }, users),
+            Some(Ask { ask: AskKind::Members, group, .. }) => return self.ask_members_from_user(now, conn, id, group),
+            Some(Ask { ask, users, .. }) => return self.ask(now, Asker::User { conn, id, ask }, users),
         };
         self.answer(now, conn, id, &Answer { error: Some(error.to_owned()), ..Answer::default() });
     }
@@ -146,12 +147,12 @@ impl AppServer {
                     server: server.ok().flatten().filter(|_| ask == AskKind::Where),
                 };
                 let users = question.users.into_iter().zip(question.servers).map(located).collect();
-                self.answer(now, conn, id, &Answer { users, error: None });
+                self.answer(now, conn, id, &Answer { users, ..Answer::default() });
             }
         }
     }
 
-    fn answer(&mut self, now: Time, conn: ConnId, id: u64, answer: &Answer) {
+    pub(super) fn answer(&mut self, now: Time, conn: ConnId, id: u64, answer: &Answer) {
         let Some(user) = self.links.get(conn).and_then(|link| link.peer.user()).cloned() else { return };
         let body = serde_json::to_vec(answer).expect("numbers and plain text");
         let frame = Outgoing { id, to: user.as_bytes(), body: &body, ..Outgoing::of(Kind::Answer) };

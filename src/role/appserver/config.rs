@@ -38,6 +38,8 @@ pub struct Config {
     pub takes_messages: bool,
     /// Whether it answers queries sent to the server itself.
     pub takes_queries: bool,
+    /// Whether the application is asked who may join a group; else everyone may.
+    pub asks_joins: bool,
     /// The cluster to join.
     pub cluster: Option<Membership>,
     /// The source of all randomness.

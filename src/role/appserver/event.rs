@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::groups::JoinRef;
+use super::members::Members;
 use crate::id::{ConnId, ServerId, UserId};
 use crate::memory::Strain;
 use crate::role::Gone;
@@ -64,6 +66,15 @@ pub enum Event {
         token: u64,
         /// One a user: where, nowhere (`Ok(None)`), or why that can't be told.
         servers: Vec<Result<Option<ServerId>, Bounce>>,
+    },
+    /// A user wants into a group; answer with [`AppServer::join_verdict`](super::AppServer::join_verdict).
+    JoinAsked(JoinRef),
+    /// Who is in the group that [`AppServer::list_members`](super::AppServer::list_members) asked for.
+    Members {
+        /// The number that the caller gave.
+        token: u64,
+        /// Those that are known.
+        members: Members,
     },
     /// The link to the cluster changed.
     Cluster(ClusterState),

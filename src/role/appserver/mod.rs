@@ -1,15 +1,17 @@
 //! The application server's core: users log in here, and their frames go to each other or up to the ACMS.
 //!
 //! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
-//! to the ACMS, `ask` the questions about who is where, `queries` and `servers` what the server's own application asks and says to
-//! others, `meter` how fast a client may send, `drain` the way of all users
-//! to other servers.
+//! to the ACMS, `ask` the questions about who is where, `queries` and `servers` what the server's own application asks and
+//! says to others, `meter` how fast a client may send, `drain` the way of all users to other servers, `groups` who is in
+//! which and what is said to one, `members` the lists of these.
 
 mod ask;
 mod config;
 mod drain;
 mod event;
+mod groups;
 mod load;
+mod members;
 mod meter;
 mod queries;
 mod route;
@@ -38,7 +40,11 @@ use ask::Question;
 pub use config::{Config, CutOff, Membership};
 use drain::Phase;
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef, QuerySource, ServerInbox};
+use groups::Groups;
+pub use groups::{Edit, JoinRef};
 use load::Load;
+pub use members::Members;
+use members::Rosters;
 pub use meter::Rates;
 use meter::{Meter, Standing, Tariff};
 use queries::{Asked, Queries};
@@ -125,6 +131,8 @@ pub struct AppServer {
     messages: u64,
     /// Queries of the server's own.
     queries: Queries,
+    groups: Groups,
+    rosters: Rosters,
     dedupe: Dedupe,
     entropy: Entropy,
     events: VecDeque<Event>,
@@ -156,6 +164,8 @@ impl AppServer {
             lookups_open: 0,
             messages: ServerMessageId::first(config.incarnation),
             queries: Queries::new(&mut entropy),
+            groups: Groups::new(&mut entropy),
+            rosters: Rosters::default(),
             dedupe: Dedupe::new(entropy.hasher()),
             entropy,
             events: VecDeque::new(),
@@ -540,6 +550,8 @@ impl Core for AppServer {
         self.expire_uplinks(now);
         self.expire_questions(now);
         self.expire_queries(now);
+        self.expire_edits(now);
+        self.expire_rosters(now);
         self.ease(now);
         self.close_overwhelmed(now);
     }
@@ -547,7 +559,8 @@ impl Core for AppServer {
     fn deadline(&self) -> Option<Time> {
         let questions = self.question_ends.front().map(|(ends, _)| *ends);
         let queries = self.queries.deadline();
+        let groups = [self.groups.deadline(), self.rosters.deadline()].into_iter().flatten().min();
         let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
-        [self.links.deadline(), questions, queries, uplinks, self.drain_deadline()].into_iter().flatten().min()
+        [self.links.deadline(), questions, queries, groups, uplinks, self.drain_deadline()].into_iter().flatten().min()
     }
 }

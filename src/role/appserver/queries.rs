@@ -83,6 +83,9 @@ impl AppServer {
     /// An ACK, REPLY or BOUNCE of a message that this server itself sent.
     pub(super) fn returned(&mut self, frame: &Frame<'_>) {
         let Envelope { header, from, .. } = frame.envelope;
+        if self.groups.is_edit(header.id) {
+            return self.edit_returned(&frame.envelope);
+        }
         let asked = self.queries.open.get(&header.id).map(|query| &query.asked);
         let outcome = match header.kind {
             Kind::Reply if asked.is_some_and(|asked| asked.is(from)) => Outcome::Replied {

@@ -33,6 +33,7 @@ impl AppServer {
             if opened {
                 messages += u64::from(is_begun_by_sender(frame.envelope.header.kind));
                 self.frame_from_user(now, conn, &mut frame)?;
+                messages += self.groups.take_charge();
             } else {
                 self.frame_before_login(now, conn, &frame)?;
             }
@@ -52,8 +53,7 @@ impl AppServer {
             }
             Kind::GroupJoin | Kind::GroupLeave | Kind::GroupData => {
                 self.check_from(conn, &frame.envelope)?;
-                self.bounce(now, Origin::Client(conn), &frame.envelope, Bounce::NoHandler);
-                Ok(())
+                self.frame_to_group(now, conn, frame)
             }
             Kind::Logout => {
                 self.check_from(conn, &frame.envelope)?;
@@ -128,7 +128,7 @@ impl AppServer {
     }
 
     /// To a user of another server; a sender that fills the uplink is not read from until there is room again.
-    fn route_up(&mut self, now: Time, sender: ConnId, frame: &mut Frame<'_>) -> Result<(), Bounce> {
+    pub(super) fn route_up(&mut self, now: Time, sender: ConnId, frame: &mut Frame<'_>) -> Result<(), Bounce> {
         let conn = self.uplink_conn()?;
         if frame.envelope.header.flags.has(Flags::DROPPABLE) && self.is_congested(conn) {
             self.counters.count_drop(Drop::Droppable);

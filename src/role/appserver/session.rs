@@ -243,6 +243,7 @@ impl AppServer {
                 debug_assert_eq!(self.users.get(user.as_bytes()), Some(&conn));
                 self.users.remove(user.as_bytes());
                 self.digest_remove(&user, session);
+                self.leave_groups(now, conn, &user);
                 self.unbind(now, &user, session, gone);
                 self.events.push_back(Event::LoggedOut { user: user.clone(), gone });
                 Some(user)

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::{AppServer, ClusterState, Entrant, Event, Membership, Origin, Peer, Phase, Session};
 use crate::buf::{Bounds, Frame, Inbound};
-use crate::id::{ConnId, ServerId, UserId};
+use crate::id::{ConnId, GroupId, ServerId, UserId};
 use crate::limits;
 use crate::link::{KeepAlive, Patience, Pause, Stage};
 use crate::role::directory::Digest;
@@ -58,6 +58,8 @@ struct Burst {
     next_place: usize,
     /// Sessions told of so far.
     told: u32,
+    /// Groups that are told of behind them, the next one last.
+    groups: Vec<GroupId>,
 }
 
 impl Uplink {
@@ -187,6 +189,7 @@ impl AppServer {
         }
         self.settle_claims(now);
         self.settle_questions(now);
+        self.settle_rosters(now);
         self.release_waiters(now, place);
         if matches!(self.phase, Phase::Leaving) {
             self.stop(now);
@@ -309,6 +312,8 @@ impl AppServer {
                 self.route_from_acms(now, place, frame);
             }
             Kind::ServerData | Kind::ServerQuery => self.take_from_server(now, place, frame),
+            Kind::GroupData | Kind::GroupEvent | Kind::GroupEdit => self.group_from_acms(now, place, frame)?,
+            Kind::GroupMembers | Kind::GroupMembersAre => self.members_from_acms(now, frame)?,
             Kind::Claimed => self.claimed(now, header.id, header.info_type),
             Kind::Kick => {
                 let code = CloseCode::from_wire(header.info_type).unwrap_or(CloseCode::KICKED);
@@ -369,7 +374,7 @@ impl AppServer {
     /// Tells the ACMS of every session; those that open while it goes on are claimed one by one as ever.
     fn begin_burst(&mut self, now: Time, place: usize) {
         self.control_up(now, &Outgoing::of(Kind::BurstBegin));
-        self.uplinks[place].burst = Some(Burst { next_place: 0, told: 0 });
+        self.uplinks[place].burst = Some(Burst { next_place: 0, told: 0, groups: self.groups.list() });
         self.continue_burst(now, place);
     }
 
@@ -416,6 +421,10 @@ impl AppServer {
                 }
             }
             if body.is_empty() {
+                if let Some(group) = burst.groups.pop() {
+                    self.tell_group(now, &group);
+                    continue;
+                }
                 let synced = Outgoing { info_type: burst.told, ..Outgoing::of(Kind::Synced) };
                 self.uplinks[place].burst = None;
                 self.control_up(now, &synced);

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use crate::id::UserId;
+use crate::id::{GroupId, UserId};
 use crate::role::Gone;
 use crate::role::blob::BlobEvent;
 use crate::time::Span;
-use crate::wire::{Bounce, CloseCode, Flags, Welcome};
+use crate::wire::{Bounce, CloseCode, Flags, GroupChange, Welcome};
 
 /// How a client stands to its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +80,31 @@ pub enum Event {
     },
     /// A blob is offered, comes, or goes.
     Blob(BlobEvent),
+    /// A join is resolved.
+    Joined {
+        /// The id that [`Client::join`](super::Client::join) gave.
+        id: u64,
+        /// Whether this user is in.
+        outcome: Result<(), JoinFailure>,
+    },
+    /// A message to a group came.
+    GroupMessage {
+        /// The group.
+        group: GroupId,
+        /// The message.
+        message: Message,
+    },
+    /// A member of a group came or went, or server code put this user in or took it out.
+    Member {
+        /// The group.
+        group: GroupId,
+        /// Who.
+        user: UserId,
+        /// What happened.
+        change: GroupChange,
+    },
+    /// Comings and goings may have been missed: who keeps a list of the group's members asks for it anew.
+    MembersMissed(GroupId),
     /// The answer to an ASK: its JSON body.
     Answered {
         /// The id that [`Client::ask`](super::Client::ask) gave.
@@ -123,6 +148,20 @@ pub enum SendFailure {
     #[error("no acknowledgement in time")]
     TimedOut,
     /// The session ended for good before the acknowledgement came: it may have been delivered.
+    #[error("the session ended: {0}")]
+    Stopped(CloseCode),
+}
+
+/// Why this user is not in a group.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JoinFailure {
+    /// The server said no: DENIED by its application, BUSY where it has no room, NOT_IN_GROUP where this user left first.
+    #[error("not let in: {0}")]
+    Refused(Bounce),
+    /// No answer came in time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The session ended for good before the answer came.
     #[error("the session ended: {0}")]
     Stopped(CloseCode),
 }

@@ -75,6 +75,8 @@ impl Client {
             self.blobs.sending.bounced(now, id, cause);
         } else if self.end_query(id) {
             self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::of_bounce(cause)) });
+        } else if self.join_bounced(now, id, cause) {
+            // It was a join's.
         } else if id > self.first_id && id <= self.next_id {
             // Others are what an earlier start of this user sent, or second copies of what is resolved.
             self.events.push_back(Event::Bounced { id, to: envelope.from.to_vec(), cause });
@@ -162,7 +164,7 @@ impl Client {
     }
 }
 
-fn message_of(frame: &Frame<'_>) -> Result<Message, Fault> {
+pub(super) fn message_of(frame: &Frame<'_>) -> Result<Message, Fault> {
     let Envelope { header, from, .. } = frame.envelope;
     let from = if from.is_empty() { None } else { Some(UserId::parse(from)?) };
     Ok(Message { from, info_type: header.info_type, id: header.id, flags: header.flags, body: frame.body() })

@@ -3,10 +3,11 @@
 mod blobs;
 mod entrance;
 mod event;
+mod groups;
 mod messages;
 
 pub use entrance::{Entrance, NoServer};
-pub use event::{Event, Message, QueryFailure, Reply, SendError, SendFailure, State};
+pub use event::{Event, JoinFailure, Message, QueryFailure, Reply, SendError, SendFailure, State};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -87,6 +88,7 @@ pub struct Client {
     /// Queries that wait for their reply: whom they went to (empty: a server), and when they are given up.
     queries: BTreeMap<u64, (Vec<u8>, Time)>,
     query_ends: BTreeSet<(Time, u64)>,
+    groups: groups::Groups,
     dedupe: Dedupe,
     blobs: Blobs,
     entropy: Entropy,
@@ -114,6 +116,7 @@ impl Client {
             pending_times: BTreeSet::new(),
             queries: BTreeMap::new(),
             query_ends: BTreeSet::new(),
+            groups: groups::Groups::default(),
             dedupe: Dedupe::new(entropy.hasher()),
             blobs: Blobs::new(config.blobs),
             entropy,
@@ -379,6 +382,7 @@ impl Core for Client {
         self.expire_queries(now);
         self.blobs.expire(now);
         self.carry_blobs(now);
+        self.expire_joins(now);
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -388,7 +392,8 @@ impl Core for Client {
         };
         let pending = self.pending_times.first().map(|(at, _)| *at);
         let queries = self.query_ends.first().map(|(at, _)| *at);
-        [self.links.deadline(), waiting, pending, queries, self.blobs.deadline()].into_iter().flatten().min()
+        let own = [self.blobs.deadline(), self.groups.deadline()].into_iter().flatten().min();
+        [self.links.deadline(), waiting, pending, queries, own].into_iter().flatten().min()
     }
 }
 
@@ -423,6 +428,7 @@ impl Client {
         }
         self.fail_queries();
         self.blobs.sending.interrupted();
+        self.groups.interrupt();
         match gone {
             Gone::ClosedByPeer(code) if !code.reconnects() => return self.stop(code, told.text),
             _ if self.logged_out => return self.stop(CloseCode::LOGGED_OUT, told.text),
@@ -455,6 +461,7 @@ impl Client {
     fn stop(&mut self, code: CloseCode, text: String) {
         self.phase = Phase::Stopped;
         self.fail_queries();
+        self.fail_joins(code);
         for (id, _) in std::mem::take(&mut self.pending) {
             self.events.push_back(Event::Sent { id, outcome: Err(SendFailure::Stopped(code)) });
         }
@@ -499,6 +506,7 @@ impl Client {
             self.try_pending(now, id);
         }
         self.carry_blobs(now);
+        self.join_again(now);
         Ok(())
     }
 
@@ -512,7 +520,9 @@ impl Client {
             Kind::Bounce => self.bounced(now, &frame.envelope),
             Kind::Answer => self.answered(frame),
             Kind::Ping => self.pong(now, conn, header.id)?,
-            Kind::Pong | Kind::GroupData | Kind::GroupEvent | Kind::Presence => {}
+            Kind::GroupData => self.said_to_group(now, conn, frame)?,
+            Kind::GroupEvent => self.group_changed(&frame.envelope)?,
+            Kind::Pong | Kind::Presence => {}
             Kind::Close => self.closed_by_server(now, conn, frame)?,
             kind => return Err(Fault::unexpected(kind)),
         }

@@ -1,0 +1,609 @@
+//! Groups: who of this server's users is in which, and the way of what is said to one.
+//!
+//! A server knows its own members by name; of the others it knows nothing, and sends once up what is for all. What comes
+//! to a member's queue is a part of the same bytes for each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
+
+use super::{AppServer, Event, Origin, Outcome};
+use crate::buf::{Frame, Shared};
+use crate::id::{ConnId, GroupId, UserId, check_id};
+use crate::limits;
+use crate::link::Pause;
+use crate::role::{Drop, Entropy, Fault};
+use crate::time::Time;
+use crate::wire::{Bounce, CloseCode, Envelope, Flags, GROUP_EVENT_MISSED, GroupChange, Kind, Outgoing};
+
+/// Groups with members on this server.
+pub(super) struct Groups {
+    /// Each with its members here, never none: at most [`limits::GROUPS_OF_SERVER_MAX`].
+    members: HashMap<GroupId, BTreeSet<ConnId>, ahash::RandomState>,
+    /// The same the other way round: at most [`limits::GROUPS_OF_USER_MAX`] each.
+    groups: HashMap<ConnId, BTreeSet<GroupId>, ahash::RandomState>,
+    /// Joins that the application looks at, with their ids; they count as memberships.
+    asked: HashMap<ConnId, BTreeMap<GroupId, u64>, ahash::RandomState>,
+    /// What server code does with members elsewhere and has not heard of: whom with, and when it is given up.
+    edits: HashMap<u64, (UserId, Time), ahash::RandomState>,
+    edit_ends: BTreeSet<(Time, u64)>,
+    /// Members that what a client said went to and that it was not charged for.
+    fan_out: u64,
+}
+
+/// A user who wants into a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinRef {
+    /// Its connection.
+    pub conn: ConnId,
+    /// Who it is.
+    pub user: UserId,
+    /// The group.
+    pub group: GroupId,
+}
+
+/// What server code does with a user's membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// Puts the user in; the application's rule for joins is not asked.
+    Add,
+    /// Takes the user out.
+    Remove,
+}
+
+impl Edit {
+    fn to_wire(self) -> u32 {
+        match self {
+            Edit::Add => 1,
+            Edit::Remove => 0,
+        }
+    }
+}
+
+impl Groups {
+    pub(super) fn new(entropy: &mut Entropy) -> Groups {
+        Groups {
+            members: HashMap::with_hasher(entropy.hasher()),
+            groups: HashMap::with_hasher(entropy.hasher()),
+            asked: HashMap::with_hasher(entropy.hasher()),
+            edits: HashMap::with_hasher(entropy.hasher()),
+            edit_ends: BTreeSet::new(),
+            fan_out: 0,
+        }
+    }
+
+    fn is_member(&self, conn: ConnId, group: &[u8]) -> bool {
+        self.members.get(group).is_some_and(|members| members.contains(&conn))
+    }
+
+    /// The members that are here, in a fixed order.
+    pub(super) fn members(&self, group: &[u8]) -> impl Iterator<Item = ConnId> {
+        self.members.get(group).into_iter().flatten().copied()
+    }
+
+    /// Whether the user may be in one group more.
+    fn has_room(&self, conn: ConnId, group: &GroupId) -> bool {
+        let is_new = !self.members.contains_key(group.as_bytes());
+        let of_user = self.groups.get(&conn).map_or(0, BTreeSet::len) + self.asked.get(&conn).map_or(0, BTreeMap::len);
+        of_user < limits::GROUPS_OF_USER_MAX && !(is_new && self.members.len() >= limits::GROUPS_OF_SERVER_MAX)
+    }
+
+    /// One member more. Whether it is the group's first here.
+    fn insert(&mut self, conn: ConnId, group: &GroupId) -> bool {
+        self.groups.entry(conn).or_default().insert(group.clone());
+        let members = self.members.entry(group.clone()).or_default();
+        members.insert(conn);
+        members.len() == 1
+    }
+
+    /// One member less. Whether it was the group's last here.
+    fn remove(&mut self, conn: ConnId, group: &GroupId) -> bool {
+        if let Some(groups) = self.groups.get_mut(&conn) {
+            groups.remove(group);
+            if groups.is_empty() {
+                self.groups.remove(&conn);
+            }
+        }
+        let Some(members) = self.members.get_mut(group) else { return false };
+        members.remove(&conn);
+        let is_last = members.is_empty();
+        if is_last {
+            self.members.remove(group);
+        }
+        is_last
+    }
+
+    /// Takes back that the application was asked; the id of the join.
+    fn take_asked(&mut self, conn: ConnId, group: &GroupId) -> Option<u64> {
+        let asked = self.asked.get_mut(&conn)?;
+        let id = asked.remove(group);
+        if asked.is_empty() {
+            self.asked.remove(&conn);
+        }
+        id
+    }
+
+    /// All groups, those with the smallest names last.
+    pub(super) fn list(&self) -> Vec<GroupId> {
+        let mut list: Vec<GroupId> = self.members.keys().cloned().collect();
+        list.sort_unstable_by(|one, other| other.cmp(one));
+        list
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.edit_ends.first().map(|(ends, _)| *ends)
+    }
+
+    /// Whether the id is that of something done with a member elsewhere.
+    pub(super) fn is_edit(&self, id: u64) -> bool {
+        self.edits.contains_key(&id)
+    }
+
+    /// What the fan-out since it was last asked costs the client that caused it, in messages.
+    pub(super) fn take_charge(&mut self) -> u64 {
+        std::mem::take(&mut self.fan_out) / limits::FAN_OUT_PER_MESSAGE
+    }
+}
+
+/// Coming and going.
+impl AppServer {
+    /// Groups with members on this server.
+    pub fn group_count(&self) -> usize {
+        self.groups.members.len()
+    }
+
+    /// The group's members on this server, sorted.
+    pub fn members_here(&self, group: &GroupId) -> Vec<UserId> {
+        let users = self.groups.members(group.as_bytes()).filter_map(|conn| self.links.get(conn)?.peer.user().cloned());
+        let mut users: Vec<UserId> = users.collect();
+        users.sort_unstable();
+        users
+    }
+
+    /// Joins that the application looks at.
+    pub fn open_joins(&self) -> usize {
+        self.groups.asked.values().map(BTreeMap::len).sum()
+    }
+
+    pub(super) fn frame_to_group(&mut self, now: Time, conn: ConnId, frame: &mut Frame<'_>) -> Result<(), Fault> {
+        let Envelope { header, to, .. } = frame.envelope;
+        match header.kind {
+            Kind::GroupJoin => self.join(now, conn, frame),
+            Kind::GroupLeave => self.leave_at_will(now, conn, GroupId::parse(to)?, header.id),
+            _ => self.say_to_group(now, conn, frame),
+        }
+    }
+
+    fn join(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
+        let (group, id) = (GroupId::parse(frame.envelope.to)?, frame.envelope.header.id);
+        let user = frame.envelope.from_user()?;
+        if self.groups.is_member(conn, group.as_bytes()) {
+            return self.confirm_change(now, conn, &user, &group, GroupChange::Joined, id);
+        }
+        let is_asked = self.groups.asked.get(&conn).is_some_and(|asked| asked.contains_key(&group));
+        if is_asked || !self.groups.has_room(conn, &group) {
+            self.bounce(now, Origin::Client(conn), &frame.envelope, Bounce::Busy);
+            return Ok(());
+        }
+        if !self.config.asks_joins {
+            return self.enter(now, conn, &user, &group, id);
+        }
+        self.groups.asked.entry(conn).or_default().insert(group.clone(), id);
+        self.events.push_back(Event::JoinAsked(JoinRef { conn, user, group }));
+        Ok(())
+    }
+
+    /// What the application says to an [`Event::JoinAsked`]: in, or not and why. Nothing happens where that connection has
+    /// ended, or has thought better of it.
+    pub fn join_verdict(&mut self, now: Time, join: &JoinRef, verdict: Result<(), Bounce>) {
+        let JoinRef { conn, user, group } = join;
+        let Some(id) = self.groups.take_asked(*conn, group) else { return };
+        // Server code may have put it in meanwhile, or filled its place.
+        let is_in = self.groups.is_member(*conn, group.as_bytes());
+        let verdict = match verdict {
+            Ok(()) if !is_in && !self.groups.has_room(*conn, group) => Err(Bounce::Busy),
+            verdict => verdict,
+        };
+        let entered = match verdict {
+            Ok(()) if is_in => self.confirm_change(now, *conn, user, group, GroupChange::Joined, id),
+            Ok(()) => self.enter(now, *conn, user, group, id),
+            Err(cause) => {
+                self.refuse_join(now, join, id, cause);
+                Ok(())
+            }
+        };
+        if let Err(fault) = entered {
+            self.close(now, *conn, &fault);
+        }
+        self.close_overwhelmed(now);
+    }
+
+    fn refuse_join(&mut self, now: Time, JoinRef { conn, user, group }: &JoinRef, id: u64, cause: Bounce) {
+        self.counters.count_bounce(cause);
+        let bounce = Outgoing::bounce(cause, id, user.as_bytes(), group.as_bytes());
+        if self.links.send_control(now, *conn, &bounce).is_err() {
+            self.counters.count_drop(Drop::BounceFull);
+        }
+    }
+
+    fn leave_at_will(&mut self, now: Time, conn: ConnId, group: GroupId, id: u64) -> Result<(), Fault> {
+        let Some(user) = self.links.get(conn).and_then(|link| link.peer.user()).cloned() else { return Ok(()) };
+        if let Some(join) = self.groups.take_asked(conn, &group) {
+            let asked = JoinRef { conn, user: user.clone(), group: group.clone() };
+            self.refuse_join(now, &asked, join, Bounce::NotInGroup);
+        }
+        if self.groups.is_member(conn, group.as_bytes()) {
+            return self.exit(now, conn, &user, &group, id);
+        }
+        self.confirm_change(now, conn, &user, &group, GroupChange::Left, id)
+    }
+
+    fn enter(&mut self, now: Time, conn: ConnId, user: &UserId, group: &GroupId, id: u64) -> Result<(), Fault> {
+        if self.groups.insert(conn, group) {
+            self.tell_group(now, group);
+        }
+        self.confirm_change(now, conn, user, group, GroupChange::Joined, id)?;
+        self.tell_change(now, conn, user, group, GroupChange::Joined);
+        Ok(())
+    }
+
+    fn exit(&mut self, now: Time, conn: ConnId, user: &UserId, group: &GroupId, id: u64) -> Result<(), Fault> {
+        self.take_out(now, conn, user, group, GroupChange::Left);
+        self.confirm_change(now, conn, user, group, GroupChange::Left, id)
+    }
+
+    fn take_out(&mut self, now: Time, conn: ConnId, user: &UserId, group: &GroupId, change: GroupChange) {
+        let is_last = self.groups.remove(conn, group);
+        self.tell_change(now, conn, user, group, change);
+        if is_last {
+            self.control_up(now, &Outgoing { to: group.as_bytes(), ..Outgoing::of(Kind::GroupOff) });
+        }
+    }
+
+    /// The session of a member has ended.
+    pub(super) fn leave_groups(&mut self, now: Time, conn: ConnId, user: &UserId) {
+        self.groups.asked.remove(&conn);
+        let Some(groups) = self.groups.groups.get(&conn).cloned() else { return };
+        for group in groups {
+            self.take_out(now, conn, user, &group, GroupChange::Offline);
+        }
+    }
+
+    /// Tells a user of its own membership: what it is told must be true, so one that has no room for it is closed.
+    fn confirm_change(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        user: &UserId,
+        group: &GroupId,
+        change: GroupChange,
+        id: u64,
+    ) -> Result<(), Fault> {
+        let event = Outgoing { id, ..event_of(user.as_bytes(), group, change) };
+        self.links.send_control(now, conn, &event).map_err(|_| Fault::new(CloseCode::SLOW, "no room for a GROUP_EVENT"))
+    }
+
+    /// Tells all other members, here and elsewhere. A server that stops tells nobody: each of its connections is closed, and
+    /// the ACMS tells the others that it is gone.
+    fn tell_change(&mut self, now: Time, conn: ConnId, user: &UserId, group: &GroupId, change: GroupChange) {
+        if self.is_stopping() {
+            return;
+        }
+        let event = event_of(user.as_bytes(), group, change);
+        self.tell_members(now, group.as_bytes(), Some(conn), &Shared::encode(&event));
+        self.event_up(now, Some(conn), &event);
+    }
+
+    /// An event for the members elsewhere. Whoever causes many is not read from while they wait.
+    fn event_up(&mut self, now: Time, cause: Option<ConnId>, event: &Outgoing<'_>) {
+        let Ok(up) = self.uplink_conn() else { return };
+        if self.links.send(now, up, event).is_err() {
+            self.counters.count_drop(Drop::BounceFull);
+        }
+        if let Some(conn) = cause
+            && self.is_congested(up)
+        {
+            self.wait_for_uplink(conn, up);
+        }
+    }
+
+    /// An event for the members that are here; those of a large group are told of none.
+    fn tell_members(&mut self, now: Time, group: &[u8], except: Option<ConnId>, event: &Shared) {
+        let Some(members) = self.groups.members.get(group) else { return };
+        if members.len() > limits::GROUP_EVENT_MEMBERS_MAX {
+            return;
+        }
+        for &member in members.iter().filter(|member| Some(**member) != except) {
+            if self.links.share(now, member, event).is_err() {
+                self.counters.count_drop(Drop::BounceFull);
+            }
+        }
+    }
+}
+
+/// What is said to a group.
+impl AppServer {
+    fn say_to_group(&mut self, now: Time, conn: ConnId, frame: &mut Frame<'_>) -> Result<(), Fault> {
+        let envelope = frame.envelope;
+        check_id(envelope.to)?;
+        if !self.groups.is_member(conn, envelope.to) {
+            self.bounce(now, Origin::Client(conn), &envelope, Bounce::NotInGroup);
+            return Ok(());
+        }
+        let shared = frame.share();
+        self.groups.fan_out += self.fan_out(now, Some(Origin::Client(conn)), &envelope, Some(conn), &shared);
+        if !self.uplinks.is_empty()
+            && let Err(cause) = self.route_up(now, conn, frame)
+        {
+            self.bounce(now, Origin::Client(conn), &envelope, cause);
+        }
+        Ok(())
+    }
+
+    /// Says something to a group in the server's own name. The id tells its outcomes from others': a BOUNCE for each member
+    /// that it did not reach.
+    ///
+    /// # Errors
+    /// Members on other servers could not be reached; those that are here were.
+    pub fn broadcast(
+        &mut self,
+        now: Time,
+        group: &GroupId,
+        flags: Flags,
+        info_type: u32,
+        body: &[u8],
+    ) -> Result<u64, Bounce> {
+        let id = self.next_message();
+        let to = group.as_bytes();
+        let frame = Outgoing { kind: Kind::GroupData, flags, info_type, id, to, from: &[], body };
+        if frame.wire_bytes() - limits::LENGTH_BYTES > self.config.max_frame {
+            return Err(Bounce::TooBig);
+        }
+        let shared = Shared::encode(&frame);
+        let envelope = Envelope::parse(shared.as_bytes()).ok().flatten().expect("it was just encoded");
+        self.fan_out(now, None, &envelope, None, &shared);
+        if !self.uplinks.is_empty() {
+            let up = self.uplink_conn()?;
+            if flags.has(Flags::DROPPABLE) && self.is_congested(up) {
+                self.counters.count_drop(Drop::Droppable);
+            } else {
+                self.links.share(now, up, &shared).map_err(|_| Bounce::Busy)?;
+            }
+        }
+        Ok(id)
+    }
+
+    /// Puts a frame into the queue of each member that is here, but for `except`; a BOUNCE in its name goes back for each
+    /// that has no room. Returns how many have it. No member waits for another, and nobody is paused for one.
+    fn fan_out(
+        &mut self,
+        now: Time,
+        origin: Option<Origin>,
+        envelope: &Envelope<'_>,
+        except: Option<ConnId>,
+        shared: &Shared,
+    ) -> u64 {
+        let Some(members) = self.groups.members.get(envelope.to) else { return 0 };
+        let is_droppable = envelope.header.flags.has(Flags::DROPPABLE);
+        let is_too_big = shared.wire_bytes() > limits::LENGTH_BYTES + self.config.max_frame;
+        let mut reached = 0;
+        let mut missed = Vec::new();
+        for &member in members.iter().filter(|member| Some(**member) != except) {
+            let Some(link) = self.links.get(member) else { continue };
+            if is_droppable && link.queue().is_congested() {
+                self.counters.count_drop(Drop::Droppable);
+                continue;
+            }
+            // A frame for many may fill what memory there is before anyone has had the time to take any of it.
+            let is_held_back = self.links.memory().health().pauses_senders();
+            let shared = match (is_too_big, is_held_back) {
+                (true, _) => Err(Bounce::TooBig),
+                (false, true) => Err(Bounce::Busy),
+                (false, false) => self.links.share(now, member, shared).map_err(|_| Bounce::Busy),
+            };
+            match shared.map(|link| link.queue().is_congested()) {
+                Ok(is_congested) => {
+                    reached += 1;
+                    if is_congested {
+                        self.links.pause(member, Pause::Congested);
+                    }
+                }
+                Err(cause) => missed.push((member, cause)),
+            }
+        }
+        self.counters.forwarded += reached;
+        for (member, cause) in missed {
+            self.bounce_for_member(now, origin, envelope, member, cause);
+        }
+        reached
+    }
+
+    /// Tells the sender that one member does not have its message. On the link such bounces have no reserve: they may be as
+    /// many as there are members.
+    fn bounce_for_member(
+        &mut self,
+        now: Time,
+        origin: Option<Origin>,
+        envelope: &Envelope<'_>,
+        member: ConnId,
+        cause: Bounce,
+    ) {
+        self.counters.count_bounce(cause);
+        let Some(user) = self.links.get(member).and_then(|link| link.peer.user()).cloned() else { return };
+        let bounce = Outgoing::bounce(cause, envelope.header.id, envelope.from, user.as_bytes());
+        let is_sent = match origin {
+            Some(Origin::Client(conn)) => self.links.send_control(now, conn, &bounce).is_ok(),
+            Some(Origin::Acms(_)) => self.uplink_conn().is_ok_and(|up| self.links.send(now, up, &bounce).is_ok()),
+            None => true,
+        };
+        if !is_sent {
+            self.counters.count_drop(Drop::BounceFull);
+        }
+    }
+}
+
+/// What comes from other servers.
+impl AppServer {
+    pub(super) fn group_from_acms(&mut self, now: Time, place: usize, frame: &mut Frame<'_>) -> Result<(), Fault> {
+        let envelope = frame.envelope;
+        match envelope.header.kind {
+            Kind::GroupData => {
+                let shared = frame.share();
+                let sender = self.users.get(envelope.from).copied();
+                self.fan_out(now, Some(Origin::Acms(place)), &envelope, sender, &shared);
+            }
+            Kind::GroupEvent => self.event_from_acms(now, frame),
+            Kind::GroupEdit => self.edit_from_acms(now, frame)?,
+            kind => return Err(Fault::unexpected(kind)),
+        }
+        Ok(())
+    }
+
+    /// A member elsewhere came or went. One that is in here is in, whatever became of its session elsewhere, and those who
+    /// heard otherwise are told so.
+    fn event_from_acms(&mut self, now: Time, frame: &mut Frame<'_>) {
+        let Envelope { header, to, from } = frame.envelope;
+        let own = self.users.get(from).copied().filter(|conn| self.groups.is_member(*conn, to));
+        match (own, GroupChange::from_wire(header.info_type)) {
+            (Some(_), Some(GroupChange::Left | GroupChange::Offline)) => {
+                let info_type = GroupChange::Joined.to_wire();
+                self.event_up(now, None, &Outgoing { info_type, to, from, ..Outgoing::of(Kind::GroupEvent) });
+            }
+            (own, Some(_)) => self.tell_members(now, to, own, &frame.share()),
+            (_, None) if header.info_type == GROUP_EVENT_MISSED && from.is_empty() => {
+                self.tell_members(now, to, None, &frame.share());
+            }
+            (_, None) => {}
+        }
+    }
+}
+
+/// Members that server code puts in and takes out.
+impl AppServer {
+    /// Puts a user of any server into a group, or takes it out. Where it is on this server that is done; else the id's
+    /// [`Outcome`](super::Outcome) tells, by `ends` at the latest.
+    ///
+    /// # Errors
+    /// The user is nowhere to be reached, or in too many groups.
+    pub fn edit_group(
+        &mut self,
+        now: Time,
+        user: &UserId,
+        group: &GroupId,
+        edit: Edit,
+        ends: Time,
+    ) -> Result<Option<u64>, Bounce> {
+        let edited = self.edit_group_unclosed(now, user, group, edit, ends);
+        self.close_overwhelmed(now);
+        edited
+    }
+
+    fn edit_group_unclosed(
+        &mut self,
+        now: Time,
+        user: &UserId,
+        group: &GroupId,
+        edit: Edit,
+        ends: Time,
+    ) -> Result<Option<u64>, Bounce> {
+        if let Some(conn) = self.conn_of(user) {
+            return self.edit_here(now, conn, user, group, edit).map(|()| None);
+        }
+        if self.claims.is_claimed(user.as_bytes()) {
+            return Err(Bounce::Retry);
+        }
+        let up = self.uplink_conn()?;
+        if self.groups.edits.len() >= limits::QUERIES_PENDING_MAX {
+            return Err(Bounce::Busy);
+        }
+        let id = self.next_message();
+        let frame = Outgoing {
+            info_type: edit.to_wire(),
+            id,
+            to: user.as_bytes(),
+            from: group.as_bytes(),
+            ..Outgoing::of(Kind::GroupEdit)
+        };
+        self.links.send(now, up, &frame).map_err(|_| Bounce::Busy)?;
+        self.groups.edits.insert(id, (user.clone(), ends));
+        self.groups.edit_ends.insert((ends, id));
+        Ok(Some(id))
+    }
+
+    fn edit_here(&mut self, now: Time, conn: ConnId, user: &UserId, group: &GroupId, edit: Edit) -> Result<(), Bounce> {
+        let is_in = self.groups.is_member(conn, group.as_bytes());
+        let edited = match edit {
+            Edit::Add if is_in => Ok(()),
+            Edit::Add if !self.groups.has_room(conn, group) => return Err(Bounce::Busy),
+            Edit::Add => self.enter(now, conn, user, group, 0),
+            Edit::Remove if is_in => self.exit(now, conn, user, group, 0),
+            Edit::Remove => Ok(()),
+        };
+        if let Err(fault) = edited {
+            self.close(now, conn, &fault);
+        }
+        Ok(())
+    }
+
+    fn edit_from_acms(&mut self, now: Time, frame: &Frame<'_>) -> Result<(), Fault> {
+        let Envelope { header, to, from } = frame.envelope;
+        let group = GroupId::parse(from)?;
+        let edit = if header.info_type == Edit::Add.to_wire() { Edit::Add } else { Edit::Remove };
+        let edited = match self.users.get(to).copied() {
+            Some(conn) => {
+                let user = UserId::parse(to)?;
+                self.edit_here(now, conn, &user, &group, edit)
+            }
+            None if self.is_draining() || self.claims.is_claimed(to) => Err(Bounce::Retry),
+            None => Err(Bounce::Offline),
+        };
+        let answer = match edited {
+            Ok(()) => Outgoing { id: header.id, from: to, ..Outgoing::of(Kind::Ack) },
+            Err(cause) => {
+                self.counters.count_bounce(cause);
+                Outgoing::bounce(cause, header.id, &[], to)
+            }
+        };
+        self.control_up(now, &answer);
+        Ok(())
+    }
+}
+
+/// What became of those elsewhere.
+impl AppServer {
+    pub(super) fn edit_returned(&mut self, envelope: &Envelope<'_>) {
+        let Envelope { header, from, .. } = *envelope;
+        // Ids can be guessed: only whom it was done with, or the way there, ends it.
+        let is_meant = self.groups.edits.get(&header.id).is_some_and(|(user, _)| user.as_bytes() == from);
+        let outcome = match header.kind {
+            Kind::Ack if is_meant => Outcome::Acked,
+            Kind::Bounce if is_meant => Outcome::Bounced(Bounce::from_wire(header.info_type)),
+            _ => return self.counters.count_drop(Drop::Unroutable),
+        };
+        self.end_edit(header.id, outcome);
+    }
+
+    pub(super) fn expire_edits(&mut self, now: Time) {
+        while let Some((_, id)) = self.groups.edit_ends.first().copied().filter(|(ends, _)| *ends <= now) {
+            self.end_edit(id, Outcome::TimedOut);
+        }
+    }
+
+    fn end_edit(&mut self, id: u64, outcome: Outcome) {
+        if let Some((_, ends)) = self.groups.edits.remove(&id) {
+            self.groups.edit_ends.remove(&(ends, id));
+            self.events.push_back(Event::Outcome { id, outcome });
+        }
+    }
+
+    /// Tells the ACMS that a group has members here, if it still has.
+    pub(super) fn tell_group(&mut self, now: Time, group: &GroupId) {
+        if self.groups.members.contains_key(group) {
+            self.control_up(now, &Outgoing { to: group.as_bytes(), ..Outgoing::of(Kind::GroupOn) });
+        }
+    }
+}
+
+fn event_of<'a>(user: &'a [u8], group: &'a GroupId, change: GroupChange) -> Outgoing<'a> {
+    Outgoing { info_type: change.to_wire(), to: group.as_bytes(), from: user, ..Outgoing::of(Kind::GroupEvent) }
+}
