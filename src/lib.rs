@@ -22,6 +22,8 @@ pub mod engine;
 pub mod id;
 pub mod limits;
 pub mod link;
+#[cfg(feature = "management")]
+pub mod management;
 pub mod memory;
 #[cfg(feature = "net")]
 pub mod net;
@@ -31,9 +33,10 @@ pub mod wire;
 
 #[cfg(feature = "net")]
 pub use engine::{
-    Acms, AcmsBuilder, AnyUser, AppServer, AppServerBuilder, Authenticator, Client, ClientBuilder, ConnectError,
-    Delivery, Denied, Event, Handler, Incoming, LoginRequest, Membership, Message, Overloaded, Pending, Query, Refusal,
-    Responder, Running, ServerHandle, Stopped, Undelivered,
+    Acms, AcmsBuilder, AcmsHandle, AcmsVitals, AnyUser, AppServer, AppServerBuilder, Authenticator, Client,
+    ClientBuilder, ClusterEvent, ConnectError, Delivery, Denied, Event, Handler, Incoming, LoginRequest, Membership,
+    Message, Overloaded, Pending, Query, Refusal, Responder, Running, ServerChange, ServerHandle, ServerVitals,
+    Stopped, Subscription, Undelivered,
 };
 pub use id::{ServerId, UserId};
 #[cfg(feature = "net")]

@@ -99,7 +99,9 @@ impl World {
                 assert!(self.locating.remove(&(node, token)), "n{node}: the question {token} is answered twice");
                 self.check_located(&servers);
             }
-            appserver::Event::Memory(_) | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
+            appserver::Event::Memory(_)
+            | appserver::Event::DrainAsked
+            | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
         }
     }
 
@@ -329,6 +331,7 @@ fn of_server(event: &appserver::Event) -> String {
         | appserver::Event::Outcome { .. }
         | appserver::Event::Located { .. }
         | appserver::Event::Cluster(_)
+        | appserver::Event::DrainAsked
         | appserver::Event::Memory(_)
         | appserver::Event::Closed { .. } => format!("{event:?}"),
     }
