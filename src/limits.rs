@@ -116,6 +116,8 @@ pub const MANAGEMENT_CONNECTIONS_MAX: usize = 256;
 pub const MANAGEMENT_HEADER_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a request's body, at most: 413. The largest message with each character escaped, or in base64.
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 128 << 10;
+/// Bytes that the kernel is to hold for a connection to the management port that is not read from; it holds twice as many.
+pub const MANAGEMENT_SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes of a message that an operator sends, at most.
 pub const MANAGEMENT_MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Descriptors that a process needs beside its connections: standard streams, epoll, eventfd, listener, files.

@@ -55,6 +55,7 @@ pub(super) fn of_acms(vitals: &AcmsVitals, servers: &[ServerView]) -> Response {
     let mut text = Exposition::default();
     about(&mut text, "acms", vitals.uptime);
     text.gauge("trunkline_servers", "Registered servers.", [(NONE, vitals.servers as u64)]);
+    text.gauge("trunkline_subscribers", "Those who hear of events.", [(NONE, vitals.subscribers as u64)]);
     text.gauge("trunkline_users", "Users that are in, on all servers.", [(NONE, vitals.users as u64)]);
     common(&mut text, &vitals.counters, vitals.calls);
     let held = [("held", vitals.memory_held), ("max", vitals.memory_max)];

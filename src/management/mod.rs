@@ -28,6 +28,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
@@ -60,6 +61,8 @@ impl Bound {
         let listener = TcpListener::bind(addr)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen at {addr}: {error}")))?;
         listener.set_nonblocking(true)?;
+        // Connections have it from here.
+        SockRef::from(&listener).set_send_buffer_size(limits::MANAGEMENT_SEND_BUFFER_BYTES)?;
         let local_addr = listener.local_addr()?;
         Ok(Bound { listener, access: token.into(), local_addr })
     }

@@ -115,7 +115,7 @@ pub(crate) fn read_head(stream: &mut impl BufRead) -> Answer {
 fn line(stream: &mut impl BufRead) -> String {
     let mut line = String::new();
     stream.read_line(&mut line).expect("a line");
-    line.trim_end_matches("\r\n").to_owned()
+    line.trim_end_matches(['\r', '\n']).to_owned()
 }
 
 /// A stream of events, as they come.

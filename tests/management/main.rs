@@ -10,6 +10,7 @@ mod documented;
 mod hostile;
 mod http;
 mod operator;
+mod puppet;
 mod schema;
 
 use std::time::{Duration, Instant};

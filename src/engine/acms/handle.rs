@@ -52,6 +52,8 @@ pub struct AcmsVitals {
     pub users: usize,
     /// Registered servers.
     pub servers: usize,
+    /// Those who hear of what happens.
+    pub subscribers: usize,
     /// Connections, those that have not proven to be a server's included.
     pub connections: usize,
     /// Bytes that wait for all of them together.

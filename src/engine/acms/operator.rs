@@ -59,6 +59,7 @@ impl Acms {
             uptime: Span::from_micros(self.reactor.now().as_micros()),
             users: self.core.user_count(),
             servers: self.core.server_count(),
+            subscribers: self.subscribers.len(),
         }
     }
 
