@@ -111,6 +111,11 @@ text_ids! {
 #[serde(transparent)]
 pub struct ServerId(pub u16);
 
+impl ServerId {
+    /// The cluster manager itself, where it sends messages of its own. No application server has this number.
+    pub const ACMS: ServerId = ServerId(u16::MAX);
+}
+
 impl fmt::Display for ServerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -22,6 +22,8 @@ pub mod engine;
 pub mod id;
 pub mod limits;
 pub mod link;
+#[cfg(feature = "management")]
+pub mod management;
 pub mod memory;
 #[cfg(feature = "net")]
 pub mod net;
@@ -31,10 +33,10 @@ pub mod wire;
 
 #[cfg(feature = "net")]
 pub use engine::{
-    Acms, AcmsBuilder, AnyUser, AppServer, AppServerBuilder, Authenticator, Blob, BlobHandle, BlobOffer, BlobOutcome,
-    Client, ClientBuilder, ConnectError, Delivery, Denied, Event, Groups, Handler, Incoming, IncomingBlob,
-    LoginRequest, Membership, Message, Overloaded, Pending, Query, Refusal, Responder, Running, ServerHandle, Stopped,
-    Undelivered,
+    Acms, AcmsBuilder, AcmsHandle, AcmsVitals, AnyUser, AppServer, AppServerBuilder, Authenticator, Blob, BlobHandle,
+    BlobOffer, BlobOutcome, Client, ClientBuilder, ClusterEvent, ConnectError, Delivery, Denied, Event, Groups,
+    Handler, Incoming, IncomingBlob, LoginRequest, Membership, Message, Overloaded, Pending, Query, Refusal, Responder,
+    Running, ServerChange, ServerHandle, ServerVitals, Stopped, Subscription, Undelivered,
 };
 pub use id::{GroupId, ServerId, UserId};
 #[cfg(feature = "net")]

@@ -136,6 +136,31 @@ pub const STRANGERS_MAX: usize = 1024;
 /// Connections that were refused and linger until they have read why, at most: as many as are accepted in one turn, so
 /// that none is cut before its CLOSE is written.
 pub const REFUSED_MAX: usize = ACCEPTS_PER_TURN;
+/// Places of the directory looked at for one page of users: some hundred microseconds, however few users are found.
+pub const PAGE_PLACES_MAX: usize = 16 << 10;
+/// Users on one page, at most.
+pub const PAGE_USERS_MAX: usize = 1_000;
+/// Users on one page where nobody says.
+pub const PAGE_USERS: usize = 100;
+/// What operators ask of a cluster manager that it has not taken yet, at most: 503.
+pub const OPERATOR_COMMANDS_MAX: usize = 256;
+/// Of these, how many are done in one turn: a flood of them holds up no frame for longer than as many pages of users take.
+pub const OPERATOR_COMMANDS_PER_TURN: usize = 4;
+/// Those who hear of what happens in a cluster, at most: 503.
+pub const SUBSCRIBERS_MAX: usize = 32;
+/// What has happened and a subscriber has not taken yet; past it that one hears no more.
+pub const SUBSCRIBER_EVENTS_MAX: usize = 4096;
+/// Connections to the management port, at most; one more ends the one that has been idle or incomplete for longest, or is
+/// refused where each is being served.
+pub const MANAGEMENT_CONNECTIONS_MAX: usize = 256;
+/// Bytes of a request's line and headers, at most: 431.
+pub const MANAGEMENT_HEADER_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a request's body, at most: 413. The largest message with each character escaped, or in base64.
+pub const MANAGEMENT_BODY_BYTES_MAX: usize = 128 << 10;
+/// Bytes that the kernel is to hold for a connection to the management port that is not read from; it holds twice as many.
+pub const MANAGEMENT_SEND_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of a message that an operator sends, at most.
+pub const MANAGEMENT_MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Descriptors that a process needs beside its connections: standard streams, epoll, eventfd, listener, files.
 pub const SPARE_DESCRIPTORS: usize = 64;
 /// Connections that an application server lets in a second, and at once; more are told when to come again. A quarter of
@@ -268,6 +293,16 @@ pub const MOVE_GRACE: Span = Span::from_secs(3);
 pub const MOVE_PATIENCE: Span = Span::from_secs(60);
 /// Users under way between two servers, at most: 64 bytes of id twice, 40 MiB in all. More are called offline.
 pub const MOVES_MAX: usize = 256 << 10;
+
+/// From a connection to the management port, or the answer to its last request, to the end of a request's headers; also
+/// from there to the end of its body (408), and from one piece of an answer that the other side takes to the next.
+pub const MANAGEMENT_REQUEST_TIMEOUT: Span = Span::from_secs(10);
+/// How long an operator's command waits for the reactor: 503.
+pub const OPERATOR_PATIENCE: Span = Span::from_secs(5);
+/// How long the reactor may take to answer at all before it is told to be ill: 503.
+pub const HEALTH_TIMEOUT: Span = Span::from_secs(1);
+/// Between two comments on a stream of events that has nothing to tell, so that a connection that is gone is noticed.
+pub const EVENTS_KEEPALIVE: Span = Span::from_secs(15);
 
 /// Empty ropes that are kept for queues to come: about as many as there are receivers in a turn, each of one small
 /// frame.

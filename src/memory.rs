@@ -91,6 +91,11 @@ impl Memory {
         Memory { queued: 0, carried: 0, max, health, stays, told: health, patience_ends: Time::NEVER }
     }
 
+    /// Bytes that may be held.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
     /// Bytes held.
     pub fn held(&self) -> usize {
         self.queued + self.carried

@@ -98,7 +98,7 @@ fn assert_exit(output: &Output, code: i32, stdout: &str, stderr: &str) {
 fn an_acms_needs_no_option() {
     let acms: AcmsSettings = settings::<AcmsArgs>(&[]);
     assert_eq!(acms.transfer.to_string(), "127.0.0.1:12000");
-    assert_eq!(acms.management.to_string(), "127.0.0.1:11000");
+    assert_eq!((acms.management.to_string().as_str(), acms.management_token.is_some()), ("127.0.0.1:11000", false));
     assert_eq!(acms.server_assigned_policy, Policy::MinUserCount);
     assert_eq!(acms.directory_grace.as_millis(), 10_000);
     assert_eq!(acms.cluster, "trunkline");
@@ -110,7 +110,7 @@ fn an_appserver_needs_no_option() {
     let server: AppServerSettings = settings::<AppServerArgs>(&[]);
     assert_eq!(server.id, ServerId(0));
     assert_eq!(server.listen.to_string(), "127.0.0.1:6000");
-    assert_eq!((server.acms, server.public_address), (None, None));
+    assert_eq!((server.acms, server.public_address, server.management), (None, None, None));
     assert_eq!(server.cluster, "trunkline");
     assert_eq!(server.relogin, Relogin::ReplaceOld);
     assert_eq!(server.when_cut_off, CutOff::ServeLocal);
@@ -135,7 +135,7 @@ fn every_key_of_an_appservers_file_is_taken() {
         "as.toml",
         format!(
             r#"
-            id = 65535
+            id = 65534
             listen = "[::1]:0"
             acms = "acms.example"
             public_address = "192.0.2.7:443"
@@ -156,16 +156,20 @@ fn every_key_of_an_appservers_file_is_taken() {
             capacity = 9
             groups = "nobody"
             users_file = "{users}"
+            management = "192.0.2.7:0"
+            management_token_file = "{secret}"
             "#
         ),
     );
     let server = settings::<AppServerArgs>(&["--config", &file]);
-    assert_eq!(server.id, ServerId(65_535));
+    assert_eq!(server.id, ServerId(65_534));
     assert_eq!(server.listen.to_string(), "[::1]:0");
     assert_eq!(server.acms, Some(HostPort { host: "acms.example".to_owned(), port: 12_000 }));
     assert_eq!(server.public_address, Some("192.0.2.7:443".parse().expect("an address")));
     assert_eq!((server.cluster.as_str(), server.cluster_secret.as_slice()), ("games", &b"0123456789abcdef"[..]));
     assert_eq!((server.relogin, server.when_cut_off), (Relogin::KeepOld, CutOff::RefuseNew));
+    assert_eq!(server.management, Some("192.0.2.7:0".parse().expect("an address")));
+    assert!(server.management_token.is_some());
     assert_eq!((server.heartbeat.as_millis(), server.heartbeat_timeout.as_millis()), (50, 100));
     assert_eq!((server.login_timeout.as_millis(), server.max_frame), (200, 8_192));
     assert_eq!(server.drain.as_millis(), 600_000);
@@ -296,8 +300,8 @@ fn a_value_of_the_wrong_type_is_named() {
 #[test]
 fn a_value_that_its_option_refuses_is_named() {
     for (test, content, wanted) in [
-        ("value-id", "id = 65536", "65536 is not in 0..=65535"),
-        ("value-negative", "id = -1", "-1 is not in 0..=65535"),
+        ("value-id", "id = 65535", "65535 is not in 0..=65534"),
+        ("value-negative", "id = -1", "-1 is not in 0..=65534"),
         ("value-relogin", "relogin = \"both\"", "expected one of replace-old, keep-old"),
         ("value-frame-low", "max_frame = 4095", "4095 is not in 4096..=1048576"),
         ("value-frame-high", "max_frame = 1048577", "1048577 is not in 4096..=1048576"),
@@ -346,6 +350,30 @@ fn a_port_of_zero_is_the_systems_choice() {
     assert_eq!((acms.transfer.port(), acms.management.port()), (0, 0));
     let same = error::<AcmsArgs>(&["--transfer-port", "7", "--management-port", "7"]).to_string();
     assert_eq!(same, "transfer_port and management_port are both 7");
+}
+
+#[test]
+fn a_management_token_is_required_beyond_loopback() {
+    let dir = Dir::new("management-token");
+    let token = dir.file("token", "0123456789abcdef\r\n");
+    let text = error::<AcmsArgs>(&["--management-bind", "0.0.0.0"]).to_string();
+    let wanted =
+        "--management-token-file is needed where operators are answered at 0.0.0.0:11000, which is not loopback";
+    assert_eq!(text, wanted);
+    let server = error::<AppServerArgs>(&["--management", "192.0.2.1:9"]).to_string();
+    assert_eq!(server, wanted.replace("0.0.0.0:11000", "192.0.2.1:9"));
+    let acms = settings::<AcmsArgs>(&["--management-bind", "0.0.0.0", "--management-token-file", &token]);
+    assert_eq!((acms.management.to_string().as_str(), acms.management_token.is_some()), ("0.0.0.0:11000", true));
+    assert!(settings::<AppServerArgs>(&["--management", "[::1]:9"]).management_token.is_none());
+    for (name, content, wanted) in [
+        ("short", "0123456789abcde\n", "a management token has at least 16 bytes, this one has 15"),
+        ("words", "twelve little words", "a management token is of letters, digits and -._~+/= alone"),
+        ("lines", "0123456789abcdef\n\n", "a management token is of letters, digits and -._~+/= alone"),
+    ] {
+        let token = dir.file(name, content);
+        let text = error::<AcmsArgs>(&["--management-token-file", &token]).to_string();
+        assert_eq!(text, format!("{token}: {wanted}"));
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 use trunkline::id::{IdError, ServerId, UserId, check_id};
 use trunkline::limits::MAX_FRAME;
-use trunkline::wire::link::{BindEntry, Membership, ProveBody, Prover, Register, ServerEntry, ServerState, Servers};
+use trunkline::wire::link::{
+    BindEntry, Membership, ProveBody, Prover, Register, ServerEntry, ServerState, Servers, Tallies,
+};
 use trunkline::wire::{
     Answer, Ask, AskKind, CloseBody, CloseCode, Cluster, Envelope, Flags, Header, Kind, Located, Login, Malformed,
     Opening, Outgoing, Preface, Protocol, Role, Versions, Welcome,
@@ -304,9 +306,12 @@ fn goldens() -> Vec<Golden> {
             frame: Outgoing::of(Kind::Drain),
         },
         Golden {
-            header: "0000001E 91 00 00 00 00000000 0000000000000000",
-            tail: b"\0\0\0\x02\0\0\0\0\0\0\x02\x08\0\xFA",
-            frame: Outgoing { body: b"\0\0\0\x02\0\0\0\0\0\0\x02\x08\0\xFA", ..Outgoing::of(Kind::State) },
+            header: "00000059 91 00 00 00 00000000 0000000000000000",
+            tail: br#"{"users":2,"queued_bytes":520,"busy_permille":250,"frames":9,"bytes":900}"#,
+            frame: Outgoing {
+                body: br#"{"users":2,"queued_bytes":520,"busy_permille":250,"frames":9,"bytes":900}"#,
+                ..Outgoing::of(Kind::State)
+            },
         },
         Golden {
             header: "0000001A 92 00 00 00 00000000 0000000000000000",
@@ -1046,10 +1051,33 @@ fn the_json_of_the_link() {
 
 #[test]
 fn what_a_server_says_of_itself() {
-    let state = ServerState { users: 2, queued_bytes: 520, busy_permille: 250 };
-    let bytes = b"\0\0\0\x02\0\0\0\0\0\0\x02\x08\0\xFA";
-    assert_eq!((&state.encode(), ServerState::parse(bytes)), (bytes, Some(state)));
-    assert_eq!((ServerState::parse(&bytes[1..]), ServerState::parse(&[0; 15])), (None, None));
+    let state = ServerState {
+        users: 2,
+        queued_bytes: 520,
+        busy_permille: 250,
+        frames: 9,
+        bytes: 900,
+        bounced: [("offline", 1), ("busy", 0)].into_iter().collect(),
+        ..ServerState::default()
+    };
+    let text = r#"{"users":2,"queued_bytes":520,"busy_permille":250,"frames":9,"bytes":900,"bounced":{"offline":1}}"#;
+    assert_eq!(serde_json::to_string(&state).expect("JSON"), text);
+    assert_eq!(serde_json::from_str::<ServerState>(text).expect("a state"), state);
+    let of_a_later_version = r#"{"users":2,"temperature":40,"dropped":{"for_fun":7}}"#;
+    let read = serde_json::from_str::<ServerState>(of_a_later_version).expect("a state");
+    assert_eq!((read.users, read.frames, read.dropped.iter().collect()), (2, 0, vec![("for_fun", 7)]));
+}
+
+/// They become labels of what is told to an operator.
+#[test]
+fn a_reason_has_a_plain_name() {
+    let many: Vec<String> = (b'a'..=b'z').flat_map(|a| ["a", "b", "c"].map(|b| format!("{}{b}", a as char))).collect();
+    let many = format!("{{{}}}", many.iter().map(|name| format!("{name:?}:1")).collect::<Vec<_>>().join(","));
+    let long = format!(r#"{{"{}":1}}"#, "a".repeat(33));
+    for bad in [r#"{"":1}"#, r#"{"A":1}"#, r#"{"a\"b":1}"#, r#"{"a b":1}"#, r#"{"a":-1}"#, &many, &long] {
+        assert!(serde_json::from_str::<Tallies>(bad).is_err(), "{bad}");
+    }
+    assert!(serde_json::from_str::<Tallies>(&format!(r#"{{"{}":1}}"#, "a".repeat(32))).is_ok());
 }
 
 #[test]

@@ -26,11 +26,13 @@ fn run(settings: AcmsSettings) -> io::Result<()> {
     let AcmsSettings { transfer, cluster, cluster_secret, max_memory, tuning, .. } = settings;
     let builder = Acms::builder().name(cluster).secret(cluster_secret).tuning(tuning);
     let builder = builder.assignment(settings.server_assigned_policy);
+    let builder = builder.management(settings.management, settings.management_token);
     let mut builder = builder.directory_grace(settings.directory_grace.to_duration());
     if let Some(bytes) = max_memory {
         builder = builder.max_memory(bytes);
     }
     let acms = builder.bind(transfer)?;
-    println!("ready acms transfer={}", acms.local_addr());
+    let management = acms.management_addr().map(|addr| format!(" management={addr}")).unwrap_or_default();
+    println!("ready acms transfer={}{management}", acms.local_addr());
     acms.run_until_signal()
 }

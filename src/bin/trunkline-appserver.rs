@@ -38,6 +38,9 @@ fn run(settings: AppServerSettings) -> io::Result<()> {
         .max_bytes_per_second(settings.max_bytes_per_second)
         .capacity(settings.capacity as usize)
         .tuning(settings.tuning);
+    if let Some(addr) = settings.management {
+        builder = builder.management(addr, settings.management_token);
+    }
     if let Some(bytes) = settings.max_memory {
         builder = builder.max_memory(bytes);
     }
@@ -56,7 +59,8 @@ fn run(settings: AppServerSettings) -> io::Result<()> {
         builder = builder.cluster(membership);
     }
     let server = builder.bind(listen)?;
-    println!("ready appserver id={id} clients={}", server.local_addr());
+    let management = server.management_addr().map(|addr| format!(" management={addr}")).unwrap_or_default();
+    println!("ready appserver id={id} clients={}{management}", server.local_addr());
     server.run_until_signal()
 }
 

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use clap::builder::{BoolishValueParser, PossibleValue, RangedU64ValueParser};
 use clap::{Parser, ValueEnum};
 
-use super::{Arguments, ClusterArgs, ConfigError, MANAGEMENT_PORT, MemoryArgs, TRANSFER_PORT, TuningArgs};
+use super::{Arguments, ClusterArgs, ConfigError, MANAGEMENT_PORT, MemoryArgs, TRANSFER_PORT, TokenArgs, TuningArgs};
 use crate::limits;
+use crate::management::Token;
 use crate::net::Tuning;
 use crate::role::acms::Policy;
 use crate::time::Span;
@@ -17,6 +18,8 @@ pub struct AcmsSettings {
     pub transfer: SocketAddr,
     /// Where the management API listens; port 0 for one that the system picks.
     pub management: SocketAddr,
+    /// What operators must send; none where they need not.
+    pub management_token: Option<Token>,
     /// Which server a new user is sent to.
     pub server_assigned_policy: Policy,
     /// The cluster's name.
@@ -35,15 +38,18 @@ pub struct AcmsSettings {
 #[derive(Parser)]
 #[command(name = "trunkline-acms", version)]
 pub struct AcmsArgs {
-    /// IP address that both ports are bound to; another than loopback needs a cluster secret
+    /// IP address that the transfer port is bound to; another than loopback needs a cluster secret
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     bind: IpAddr,
     /// TCP port that application servers connect to; 0 lets the system pick
     #[arg(long, value_name = "PORT", default_value_t = TRANSFER_PORT)]
     transfer_port: u16,
-    /// TCP port set aside for the management API, which this release does not open; 0 lets the system pick
+    /// TCP port of the management API, HTTP; 0 lets the system pick
     #[arg(long, value_name = "PORT", default_value_t = MANAGEMENT_PORT)]
     management_port: u16,
+    /// IP address that the management port is bound to; another than loopback needs a management token
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    management_bind: IpAddr,
     /// Which server a new user is sent to who asks for one
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Policy::MinUserCount)]
     server_assigned_policy: Policy,
@@ -53,6 +59,8 @@ pub struct AcmsArgs {
         value_parser = RangedU64ValueParser::<u64>::new().range(0..=limits::DIRECTORY_GRACE_CEILING.as_millis())
     )]
     directory_grace_ms: u64,
+    #[command(flatten)]
+    token: TokenArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
     #[command(flatten)]
@@ -77,9 +85,11 @@ impl Arguments for AcmsArgs {
         if self.transfer_port == self.management_port && self.transfer_port != 0 {
             return Err(ConfigError::SamePort { port: self.transfer_port });
         }
+        let management = SocketAddr::new(self.management_bind, self.management_port);
         Ok(AcmsSettings {
             transfer: SocketAddr::new(self.bind, self.transfer_port),
-            management: SocketAddr::new(self.bind, self.management_port),
+            management,
+            management_token: self.token.read(Some(management))?,
             server_assigned_policy: self.server_assigned_policy,
             cluster: self.cluster.cluster,
             directory_grace: Span::from_millis(self.directory_grace_ms),

@@ -10,10 +10,11 @@ use clap::{Parser, ValueEnum};
 
 use super::{
     Arguments, CLIENT_PORT, ClusterArgs, ConfigError, HostPort, HostPortError, MemoryArgs, Place, TRANSFER_PORT,
-    TuningArgs, read_text,
+    TokenArgs, TuningArgs, read_text,
 };
 use crate::id::{IdError, ServerId, UserId};
 use crate::limits;
+use crate::management::Token;
 use crate::net::Tuning;
 use crate::role::appserver::CutOff;
 use crate::time::Span;
@@ -35,6 +36,10 @@ pub struct AppServerSettings {
     pub cluster_secret: Vec<u8>,
     /// What its reactor trades.
     pub tuning: Tuning,
+    /// Where operators are answered, port 0 for one that the system picks; none where they are not.
+    pub management: Option<SocketAddr>,
+    /// What they must send; none where they need not.
+    pub management_token: Option<Token>,
     /// What becomes of the older session when a user logs in again.
     pub relogin: Relogin,
     /// Whether users may log in while the ACMS can't be reached.
@@ -118,8 +123,8 @@ const CONNECTIONS_DEFAULT: u32 = 100_000;
 #[derive(Parser)]
 #[command(name = "trunkline-appserver", version)]
 pub struct AppServerArgs {
-    /// Number of this server, in 0..=65535; each server of a cluster has its own
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Number of this server, in 0..=65534; each server of a cluster has its own
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=65_534))]
     id: u16,
     /// IP address and TCP port that clients connect to; port 0 lets the system pick
     #[arg(long, value_name = "IP:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, CLIENT_PORT)))]
@@ -130,6 +135,11 @@ pub struct AppServerArgs {
     /// Where clients reach this server, as told to the cluster [default: the address that --listen was bound to]
     #[arg(long, value_name = "IP:PORT", value_parser = parse_public_address)]
     public_address: Option<SocketAddr>,
+    /// IP address and TCP port of /metrics and /healthz, HTTP; port 0 lets the system pick [default: none]
+    #[arg(long, value_name = "IP:PORT")]
+    management: Option<SocketAddr>,
+    #[command(flatten)]
+    token: TokenArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
     /// What becomes of a user's session when the same user logs in again, here or on another server
@@ -215,6 +225,8 @@ impl Arguments for AppServerArgs {
             listen: self.listen,
             acms: self.acms,
             public_address: self.public_address,
+            management: self.management,
+            management_token: self.token.read(self.management)?,
             cluster_secret: self.cluster.read_secret()?,
             cluster: self.cluster.cluster,
             tuning: self.tuning.tuning(),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -21,6 +21,7 @@ use toml::{Spanned, Value};
 use crate::access::{AccessError, check_token};
 use crate::id::{IdError, check_id};
 use crate::limits;
+use crate::management::{Token, TokenError};
 use crate::net::Tuning;
 use crate::time::Span;
 
@@ -114,6 +115,20 @@ pub enum ConfigError {
         value: Value,
         /// Why the option refuses it.
         refusal: clap::Error,
+    },
+    /// A management port that others can reach needs a token.
+    #[error("--management-token-file is needed where operators are answered at {management}, which is not loopback")]
+    TokenRequired {
+        /// Where the port is bound.
+        management: SocketAddr,
+    },
+    /// The management token is none.
+    #[error("{}: {fault}", path.display())]
+    BadToken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: TokenError,
     },
     /// The cluster secret is too short.
     #[error("{}: a cluster secret has at least {CLUSTER_SECRET_BYTES_MIN} bytes, this one has {bytes}", path.display())]
@@ -419,6 +434,31 @@ impl ClusterArgs {
             return Err(ConfigError::ShortSecret { path: path.clone(), bytes: secret.len() });
         }
         Ok(secret)
+    }
+}
+
+/// Who may ask at a management port.
+#[derive(clap::Args)]
+struct TokenArgs {
+    /// File with the token that operators send as `Authorization: Bearer TOKEN`: at least 16 of letters, digits and
+    /// -._~+/= alone, a newline at its end does not count [default: no token]
+    #[arg(long, value_name = "FILE")]
+    management_token_file: Option<PathBuf>,
+}
+
+impl TokenArgs {
+    /// The token; none only where the port is reached from this machine alone.
+    fn read(&self, management: Option<SocketAddr>) -> Result<Option<Token>, ConfigError> {
+        let Some(path) = &self.management_token_file else {
+            return match management.filter(|addr| !addr.ip().to_canonical().is_loopback()) {
+                Some(management) => Err(ConfigError::TokenRequired { management }),
+                None => Ok(None),
+            };
+        };
+        let text = read_text(path)?;
+        let token = text.strip_suffix('\n').unwrap_or(&text);
+        let token = token.strip_suffix('\r').unwrap_or(token).parse();
+        token.map(Some).map_err(|fault| ConfigError::BadToken { path: path.clone(), fault })
     }
 }
 

@@ -27,7 +27,7 @@ impl<F: Fn(&UserId, &GroupId) -> bool + Send + Sync + 'static> Groups for F {
 pub(super) type EditOutcome = Result<(), QueryFailure>;
 
 /// What server code does with a group.
-pub(super) enum GroupCommand {
+pub(crate) enum GroupCommand {
     Edit { user: UserId, group: GroupId, edit: Edit, outcome: Sender<EditOutcome> },
     Broadcast { group: GroupId, flags: Flags, info_type: u32, body: Vec<u8> },
     Members { group: GroupId, outcome: Sender<Members> },

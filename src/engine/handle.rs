@@ -5,21 +5,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
 
-use super::Pending;
 use super::groups::GroupCommand;
+use super::{Asker, Pending, resolve};
 use crate::id::{ServerId, UserId};
 use crate::limits;
-use crate::net::Wake;
+use crate::net::{Calls, Wake};
 use crate::role::Counters;
 use crate::role::client::QueryFailure;
 use crate::time::Span;
 use crate::wire::{Bounce, Flags};
 
-pub(super) type QueryOutcome = Result<Vec<u8>, QueryFailure>;
-pub(super) type LocateOutcome = Vec<Result<Option<ServerId>, Bounce>>;
+pub(crate) type QueryOutcome = Result<Vec<u8>, QueryFailure>;
+pub(crate) type LocateOutcome = Vec<Result<Option<ServerId>, Bounce>>;
 
 /// What other threads, and handlers, ask of a running server.
-pub(super) enum Command {
+pub(crate) enum Command {
     Send { to: UserId, info_type: u32, flags: Flags, body: Vec<u8> },
     Query { to: UserId, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
     SendToServer { to: ServerId, info_type: u32, body: Vec<u8> },
@@ -29,6 +29,28 @@ pub(super) enum Command {
     Group(GroupCommand),
     Online(Sender<Vec<UserId>>),
     Counters(Sender<Counters>),
+    Vitals(Asker<ServerVitals>),
+}
+
+/// What a server knows of itself.
+#[derive(Clone, Debug)]
+pub struct ServerVitals {
+    /// What it did with frames since its start.
+    pub counters: Counters,
+    /// System calls since then.
+    pub calls: Calls,
+    /// Time since then.
+    pub uptime: Span,
+    /// Users that are in.
+    pub users: usize,
+    /// Connections, those that have not logged in and the one to the cluster included.
+    pub connections: usize,
+    /// Bytes that wait for all of them together.
+    pub memory_held: usize,
+    /// Of which there may be so many.
+    pub memory_max: usize,
+    /// Whether the link to the cluster stands; false too where there is none to be.
+    pub is_clustered: bool,
 }
 
 /// The server takes no more commands: too many wait, or it has stopped.
@@ -115,6 +137,13 @@ impl ServerHandle {
         Ok(pending)
     }
 
+    /// What the server knows of itself.
+    pub fn vitals(&self) -> Result<Pending<ServerVitals>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Vitals(Asker::new(move |vitals| resolve(&outcome, vitals))))?;
+        Ok(pending)
+    }
+
     /// Closes every connection with SHUTDOWN and ends the server, however many commands wait; in the midst of a drain
     /// too.
     pub fn stop(&self) {
@@ -122,7 +151,7 @@ impl ServerHandle {
         self.wake.wake();
     }
 
-    pub(super) fn command(&self, command: Command) -> Result<(), Overloaded> {
+    pub(crate) fn command(&self, command: Command) -> Result<(), Overloaded> {
         if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
             return Err(Overloaded);
         }

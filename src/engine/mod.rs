@@ -13,12 +13,16 @@ mod pool;
 mod responder;
 mod watchdog;
 
-pub use acms::{Acms, AcmsBuilder};
+pub use acms::{Acms, AcmsBuilder, AcmsHandle, AcmsVitals, ClusterEvent, ServerChange, Subscription};
+#[cfg(feature = "management")]
+pub(crate) use acms::{Command as AcmsCommand, Subscriber};
 pub use appserver::{AppServer, AppServerBuilder, Membership};
 pub use blob::{Blob, BlobHandle, BlobOffer, BlobOutcome, IncomingBlob};
 pub use client::{Client, ClientBuilder, ConnectError, Delivery, Event, Message, Query, Undelivered};
 pub use groups::Groups;
-pub use handle::{Overloaded, ServerHandle};
+#[cfg(feature = "management")]
+pub(crate) use handle::Command as ServerCommand;
+pub use handle::{Overloaded, ServerHandle, ServerVitals};
 pub use handler::{AnyUser, Authenticator, Denied, Handler, Incoming, LoginRequest, Refusal};
 pub use responder::Responder;
 
@@ -85,6 +89,19 @@ fn resolve<T>(sender: &Sender<T>, outcome: T) {
 /// The text of a failure: one that is empty would say that there is no handler.
 fn failure(text: &str) -> String {
     if text.is_empty() { "no cause given".to_owned() } else { text.to_owned() }
+}
+
+/// Who gave a command and is to be told what came of it, once.
+pub(crate) struct Asker<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> Asker<T> {
+    pub(crate) fn new(give: impl FnOnce(T) + Send + 'static) -> Asker<T> {
+        Asker(Box::new(give))
+    }
+
+    fn tell(self, outcome: T) {
+        (self.0)(outcome);
+    }
 }
 
 /// What is said in the log about a connection's end, behind what it was.

@@ -13,11 +13,17 @@ pub enum Drop {
     Spoofed,
 }
 
+/// The causes of [`Counters::bounced`], in its order.
+const BOUNCE_NAMES: [&str; 8] =
+    ["offline", "unreachable", "retry", "busy", "denied", "too_big", "no_handler", "not_in_group"];
+
 /// What a role did with frames since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Frames passed on to a connection, byte for byte.
     pub forwarded: u64,
+    /// Bytes of those.
+    pub forwarded_bytes: u64,
     /// Frames bounced, by cause: OFFLINE, UNREACHABLE, RETRY, BUSY, DENIED, TOO_BIG, NO_HANDLER, NOT_IN_GROUP.
     pub bounced: [u64; 8],
     /// [`Drop::Droppable`].
@@ -71,6 +77,28 @@ impl std::fmt::Display for Counters {
 }
 
 impl Counters {
+    /// Counts a frame that was passed on.
+    pub fn count_forwarded(&mut self, bytes: usize) {
+        self.forwarded += 1;
+        self.forwarded_bytes += bytes as u64;
+    }
+
+    /// Frames bounced, by the cause's name.
+    pub fn bounces(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        BOUNCE_NAMES.into_iter().zip(self.bounced)
+    }
+
+    /// Frames dropped, by the reason's name.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("droppable", self.dropped_droppable),
+            ("unroutable", self.dropped_unroutable),
+            ("bounce_full", self.dropped_bounces),
+            ("spoofed", self.dropped_spoofed),
+        ]
+        .into_iter()
+    }
+
     /// Counts a bounced frame.
     pub fn count_bounce(&mut self, cause: Bounce) {
         let slot = usize::try_from(cause.to_wire()).ok().and_then(|number| number.checked_sub(1));

@@ -138,17 +138,30 @@ impl Directory {
         self.sweep.is_some()
     }
 
-    /// Looks at the next `count` places and frees those that do not stand.
-    pub fn sweep(&mut self, count: usize, stands: impl Fn(&Binding) -> bool) {
-        let Some(start) = self.sweep else { return };
+    /// The entry at `place`, whether or not its tenure still stands: to go through all of them in several turns.
+    pub fn at(&self, place: usize) -> Option<(&UserId, &Binding)> {
+        self.entries.get(place).map(|entry| (&entry.user, &entry.binding))
+    }
+
+    /// The places there are, in use or not.
+    pub fn places(&self) -> usize {
+        self.entries.capacity()
+    }
+
+    /// Looks at the next `count` places and frees those that do not stand. Returns whose they were.
+    pub fn sweep(&mut self, count: usize, stands: impl Fn(&Binding) -> bool) -> Vec<UserId> {
+        let mut swept = Vec::new();
+        let Some(start) = self.sweep else { return swept };
         let places = self.entries.capacity();
         let end = (start + count).min(places);
         for place in start..end {
             let Some(entry) = self.entries.get(place).filter(|entry| !stands(&entry.binding)) else { continue };
             let user = entry.user.clone();
             self.remove_if(user.as_bytes(), |_| true);
+            swept.push(user);
         }
         self.sweep = (end < places).then_some(end);
+        swept
     }
 }
 

@@ -1,5 +1,7 @@
 //! Bodies of the AS-ACMS link's own frames, and the proof of membership.
 
+use std::collections::BTreeMap;
+
 use byteorder::{BigEndian, ByteOrder};
 use bytes::{BufMut, BytesMut};
 use hmac::{Hmac, KeyInit, Mac};
@@ -184,8 +186,9 @@ impl UserList {
     }
 }
 
-/// The body of STATE: users online (4 bytes), bytes queued (8), busy thousandths of the last second (2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The body of STATE (JSON): what a server says of itself each second.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ServerState {
     /// Users that are in.
     pub users: u32,
@@ -193,25 +196,63 @@ pub struct ServerState {
     pub queued_bytes: u64,
     /// Thousandths of its time that its reactor did not wait for something to do.
     pub busy_permille: u16,
+    /// Frames that it has passed on since its start.
+    pub frames: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// Frames that it has bounced since its start, by cause.
+    #[serde(skip_serializing_if = "Tallies::is_empty")]
+    pub bounced: Tallies,
+    /// Frames that it has dropped since its start, by reason.
+    #[serde(skip_serializing_if = "Tallies::is_empty")]
+    pub dropped: Tallies,
 }
 
-const STATE_BYTES: usize = 4 + 8 + 2;
+/// Counts by name; those that are nothing are left out. Who reads them need not know the names, of which a later version
+/// may have more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, u64>")]
+pub struct Tallies(BTreeMap<String, u64>);
 
-impl ServerState {
-    /// The body's bytes.
-    pub fn encode(&self) -> [u8; STATE_BYTES] {
-        let mut bytes = [0; STATE_BYTES];
-        BigEndian::write_u32(&mut bytes[0..4], self.users);
-        BigEndian::write_u64(&mut bytes[4..12], self.queued_bytes);
-        BigEndian::write_u16(&mut bytes[12..14], self.busy_permille);
-        bytes
+/// Names, or one of them, that are not those of reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a name has 1 to {NAME_BYTES_MAX} of a-z and _, and there are at most {TALLIES_MAX}")]
+pub struct BadTally;
+
+/// Names that one list of tallies has, at most: some times those of this version.
+const TALLIES_MAX: usize = 64;
+/// Bytes of one of them.
+const NAME_BYTES_MAX: usize = 32;
+
+impl Tallies {
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
-    /// Parses the body; none where it is not 14 bytes.
-    pub fn parse(body: &[u8]) -> Option<ServerState> {
-        let bytes: &[u8; STATE_BYTES] = body.try_into().ok()?;
-        let (users, queued_bytes) = (BigEndian::read_u32(&bytes[0..4]), BigEndian::read_u64(&bytes[4..12]));
-        Some(ServerState { users, queued_bytes, busy_permille: BigEndian::read_u16(&bytes[12..14]) })
+    /// Names and counts, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, count)| (name.as_str(), *count))
+    }
+}
+
+impl<'a> FromIterator<(&'a str, u64)> for Tallies {
+    fn from_iter<I: IntoIterator<Item = (&'a str, u64)>>(counts: I) -> Tallies {
+        let counted = counts.into_iter().filter(|(_, count)| *count > 0);
+        Tallies(counted.map(|(name, count)| (name.to_owned(), count)).collect())
+    }
+}
+
+/// What a peer says: its names become labels of what is told to an operator.
+impl TryFrom<BTreeMap<String, u64>> for Tallies {
+    type Error = BadTally;
+    fn try_from(counts: BTreeMap<String, u64>) -> Result<Tallies, BadTally> {
+        let is_name = |name: &String| {
+            (1..=NAME_BYTES_MAX).contains(&name.len())
+                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        };
+        let known = counts.len() <= TALLIES_MAX && counts.keys().all(is_name);
+        if known { Ok(Tallies(counts)) } else { Err(BadTally) }
     }
 }
 

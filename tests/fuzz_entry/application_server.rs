@@ -490,6 +490,7 @@ impl Site<'_> {
                 Event::ServerQuery(inbox) => self.server_queries.push(inbox.id),
                 Event::JoinAsked(join) => self.joins.push(join),
                 Event::LoggedOut { .. }
+                | Event::DrainAsked
                 | Event::Memory(_)
                 | Event::Outcome { .. }
                 | Event::Located { .. }
@@ -528,8 +529,11 @@ impl Site<'_> {
                 assert!(seen.info == 0 || seen.info == MOVE && moves, "an UNBIND with {}", seen.info);
             }
             STATE => {
-                let [.., high, low] = seen.body else { panic!("a STATE without a body") };
-                assert!(seen.body.len() == 14 && u16::from_be_bytes([*high, *low]) <= 1_000, "STATE {:?}", seen.body);
+                let state: serde_json::Value = serde_json::from_slice(seen.body).expect("a STATE is JSON");
+                let number = |key: &str| state[key].as_u64().unwrap_or_else(|| panic!("no {key} in {state}"));
+                assert!(number("busy_permille") <= 1_000, "{state}");
+                assert!(number("bytes") >= 20 * number("frames"), "{state}");
+                assert!(number("users") <= self.shell.wires.len() as u64, "{state}");
             }
             GROUP_ON | GROUP_OFF => assert!(!seen.to.is_empty() && seen.from.is_empty(), "{:?} is no group", seen.to),
             GROUP_EVENT => assert!((1..=3).contains(&seen.info), "a GROUP_EVENT {}", seen.info),

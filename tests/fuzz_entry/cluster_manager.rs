@@ -231,7 +231,7 @@ impl Hub<'_> {
         let body = match kind {
             BIND => bindings(script),
             CLAIM if !script.once_in(16) => script.one_of(&AGES).to_be_bytes().to_vec(),
-            STATE if !script.once_in(16) => [script.bytes(14), &[0; 14]].concat()[..14].to_vec(),
+            STATE if !script.once_in(16) => script.one_of(&STATES).to_vec(),
             _ => script.bytes(200).to_vec(),
         };
         let from = if kind == CLAIM || kind == UNBIND { frame::name(script) } else { from };
@@ -404,6 +404,14 @@ const SPOKEN: [u8; 41] = [
 
 /// Servers that a message may be for: three that may be there, one that is not, and what is no number.
 const SERVER_NUMBERS: [&[u8]; 6] = [&[0, 1], &[0, 2], &[0, 3], &[1, 1], &[1], b""];
+
+const STATES: [&[u8]; 5] = [
+    br#"{"users":1,"queued_bytes":2,"busy_permille":3,"frames":4,"bytes":500,"bounced":{"busy":6}}"#,
+    br#"{"users":4294967295,"queued_bytes":18446744073709551615,"busy_permille":65535}"#,
+    br#"{"frames":18446744073709551615,"bytes":0,"dropped":{"of_a_later_version":18446744073709551615}}"#,
+    br#"{"frames":0,"bytes":18446744073709551615}"#,
+    b"{}",
+];
 
 /// Four of these would not fit one SERVERS.
 static LONG_REGISTER: LazyLock<String> =

@@ -27,7 +27,7 @@ pub(crate) fn control_json(input: &[u8]) {
         6 => object::<Answer>(body),
         7 => {
             prove(body);
-            state(body);
+            object::<ServerState>(body);
         }
         8 => bindings(body),
         9 => opening(body),
@@ -72,14 +72,6 @@ fn close(body: &[u8]) {
 fn prove(body: &[u8]) {
     let read = ProveBody::parse(body);
     assert_eq!(read.is_some(), body.len() == 64);
-    if let Some(read) = read {
-        assert_eq!(read.encode(), body);
-    }
-}
-
-fn state(body: &[u8]) {
-    let read = ServerState::parse(body);
-    assert_eq!(read.is_some(), body.len() == 14);
     if let Some(read) = read {
         assert_eq!(read.encode(), body);
     }

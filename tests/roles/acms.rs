@@ -1520,7 +1520,7 @@ fn member_with(hub: &mut Hub, server: u16, users: u64, capacity: u32) -> ConnId 
 
 /// What a STATE says: users, bytes queued, thousandths busy.
 fn state(users: u32, queued: u64, busy: u16) -> Raw {
-    Raw::of(STATE).body([&users.to_be_bytes()[..], &queued.to_be_bytes(), &busy.to_be_bytes()].concat())
+    Raw::of(STATE).body(format!(r#"{{"users":{users},"queued_bytes":{queued},"busy_permille":{busy}}}"#))
 }
 
 fn assign(hub: &mut Hub) -> Result<u16, NoServer> {

@@ -2294,8 +2294,8 @@ fn each_second_it_tells_of_its_users_its_queues_and_how_busy_it_was() {
     server.silent(up);
     server.core.waited(Span::from_millis(750));
     server.pass_ms(100);
-    let state = b"\0\0\0\x02\0\0\0\0\0\0\x02\x08\0\xFA";
-    assert_eq!(server.frame(up), Raw::of(STATE).body(state), "2 users, 520 bytes, 250 thousandths");
+    let state = r#"{"users":2,"queued_bytes":520,"busy_permille":250,"frames":1,"bytes":520}"#;
+    assert_eq!(server.frame(up), Raw::of(STATE).body(state));
     server.core.waited(Span::from_millis(1_750));
     server.pass_ms(1_000);
     assert_eq!(server.frame(up).body[12..], [0, 0]);

@@ -100,7 +100,9 @@ impl World {
                 self.check_located(&servers);
             }
             appserver::Event::JoinAsked(_) | appserver::Event::Members { .. } => {}
-            appserver::Event::Memory(_) | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
+            appserver::Event::Memory(_)
+            | appserver::Event::DrainAsked
+            | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
         }
     }
 
@@ -337,6 +339,7 @@ fn of_server(event: &appserver::Event) -> String {
         | appserver::Event::JoinAsked(_)
         | appserver::Event::Members { .. }
         | appserver::Event::Cluster(_)
+        | appserver::Event::DrainAsked
         | appserver::Event::Memory(_)
         | appserver::Event::Closed { .. } => format!("{event:?}"),
     }

@@ -18,6 +18,8 @@ use crate::engine::responder::Answers;
 use crate::engine::{Stopping, boot_number, check_name, listen_at, resolve_address, seed};
 use crate::id::ServerId;
 use crate::limits;
+#[cfg(feature = "management")]
+use crate::management::{Bound, Token};
 use crate::net::{Reactor, Tuning, default_memory_max, raise_descriptor_limit};
 use crate::role::appserver::{self as core, CutOff, Rates};
 use crate::time::Span;
@@ -70,6 +72,8 @@ pub struct AppServerBuilder {
     capacity: usize,
     memory_max: Option<usize>,
     tuning: Tuning,
+    #[cfg(feature = "management")]
+    management: Option<(SocketAddr, Option<Token>)>,
 }
 
 impl AppServerBuilder {
@@ -84,6 +88,8 @@ impl AppServerBuilder {
             capacity: usize::MAX,
             memory_max: None,
             tuning: Tuning::default(),
+            #[cfg(feature = "management")]
+            management: None,
             config: core::Config {
                 server: ServerId(0),
                 incarnation: 0,
@@ -230,6 +236,14 @@ impl AppServerBuilder {
         self
     }
 
+    /// Listens for operators at `addr` too, who are told what is measured and whether all is well; port 0 lets the system
+    /// choose. Without a token it answers whoever reaches it.
+    #[cfg(feature = "management")]
+    pub fn management(mut self, addr: SocketAddr, token: Option<Token>) -> AppServerBuilder {
+        self.management = Some((addr, token));
+        self
+    }
+
     /// Listens at `addr`; port 0 lets the system choose. Clients are served once the server runs.
     ///
     /// # Errors
@@ -240,6 +254,7 @@ impl AppServerBuilder {
         let addr = resolve_address(addr)?;
         if let Some(membership) = &self.membership {
             check_public_address(membership.public_address.unwrap_or(addr))?;
+            check_number(membership.server)?;
         }
         let listener = listen_at(addr)?;
         let local_addr = listener.local_addr()?;
@@ -282,6 +297,8 @@ impl AppServerBuilder {
             reactor,
             listener: Some(listener),
             local_addr,
+            #[cfg(feature = "management")]
+            management: self.management.map(|(addr, token)| Bound::new(addr, token)).transpose()?,
             handle,
             queue,
             queries: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
@@ -297,6 +314,15 @@ impl AppServerBuilder {
             stage,
         })
     }
+}
+
+/// One number is the cluster manager's.
+fn check_number(server: ServerId) -> io::Result<()> {
+    if server == ServerId::ACMS {
+        let text = format!("server id {server} is the cluster manager's own: 0 to 65534");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(())
 }
 
 /// Clients that are sent to "any address" dial their own machine.

@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use mio::net::TcpListener;
 
 use super::groups::EditOutcome;
-use super::handle::{Command, LocateOutcome, QueryOutcome, ServerHandle};
+use super::handle::{Command, LocateOutcome, QueryOutcome, ServerHandle, ServerVitals};
 use super::handler::LoginRequest;
 use super::newcomers::Newcomers;
 use super::pool::{Done, Stage, Task};
@@ -21,7 +21,10 @@ use super::responder::{Answer, Answers};
 use super::{Running, Stopping, ending, log_strain, resolve};
 use crate::id::UserId;
 use crate::limits;
+#[cfg(feature = "management")]
+use crate::management::Bound;
 use crate::net::Reactor;
+use crate::role::Core as _;
 use crate::role::appserver::{self as core, ClusterState, Event, Inbox, Outcome, QuerySource, ServerInbox, Verdict};
 use crate::role::client::QueryFailure;
 use crate::time::{Span, Time};
@@ -57,6 +60,8 @@ pub struct AppServer {
     reactor: Reactor,
     listener: Option<TcpListener>,
     local_addr: SocketAddr,
+    #[cfg(feature = "management")]
+    management: Option<Bound>,
     handle: ServerHandle,
     queue: Receiver<Command>,
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
@@ -85,6 +90,12 @@ impl AppServer {
         self.local_addr
     }
 
+    /// Where operators are answered, with the port that the system chose; none where they are not.
+    #[cfg(feature = "management")]
+    pub fn management_addr(&self) -> Option<SocketAddr> {
+        self.management.as_ref().map(|bound| bound.local_addr)
+    }
+
     /// What other threads use the server with.
     pub fn handle(&self) -> ServerHandle {
         self.handle.clone()
@@ -103,6 +114,8 @@ impl AppServer {
         if let Some(listener) = self.listener.take() {
             self.reactor.listen(listener)?;
         }
+        #[cfg(feature = "management")]
+        let _serving = self.management.take().map(|bound| bound.serve_appserver(self.handle())).transpose()?;
         loop {
             let woken = self.reactor.receive(&mut self.core, self.stopping.by)?;
             if woken.signalled {
@@ -222,6 +235,11 @@ impl AppServer {
             Event::JoinAsked(join) => _ = self.give(Task::Join(join)),
             Event::Members { token, members } => self.members_known(token, members),
             Event::Cluster(state) => self.cluster_changed(state),
+            Event::DrainAsked if self.stopping.has_begun() => {}
+            Event::DrainAsked => {
+                log::info!("an operator asks this server to drain");
+                self.drain();
+            }
             Event::Memory(strain) => log_strain(&strain),
             Event::Closed { conn, addr, user, was_in, gone, text } => {
                 let user = user.as_ref().map_or("-", UserId::as_str);
@@ -361,6 +379,22 @@ impl AppServer {
                 resolve(&outcome, users);
             }
             Command::Counters(outcome) => resolve(&outcome, self.core.counters().clone()),
+            Command::Vitals(asker) => asker.tell(self.vitals()),
+        }
+    }
+
+    fn vitals(&mut self) -> ServerVitals {
+        let links = self.core.links();
+        let (connections, memory) = (links.len(), links.memory());
+        ServerVitals {
+            memory_held: memory.held(),
+            memory_max: memory.max(),
+            connections,
+            counters: self.core.counters().clone(),
+            calls: self.reactor.calls(),
+            uptime: Span::from_micros(self.reactor.now().as_micros()),
+            users: self.core.users_online(),
+            is_clustered: self.core.is_clustered(),
         }
     }
 

@@ -114,6 +114,12 @@ impl Acms {
             let retry_after = self.entropy.retry_after();
             return Err(Fault::for_now(CloseCode::FULL, "the cluster manager is short of memory", retry_after));
         }
+        if id == ServerId::ACMS {
+            return Err(Fault::new(
+                CloseCode::DUPLICATE_SERVER,
+                format!("server id {id} is the cluster manager's own"),
+            ));
+        }
         if let Some(place) = self.places.get(&id) {
             let older = &self.servers[*place as usize];
             // The same server on a new connection, or started again before its old connection was known to be lost.
@@ -132,7 +138,10 @@ impl Acms {
             incarnation,
             address: register.address.clone(),
             capacity: register.capacity,
+            registered: now,
             state: ServerState::default(),
+            reported: now,
+            pace: super::Pace::default(),
             tenure: Tenure(self.tenures),
             synced: false,
             asked: Some(now),

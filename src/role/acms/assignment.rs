@@ -81,7 +81,7 @@ impl Reservations {
         self.counts.values().map(|count| *count as usize).sum()
     }
 
-    fn at(&self, server: ServerId) -> u32 {
+    pub(super) fn at(&self, server: ServerId) -> u32 {
         self.counts.get(&server).copied().unwrap_or(0)
     }
 

@@ -8,7 +8,7 @@ use crate::link::Link;
 use crate::role::{Binding, Digest, Drop, Fault, Tenure};
 use crate::time::{Span, Time};
 use crate::wire::link::{BindEntry, Relogin, ServerMessageId, ServerState};
-use crate::wire::{Bounce, CloseCode, Envelope, Kind, Outgoing};
+use crate::wire::{Bounce, CloseCode, Envelope, Kind, Outgoing, parse_object};
 
 /// Why a message goes no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Acms {
             Kind::Claim => self.claim(now, place, frame)?,
             Kind::Unbind => self.unbind(now, place, from, header.id, header.info_type),
             Kind::Drain => self.drain(now, place),
-            Kind::State => self.report(place, &frame.body())?,
+            Kind::State => self.report(now, place, &frame.body())?,
             Kind::BurstBegin => self.begin_burst(now, place),
             Kind::Bind => self.bind_all(now, place, &frame.body())?,
             Kind::Synced => self.synced(place),
@@ -73,7 +73,7 @@ impl Acms {
             None => Err(self.absence(now, to)),
         };
         match forwarded {
-            Ok(()) => self.counters.forwarded += 1,
+            Ok(()) => self.counters.count_forwarded(frame.wire_bytes()),
             Err(cause) => self.bounce(now, place, &frame.envelope, cause),
         }
     }
@@ -196,7 +196,9 @@ impl Acms {
         let newcomer_of = (server.synced && !was_moving).then_some(server.id);
         self.reservations.redeem(user.as_bytes(), newcomer_of);
         server.digest.add(server.incarnation, user.as_bytes(), session);
-        self.directory.bind(user, Binding { tenure: server.tenure, place, session, since });
+        let (id, tenure) = (server.id, server.tenure);
+        self.note_online(&user, id);
+        self.directory.bind(user, Binding { tenure, place, session, since });
     }
 
     /// Takes the user's standing binding out of its server's digest: it is about to be removed or replaced.
@@ -214,6 +216,7 @@ impl Acms {
         if self.directory.binding(user).is_some_and(exact) {
             self.forget(user);
             self.directory.unbind(user, tenure, session);
+            self.note_offline(user);
         }
         // A session that its server's burst has not told of yet is sent away like any other.
         if code == CloseCode::MOVE.to_wire() && self.standing(user).is_none() {
@@ -221,9 +224,10 @@ impl Acms {
         }
     }
 
-    fn report(&mut self, place: u32, body: &[u8]) -> Result<(), Fault> {
-        self.servers[place as usize].state = ServerState::parse(body)
-            .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of a STATE is 14 bytes"))?;
+    fn report(&mut self, now: Time, place: u32, body: &[u8]) -> Result<(), Fault> {
+        let state: ServerState =
+            parse_object(body).ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of a STATE is its JSON"))?;
+        self.servers[place as usize].report(now, state);
         Ok(())
     }
 
@@ -295,7 +299,7 @@ impl Acms {
         self.events.push_back(Event::Synced { server: server.id, users: server.digest.count });
     }
 
-    fn kick(&mut self, now: Time, user: &[u8], code: u32) {
+    pub(super) fn kick(&mut self, now: Time, user: &[u8], code: u32) {
         let code = CloseCode::from_wire(code).unwrap_or(CloseCode::KICKED);
         let bound = self.standing(user).map(|(binding, _)| *binding);
         for binding in bound.into_iter().chain(self.claims.of(user).to_vec()) {

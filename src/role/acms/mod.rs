@@ -2,7 +2,7 @@
 //!
 //! `mod` holds the state, `admission` the way from a stranger to a member, `member` what members say, `claims` the logins
 //! that are under way, `moves` the users that are, `groups` the servers with members of each, `assignment` where new ones
-//! are sent; the way of a frame is
+//! are sent, `operator` what an operator sees and does; the way of a frame is
 //! `Acms::relay` in `member`: one look-up of `to`, one of `from`, one slice to the receiver's server.
 
 mod admission;
@@ -11,6 +11,7 @@ mod claims;
 mod groups;
 mod member;
 mod moves;
+mod operator;
 mod servers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use crate::buf::Bounds;
-use crate::id::{ConnId, ServerId};
+use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Link, Links, Patience};
 use crate::memory::Strain;
@@ -31,6 +32,7 @@ use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof, ServerState};
 
 pub use assignment::{Assigned, NoServer, Policy};
+pub use operator::{Pace, ServerView, Standing, UserPage};
 
 use assignment::Reservations;
 use claims::Claims;
@@ -96,6 +98,20 @@ pub enum Event {
         /// Which server.
         server: ServerId,
     },
+    /// A user is in, or is so on another server, or its server has told of it anew. Only where [`Acms::tell_of_users`]
+    /// asked for it.
+    Online {
+        /// Who.
+        user: UserId,
+        /// Where.
+        server: ServerId,
+    },
+    /// A user is out; one of a lost server some time behind [`Event::Lost`], unless the user is in again. Only where asked
+    /// for.
+    Offline {
+        /// Who.
+        user: UserId,
+    },
     /// Memory is short, more so or less so than before.
     Memory(Strain),
     /// A connection ended.
@@ -140,8 +156,11 @@ struct Server {
     address: String,
     /// Users that it takes.
     capacity: u32,
-    /// What it last said of itself.
+    registered: Time,
+    /// What it last said of itself, and when; its registration where it has not yet.
     state: ServerState,
+    reported: Time,
+    pace: Pace,
     /// Bindings of another tenure do not stand.
     tenure: Tenure,
     synced: bool,
@@ -179,6 +198,8 @@ pub struct Acms {
     overwhelmed: Vec<ConnId>,
     entropy: Entropy,
     events: VecDeque<Event>,
+    /// Whether they are to tell of users.
+    tells_of_users: bool,
     counters: Counters,
     stopping: bool,
 }
@@ -206,6 +227,7 @@ impl Acms {
             overwhelmed: Vec::new(),
             entropy,
             events: VecDeque::new(),
+            tells_of_users: false,
             counters: Counters::default(),
             stopping: false,
         }
@@ -408,9 +430,12 @@ impl Core for Acms {
         self.moves.expire(now);
         self.reservations.expire(now);
         let servers = &self.servers;
-        self.directory.sweep(SWEEP_PLACES, |binding| {
+        let swept = self.directory.sweep(SWEEP_PLACES, |binding| {
             servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)
         });
+        for user in swept {
+            self.note_offline(user.as_bytes());
+        }
         self.ease(now);
         self.close_overwhelmed(now);
     }

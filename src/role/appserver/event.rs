@@ -78,6 +78,8 @@ pub enum Event {
     },
     /// The link to the cluster changed.
     Cluster(ClusterState),
+    /// An operator asks the server to send its users to others and to stop.
+    DrainAsked,
     /// Memory is short, more so or less so than before.
     Memory(Strain),
     /// A client's connection ended.

@@ -111,7 +111,7 @@ impl AppServer {
             return Ok(());
         }
         let link = self.links.forward(now, receiver, frame).map_err(|_| Bounce::Busy)?;
-        self.counters.forwarded += 1;
+        self.counters.count_forwarded(frame.wire_bytes());
         if link.queue().is_congested() {
             self.links.pause(receiver, Pause::Congested);
         }
@@ -135,7 +135,7 @@ impl AppServer {
             return Ok(());
         }
         let link = self.links.forward(now, conn, frame).map_err(|_| Bounce::Busy)?;
-        self.counters.forwarded += 1;
+        self.counters.count_forwarded(frame.wire_bytes());
         if link.queue().is_congested() {
             self.wait_for_uplink(sender, conn);
         }

@@ -114,6 +114,11 @@ impl AppServer {
         }
     }
 
+    /// Whether the link to the cluster stands.
+    pub fn is_clustered(&self) -> bool {
+        self.uplink_conn().is_ok()
+    }
+
     /// Sends control to the ACMS; false where the link does not stand. A link that has no room even for control is
     /// closed before the call ends: the burst after its return repairs what it missed.
     pub(super) fn control_up(&mut self, now: Time, frame: &Outgoing<'_>) -> bool {
@@ -320,6 +325,7 @@ impl AppServer {
                 self.kicked(now, frame.envelope.to, header.id, code);
             }
             Kind::Resync => self.begin_burst(now, place),
+            Kind::Drain => self.events.push_back(Event::DrainAsked),
             Kind::Servers => {
                 let servers: Servers = parse_object(&frame.body())
                     .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "the body of SERVERS is its JSON"))?;
@@ -437,10 +443,17 @@ impl AppServer {
 
     fn send_state(&mut self, now: Time, place: usize) {
         self.uplinks[place].state_at = now + limits::STATE_INTERVAL;
-        let users = u32::try_from(self.users.len()).unwrap_or(u32::MAX);
-        let queued_bytes = self.links.memory().queued() as u64;
-        let state = link::ServerState { users, queued_bytes, busy_permille: self.load.permille(now) };
-        self.control_up(now, &Outgoing { body: &state.encode(), ..Outgoing::of(Kind::State) });
+        let state = link::ServerState {
+            users: u32::try_from(self.users.len()).unwrap_or(u32::MAX),
+            queued_bytes: self.links.memory().queued() as u64,
+            busy_permille: self.load.permille(now),
+            frames: self.counters.forwarded,
+            bytes: self.counters.forwarded_bytes,
+            bounced: self.counters.bounces().collect(),
+            dropped: self.counters.drops().collect(),
+        };
+        let state = serde_json::to_vec(&state).expect("numbers and plain text");
+        self.control_up(now, &Outgoing { body: &state, ..Outgoing::of(Kind::State) });
     }
 
     fn send_digest(&mut self, now: Time, place: usize) {

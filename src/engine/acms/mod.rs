@@ -1,15 +1,24 @@
-//! The cluster manager.
+//! The cluster manager that an application embeds.
+
+mod handle;
+mod operator;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
+use crossbeam_channel::{Receiver, bounded};
 use mio::net::TcpListener;
+
+pub use handle::{AcmsHandle, AcmsVitals, ClusterEvent, ServerChange, Subscription};
+pub(crate) use handle::{Command, Subscriber};
 
 use super::newcomers::Newcomers;
 use super::{Running, Stopping, boot_number, check_name, ending, listen_at, log_strain, resolve_address, seed};
 use crate::limits;
+#[cfg(feature = "management")]
+use crate::management::{Bound, Token};
 use crate::net::{Reactor, Tuning, default_memory_max, raise_descriptor_limit};
 use crate::role::Gone;
 use crate::role::acms::{self as core, Event, Policy};
@@ -21,6 +30,8 @@ pub struct AcmsBuilder {
     config: core::Config,
     memory_max: Option<usize>,
     tuning: Tuning,
+    #[cfg(feature = "management")]
+    management: Option<(SocketAddr, Option<Token>)>,
 }
 
 impl AcmsBuilder {
@@ -64,6 +75,14 @@ impl AcmsBuilder {
         self
     }
 
+    /// Listens for operators at `addr`, the management port, once it is bound; port 0 lets the system choose. Without a
+    /// token it answers whoever reaches it: such an address is to be loopback.
+    #[cfg(feature = "management")]
+    pub fn management(mut self, addr: SocketAddr, token: Option<Token>) -> AcmsBuilder {
+        self.management = Some((addr, token));
+        self
+    }
+
     /// Listens for servers at `addr`, the transfer port; port 0 lets the system choose.
     ///
     /// # Errors
@@ -80,12 +99,18 @@ impl AcmsBuilder {
         let local_addr = listener.local_addr()?;
         let reactor = Reactor::new(self.tuning)?;
         let core = core::Acms::new(reactor.now(), config);
+        let (sender, commands) = bounded(limits::OPERATOR_COMMANDS_MAX);
+        let handle = AcmsHandle { commands: sender, told_to_stop: Arc::default(), wake: reactor.wake() };
         Ok(Acms {
             core,
             reactor,
             listener: Some(listener),
             local_addr,
-            told_to_stop: Arc::default(),
+            #[cfg(feature = "management")]
+            management: self.management.map(|(addr, token)| Bound::new(addr, token)).transpose()?,
+            handle,
+            commands,
+            subscribers: Vec::new(),
             newcomers: Newcomers::default(),
             stopping: Stopping::default(),
         })
@@ -108,8 +133,11 @@ pub struct Acms {
     reactor: Reactor,
     listener: Option<TcpListener>,
     local_addr: SocketAddr,
-    /// Set by [`Acms::stopper`].
-    told_to_stop: Arc<AtomicBool>,
+    #[cfg(feature = "management")]
+    management: Option<Bound>,
+    handle: AcmsHandle,
+    commands: Receiver<Command>,
+    subscribers: Vec<Subscriber>,
     newcomers: Newcomers,
     stopping: Stopping,
 }
@@ -127,7 +155,13 @@ impl Acms {
             directory_grace: limits::DIRECTORY_GRACE,
             seed: [0; 32],
         };
-        AcmsBuilder { config, memory_max: None, tuning: Tuning::default() }
+        AcmsBuilder {
+            config,
+            memory_max: None,
+            tuning: Tuning::default(),
+            #[cfg(feature = "management")]
+            management: None,
+        }
     }
 
     /// The transfer port's address, with the port that the system chose.
@@ -135,13 +169,21 @@ impl Acms {
         self.local_addr
     }
 
+    /// The management port's address, with the port that the system chose; none where it has none.
+    #[cfg(feature = "management")]
+    pub fn management_addr(&self) -> Option<SocketAddr> {
+        self.management.as_ref().map(|bound| bound.local_addr)
+    }
+
     /// What stops the cluster manager, from any thread.
     pub fn stopper(&self) -> impl Fn() + Send + 'static {
-        let (told, wake) = (Arc::clone(&self.told_to_stop), self.reactor.wake());
-        move || {
-            told.store(true, Ordering::Release);
-            wake.wake();
-        }
+        let handle = self.handle();
+        move || handle.stop()
+    }
+
+    /// What other threads use the cluster manager with.
+    pub fn handle(&self) -> AcmsHandle {
+        self.handle.clone()
     }
 
     /// Serves on a thread of its own, until its stopper is called.
@@ -157,14 +199,18 @@ impl Acms {
         if let Some(listener) = self.listener.take() {
             self.reactor.listen(listener)?;
         }
+        #[cfg(feature = "management")]
+        let _serving = self.management.take().map(|bound| bound.serve_acms(self.handle())).transpose()?;
         loop {
             let woken = self.reactor.receive(&mut self.core, self.stopping.by)?;
             if woken.signalled {
                 self.signalled();
-            } else if self.told_to_stop.load(Ordering::Acquire) {
+            } else if self.handle.told_to_stop.load(Ordering::Acquire) {
                 self.stop();
             }
+            self.obey();
             while let Some(event) = self.core.poll_event() {
+                self.publish(&event);
                 self.log(event);
             }
             self.reactor.send(&mut self.core);
@@ -209,6 +255,7 @@ impl Acms {
             Event::Synced { server, users } => log::info!("server {server} told of its {users} users"),
             Event::Mismatch { server } => log::warn!("server {server} has other users than known here; asked again"),
             Event::Memory(strain) => log_strain(&strain),
+            Event::Online { .. } | Event::Offline { .. } => {}
             Event::Closed { conn, addr, server: Some(server), gone, text } => {
                 log::info!("{conn} {addr} server {server} {}", ending(gone, &text));
             }

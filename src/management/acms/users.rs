@@ -1,0 +1,74 @@
+//! Users: who there is, and where.
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+
+use super::{absent, ask_reactor, parse_server, parse_user};
+use crate::engine::{AcmsCommand as Command, AcmsHandle};
+use crate::id::ServerId;
+use crate::limits;
+use crate::management::{Problem, json, path, query};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PageAsked {
+    server: Option<String>,
+    after: Option<u64>,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Page {
+    users: Vec<Whereabouts>,
+    next: Option<String>,
+    total: usize,
+}
+
+#[derive(Serialize)]
+struct Whereabouts {
+    user: String,
+    server: ServerId,
+}
+
+/// A page is put together of as many looks at the directory as it takes to fill it: each is a short one, and frames go
+/// between them.
+pub(super) async fn list(
+    State(handle): State<AcmsHandle>,
+    asked: Result<Query<PageAsked>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let PageAsked { server, after, limit } = query(asked)?;
+    let server = server.as_deref().map(parse_server).transpose()?;
+    let limit = limit.unwrap_or(limits::PAGE_USERS);
+    if !(1..=limits::PAGE_USERS_MAX).contains(&limit) {
+        return Err(Problem::bad_request(format!("limit is in 1..={}", limits::PAGE_USERS_MAX)));
+    }
+    let total = ask_reactor(&handle, Command::Vitals).await?.users;
+    let mut page = Page { users: Vec::new(), next: Some(after.unwrap_or(0).to_string()), total };
+    let mut next = Some(after.unwrap_or(0));
+    while let Some(after) = next
+        && page.users.len() < limit
+    {
+        let limit = limit - page.users.len();
+        let part = ask_reactor(&handle, |asker| Command::Users { server, after, limit, asker }).await?;
+        let found = part.users.into_iter();
+        page.users.extend(found.map(|(user, server)| Whereabouts { user: user.to_string(), server }));
+        next = part.next;
+    }
+    page.next = next.map(|place| place.to_string());
+    Ok(json(&page))
+}
+
+pub(super) async fn kick(
+    State(handle): State<AcmsHandle>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, Problem> {
+    let user = parse_user(&path(id)?)?;
+    let found = user.clone();
+    match ask_reactor(&handle, |asker| Command::Kick { user, asker }).await? {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(cause) => Err(absent(&found, cause)),
+    }
+}

@@ -1,0 +1,120 @@
+//! The OpenAPI document against the server that tells it.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::http::{Answer, Events, request};
+use crate::schema::{check, resolve};
+
+const METHODS: [&str; 7] = ["get", "post", "put", "delete", "patch", "trace", "options"];
+
+struct Document(Value);
+
+impl Document {
+    fn of(cluster: &Cluster) -> Document {
+        Document(cluster.get("/v1/openapi.json").json())
+    }
+
+    /// Fails where no answer like this one is described.
+    #[track_caller]
+    fn expect(&self, method: &str, path: &str, answer: &Answer) {
+        let operation = &self.0["paths"][path][method.to_ascii_lowercase()];
+        assert!(operation.is_object(), "{method} {path} is not described");
+        let described = &operation["responses"][answer.status.to_string()];
+        let described = described.get("$ref").map_or(described, |reference| resolve(&self.0, reference));
+        assert!(described.is_object(), "{method} {path}: {} is not described", answer.status);
+        let Some(content) = described["content"].as_object() else {
+            assert!(answer.body.is_empty(), "{method} {path}: a body where none is described: {answer:?}");
+            return;
+        };
+        let kind = answer.header("content-type").expect("a content type");
+        let (kind, _) = kind.split_once(';').unwrap_or((kind, ""));
+        let schema = &content.get(kind).unwrap_or_else(|| panic!("{method} {path}: {kind} is not described"))["schema"];
+        let value = if kind.ends_with("json") { answer.json() } else { answer.text().into() };
+        check(&self.0, schema, &value).unwrap_or_else(|fault| panic!("{method} {path}: {fault}"));
+    }
+}
+
+/// The path with something in place of its parameters.
+fn filled(path: &str, id: &str) -> String {
+    path.replace("{id}", id)
+}
+
+#[test]
+fn each_path_is_described_and_answers_to_the_methods_described_alone() {
+    let cluster = Cluster::of(0);
+    let document = Document::of(&cluster);
+    let described: BTreeSet<&str> =
+        document.0["paths"].as_object().expect("paths").keys().map(String::as_str).collect();
+    assert_eq!(described, trunkline::management::paths().collect());
+    for path in described {
+        for method in METHODS {
+            let (asked, name) = (filled(path, "7"), method.to_ascii_uppercase());
+            if path == "/v1/events" && method == "get" {
+                continue;
+            }
+            let answer = request(cluster.management, &name, &asked, None);
+            if document.0["paths"][path][method].is_object() {
+                document.expect(method, path, &answer);
+            } else {
+                assert_eq!(answer.status, 405, "{name} {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_answer_is_as_described() {
+    let cluster = Cluster::of(2);
+    let document = Document::of(&cluster);
+    let (alice, bob) = (cluster.server(0).client("alice"), cluster.server(1).client("bob"));
+    assert_eq!(document.0["info"]["version"], env!("CARGO_PKG_VERSION"));
+    for path in ["/v1/servers", "/v1/users", "/v1/count", "/v1/openapi.json", "/metrics", "/healthz"] {
+        let answer = cluster.get(path);
+        assert_eq!(answer.status, 200, "{path}");
+        document.expect("get", path, &answer);
+    }
+    let cases: [(&str, &str, &str, Option<Value>, u16); 12] = [
+        ("get", "/v1/servers/{id}", "1", None, 200),
+        ("get", "/v1/servers/{id}", "x", None, 400),
+        ("get", "/v1/servers/{id}", "9", None, 404),
+        ("post", "/v1/servers/{id}/freeze", "1", None, 204),
+        ("post", "/v1/servers/{id}/unfreeze", "1", None, 204),
+        ("delete", "/v1/users/{id}", "alice", None, 204),
+        ("delete", "/v1/users/{id}", "nobody", None, 404),
+        ("post", "/v1/assign", "", None, 200),
+        ("post", "/v1/assign", "", Some(json!({"user": "carol"})), 200),
+        ("post", "/v1/assign", "", Some(json!({"user": 1})), 400),
+        ("post", "/v1/servers/{id}/remove", "1", None, 204),
+        ("post", "/v1/servers/{id}/drain", "9", None, 404),
+    ];
+    for (method, path, id, body, status) in cases {
+        let answer = request(cluster.management, &method.to_ascii_uppercase(), &filled(path, id), body.as_ref());
+        assert_eq!(answer.status, status, "{method} {path} {id} {body:?}");
+        document.expect(method, path, &answer);
+    }
+    drop((alice, bob));
+}
+
+#[test]
+fn each_event_is_as_described() {
+    let mut cluster = Cluster::of(1);
+    let document = Document::of(&cluster);
+    let mut events = Events::open(cluster.management, "/v1/events");
+    let schemas = &document.0["components"]["schemas"];
+    let mut next = |name: &str, schema: &str| {
+        let (found, data) = events.next();
+        assert_eq!(found, name);
+        check(&document.0, &schemas[schema], &data).unwrap_or_else(|fault| panic!("{name}: {fault}"));
+    };
+    drop(cluster.server(0).client("alice"));
+    next("user_online", "UserOnline");
+    next("user_offline", "UserOffline");
+    cluster.add(1);
+    next("server_registered", "ServerRegistered");
+    next("server_synced", "ServerSynced");
+    cluster.post("/v1/servers/1/remove", None);
+    next("server_lost", "ServerLost");
+}
