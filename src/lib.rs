@@ -32,9 +32,9 @@ pub mod wire;
 #[cfg(feature = "net")]
 pub use engine::{
     Acms, AcmsBuilder, AnyUser, AppServer, AppServerBuilder, Authenticator, Blob, BlobHandle, BlobOffer, BlobOutcome,
-    Client, ClientBuilder, ConnectError, Delivery, Denied, Event, Groups, Handler, Incoming, IncomingBlob,
-    LoginRequest, Membership, Message, Overloaded, Pending, Query, Refusal, Responder, Running, ServerHandle, Stopped,
-    Undelivered,
+    Client, ClientBuilder, ConnectError, Cursor, Delivery, Denied, Event, Groups, Handler, Incoming, IncomingBlob,
+    LoginRequest, Membership, Message, Overloaded, Pending, Profile, Query, Refusal, Responder, Running, ServerHandle,
+    Stopped, TagError, Undelivered, Unnamed, UserPage,
 };
 pub use id::{GroupId, ServerId, UserId};
 #[cfg(feature = "net")]

@@ -138,6 +138,16 @@ impl Directory {
         self.sweep.is_some()
     }
 
+    /// The entry at `place`, whether or not its tenure still stands: to go through all of them in several turns.
+    pub fn at(&self, place: usize) -> Option<(&UserId, &Binding)> {
+        self.entries.get(place).map(|entry| (&entry.user, &entry.binding))
+    }
+
+    /// The places there are, in use or not.
+    pub fn places(&self) -> usize {
+        self.entries.capacity()
+    }
+
     /// Looks at the next `count` places and frees those that do not stand.
     pub fn sweep(&mut self, count: usize, stands: impl Fn(&Binding) -> bool) {
         let Some(start) = self.sweep else { return };

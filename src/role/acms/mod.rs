@@ -2,7 +2,7 @@
 //!
 //! `mod` holds the state, `admission` the way from a stranger to a member, `member` what members say, `claims` the logins
 //! that are under way, `moves` the users that are, `groups` the servers with members of each, `assignment` where new ones
-//! are sent; the way of a frame is
+//! are sent, `pages` the directory by pages, `servers` what servers say to each other; the way of a frame is
 //! `Acms::relay` in `member`: one look-up of `to`, one of `from`, one slice to the receiver's server.
 
 mod admission;
@@ -11,6 +11,7 @@ mod claims;
 mod groups;
 mod member;
 mod moves;
+mod pages;
 mod servers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,6 +32,8 @@ use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof, ServerState};
 
 pub use assignment::{Assigned, NoServer, Policy};
+
+pub use pages::UserPage;
 
 use assignment::Reservations;
 use claims::Claims;
