@@ -34,9 +34,10 @@ pub mod wire;
 #[cfg(feature = "net")]
 pub use engine::{
     Acms, AcmsBuilder, AcmsHandle, AcmsVitals, AnyUser, AppServer, AppServerBuilder, Authenticator, Blob, BlobHandle,
-    BlobOffer, BlobOutcome, Client, ClientBuilder, ClusterEvent, ConnectError, Delivery, Denied, Event, Groups,
-    Handler, Incoming, IncomingBlob, LoginRequest, Membership, Message, Overloaded, Pending, Query, Refusal, Responder,
-    Running, ServerChange, ServerHandle, ServerVitals, Stopped, Subscription, Undelivered,
+    BlobOffer, BlobOutcome, Client, ClientBuilder, ClusterEvent, ConnectError, Cursor, Delivery, Denied, Event, Groups,
+    Handler, Incoming, IncomingBlob, LoginRequest, Membership, Message, Overloaded, Pending, Profile, Query, Refusal,
+    Responder, Running, ServerChange, ServerHandle, ServerVitals, Stopped, Subscription, TagError, Undelivered,
+    Unnamed, UserPage,
 };
 pub use id::{GroupId, ServerId, UserId};
 #[cfg(feature = "net")]

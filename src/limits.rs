@@ -101,6 +101,20 @@ pub const BLOBS_SETTLED_MAX: usize = 256;
 pub const BLOB_NAME_BYTES_MAX: usize = 255;
 /// How many times the application of a receiver is told how far a blob is, at most, whatever its size.
 pub const BLOB_PROGRESS_STEPS: usize = 64;
+/// Bytes of what a server's application notes of a user, at most: a hint for a list of users, not a store.
+pub const TAG_BYTES_MAX: usize = 256;
+/// Places of the directory looked at for one page of users: some hundred microseconds, however few users are found.
+pub const PAGE_PLACES_MAX: usize = 16 << 10;
+/// Users on one page, at most.
+pub const PAGE_USERS_MAX: usize = 1_000;
+/// Messages to everyone that a server has not told all of its users, at most; past it they are BUSY. Bodies of 1 MiB take
+/// 16 MiB then.
+pub const ANNOUNCEMENTS_MAX: usize = 16;
+/// Places of the table of connections whose users are told at once of a message to everyone, at most: with small bodies
+/// less than a millisecond.
+pub const ANNOUNCED_PLACES_MAX: usize = 1024;
+/// Between those and the next: 500,000 users a second are told.
+pub const ANNOUNCEMENT_PAUSE: Span = Span::from_millis(2);
 /// Users that one ASK may name.
 pub const ASK_USERS_MAX: usize = 100;
 /// A client engine asks again to be let into a group after this time, where it was in and the server has no room now.
@@ -136,10 +150,6 @@ pub const STRANGERS_MAX: usize = 1024;
 /// Connections that were refused and linger until they have read why, at most: as many as are accepted in one turn, so
 /// that none is cut before its CLOSE is written.
 pub const REFUSED_MAX: usize = ACCEPTS_PER_TURN;
-/// Places of the directory looked at for one page of users: some hundred microseconds, however few users are found.
-pub const PAGE_PLACES_MAX: usize = 16 << 10;
-/// Users on one page, at most.
-pub const PAGE_USERS_MAX: usize = 1_000;
 /// Users on one page where nobody says.
 pub const PAGE_USERS: usize = 100;
 /// What operators ask of a cluster manager that it has not taken yet, at most: 503.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
 use super::groups::GroupCommand;
+use super::outcomes::{Cursor, LocateOutcome, Locating, Profile, QueryOutcome, UserPage, Waiting};
 use super::{Asker, Pending, resolve};
 use crate::id::{ServerId, UserId};
 use crate::limits;
@@ -13,10 +15,7 @@ use crate::net::{Calls, Wake};
 use crate::role::Counters;
 use crate::role::client::QueryFailure;
 use crate::time::Span;
-use crate::wire::{Bounce, Flags};
-
-pub(crate) type QueryOutcome = Result<Vec<u8>, QueryFailure>;
-pub(crate) type LocateOutcome = Vec<Result<Option<ServerId>, Bounce>>;
+use crate::wire::{Bounce, Flags, ListRequest};
 
 /// What other threads, and handlers, ask of a running server.
 pub(crate) enum Command {
@@ -25,8 +24,13 @@ pub(crate) enum Command {
     SendToServer { to: ServerId, info_type: u32, body: Vec<u8> },
     QueryServer { to: ServerId, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
     Kick { user: UserId, text: String },
-    Locate { users: Vec<UserId>, outcome: Sender<LocateOutcome> },
     Group(GroupCommand),
+    SendAcked { to: UserId, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<Result<(), QueryFailure>> },
+    SendEveryone { info_type: u32, body: Vec<u8> },
+    Locate { users: Vec<UserId>, outcome: Locating },
+    Inspect { user: UserId, outcome: Sender<Result<Option<Profile>, QueryFailure>> },
+    List { request: ListRequest, waiting: Waiting },
+    SetTag { user: UserId, tag: String },
     Online(Sender<Vec<UserId>>),
     Counters(Sender<Counters>),
     Vitals(Asker<ServerVitals>),
@@ -53,6 +57,17 @@ pub struct ServerVitals {
     pub is_clustered: bool,
 }
 
+/// Why a tag is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TagError {
+    /// Longer than 256 bytes.
+    #[error("a tag has at most {} bytes", limits::TAG_BYTES_MAX)]
+    TooLong,
+    /// See [`Overloaded`].
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
+}
+
 /// The server takes no more commands: too many wait, or it has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server takes no more commands")]
@@ -77,13 +92,33 @@ impl ServerHandle {
         self.command(Command::Send { to: to.clone(), info_type, flags: Flags::DROPPABLE, body })
     }
 
+    /// Sends a message to a user on any server, once; the outcome is there when the user's program has it, and after
+    /// `patience` at the latest. After a lost connection or time the message may still have arrived.
+    pub fn send_acked(
+        &self,
+        to: &UserId,
+        info_type: u32,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<Pending<Result<(), QueryFailure>>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::SendAcked { to: to.clone(), info_type, body, patience: patience.into(), outcome })?;
+        Ok(pending)
+    }
+
+    /// Sends a message to every user of every server, at most once each: who comes or goes meanwhile may miss it, and so
+    /// does, counted, one whose queue is full, and a server that the cluster does not reach.
+    pub fn send_everyone(&self, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
+        self.command(Command::SendEveryone { info_type, body })
+    }
+
     /// Asks a user on any server; the outcome is there after `patience` at the latest.
     pub fn query(
         &self,
         to: &UserId,
         info_type: u32,
         body: Vec<u8>,
-        patience: std::time::Duration,
+        patience: Duration,
     ) -> Result<Pending<QueryOutcome>, Overloaded> {
         let (outcome, pending) = Pending::new();
         self.command(Command::Query { to: to.clone(), info_type, body, patience: patience.into(), outcome })?;
@@ -103,14 +138,15 @@ impl ServerHandle {
         to: ServerId,
         info_type: u32,
         body: Vec<u8>,
-        patience: std::time::Duration,
+        patience: Duration,
     ) -> Result<Pending<QueryOutcome>, Overloaded> {
         let (outcome, pending) = Pending::new();
         self.command(Command::QueryServer { to, info_type, body, patience: patience.into(), outcome })?;
         Ok(pending)
     }
 
-    /// Ends the user's session with KICKED, whichever server it is on.
+    /// Ends the user's session with KICKED, whichever server it is on. Its client is told the text, of which 512 bytes
+    /// count.
     pub fn kick(&self, user: &UserId, text: &str) -> Result<(), Overloaded> {
         self.command(Command::Kick { user: user.clone(), text: text.to_owned() })
     }
@@ -119,8 +155,55 @@ impl ServerHandle {
     /// are answered BUSY.
     pub fn locate(&self, users: Vec<UserId>) -> Result<Pending<LocateOutcome>, Overloaded> {
         let (outcome, pending) = Pending::new();
-        self.command(Command::Locate { users, outcome })?;
+        self.command(Command::Locate { users, outcome: Locating::All(outcome) })?;
         Ok(pending)
+    }
+
+    /// Whether the user is on any server, or why that can't be told.
+    pub fn is_online(&self, user: &UserId) -> Result<Pending<Result<bool, Bounce>>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Locate { users: vec![user.clone()], outcome: Locating::IsOnline(outcome) })?;
+        Ok(pending)
+    }
+
+    /// What is known of the user, on whichever server; none where the user is on none.
+    pub fn inspect(&self, user: &UserId) -> Result<Pending<Result<Option<Profile>, QueryFailure>>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Inspect { user: user.clone(), outcome })?;
+        Ok(pending)
+    }
+
+    /// How many users are in on all servers.
+    pub fn count(&self) -> Result<Pending<Result<u64, QueryFailure>>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::List { request: ListRequest::default(), waiting: Waiting::Count(outcome) })?;
+        Ok(pending)
+    }
+
+    /// A page of all users, or of one server's: the first, or the one at the cursor of the page before; at most `limit` of
+    /// them, and at most 1,000. Who is in throughout all pages is in exactly one, unless it logs in again meanwhile.
+    pub fn users(
+        &self,
+        server: Option<ServerId>,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Pending<Result<UserPage, QueryFailure>>, Overloaded> {
+        let (outcome, pending) = Pending::new();
+        let request = ListRequest { server, after: after.map_or(0, |cursor| cursor.0), limit };
+        self.command(Command::List { request, waiting: Waiting::Users(outcome) })?;
+        Ok(pending)
+    }
+
+    /// Notes something of a user that is on this server, for all who inspect it, until its session ends; nothing where the
+    /// text is empty. Of a user that is not here nothing is noted.
+    ///
+    /// # Errors
+    /// The text is longer than 256 bytes, or the server takes no more commands.
+    pub fn set_tag(&self, user: &UserId, tag: &str) -> Result<(), TagError> {
+        if tag.len() > limits::TAG_BYTES_MAX {
+            return Err(TagError::TooLong);
+        }
+        Ok(self.command(Command::SetTag { user: user.clone(), tag: tag.to_owned() })?)
     }
 
     /// The users that are on this server now, sorted.

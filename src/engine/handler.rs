@@ -62,6 +62,17 @@ pub struct Incoming<'a> {
     pub id: u64,
 }
 
+/// A query of a program that has not logged in.
+#[derive(Clone, Copy, Debug)]
+pub struct Unnamed<'a> {
+    /// From where.
+    pub addr: SocketAddr,
+    /// The application's information type.
+    pub info_type: u32,
+    /// The body, at most 4,076 bytes.
+    pub body: &'a [u8],
+}
+
 /// The handler does not take a message: its sender gets BOUNCE(DENIED).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denied;
@@ -101,6 +112,13 @@ pub trait Handler: Send + Sync + 'static {
         _body: &[u8],
         reply: Responder,
     ) {
+        reply.decline();
+    }
+
+    /// A program that has not logged in asks something: to register, say. Asked only where
+    /// [`AppServerBuilder::queries_before_login`](super::AppServerBuilder::queries_before_login) says so, by one query at a
+    /// time of each connection and within its time to log in. Anyone may ask.
+    fn on_query_before_login(&self, _server: &ServerHandle, _query: &Unnamed<'_>, reply: Responder) {
         reply.decline();
     }
 

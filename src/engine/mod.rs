@@ -9,6 +9,7 @@ mod guide;
 mod handle;
 mod handler;
 mod newcomers;
+mod outcomes;
 mod pool;
 mod responder;
 mod watchdog;
@@ -22,8 +23,9 @@ pub use client::{Client, ClientBuilder, ConnectError, Delivery, Event, Message, 
 pub use groups::Groups;
 #[cfg(feature = "management")]
 pub(crate) use handle::Command as ServerCommand;
-pub use handle::{Overloaded, ServerHandle, ServerVitals};
-pub use handler::{AnyUser, Authenticator, Denied, Handler, Incoming, LoginRequest, Refusal};
+pub use handle::{Overloaded, ServerHandle, ServerVitals, TagError};
+pub use handler::{AnyUser, Authenticator, Denied, Handler, Incoming, LoginRequest, Refusal, Unnamed};
+pub use outcomes::{Cursor, Profile, UserPage};
 pub use responder::Responder;
 
 use std::io;

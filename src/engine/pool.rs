@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::groups::Groups;
-use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest};
+use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest, Unnamed};
 use super::watchdog::Watchdog;
 use super::{Responder, ServerHandle, seed};
 use crate::id::{ConnId, ServerId, UserId};
@@ -73,7 +73,7 @@ impl Task {
             Task::Message { reference, .. } => Some(&reference.user),
             Task::Query { reply, .. } => match reply.query() {
                 QuerySource::User(query) => Some(&query.user),
-                QuerySource::Server { .. } => None,
+                QuerySource::Server { .. } | QuerySource::Stranger { .. } => None,
             },
             Task::Join(join) => Some(&join.user),
             Task::ServerMessage(_) | Task::Cluster(_) => None,
@@ -100,6 +100,7 @@ impl Task {
         "on_server_message",
         "on_server_query",
         "may_join",
+        "on_query_before_login",
     ];
 
     /// The place of its name among [`Task::NAMES`].
@@ -112,6 +113,7 @@ impl Task {
             Task::Query { reply, .. } => match reply.query() {
                 QuerySource::User(_) => 4,
                 QuerySource::Server { .. } => 7,
+                QuerySource::Stranger { .. } => 8,
             },
             Task::Cluster(_) => 5,
             Task::ServerMessage(_) => 6,
@@ -126,6 +128,8 @@ impl Task {
     /// Bytes that it holds while it waits, as far as others decide how many.
     fn body_bytes(&self) -> usize {
         match self {
+            // These wait with the logins, and are as small.
+            Task::Query { reply, .. } if reply.is_to_stranger() => 0,
             Task::Message { body, .. } | Task::Query { body, .. } => body.len(),
             Task::ServerMessage(inbox) => inbox.body.len(),
             Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Join(_) => 0,
@@ -214,6 +218,9 @@ impl Application {
                     QuerySource::Server { id } => {
                         handler.on_server_query(server, ServerMessageId::server(id), info_type, &body, reply);
                     }
+                    QuerySource::Stranger { addr, .. } => {
+                        handler.on_query_before_login(server, &Unnamed { addr, info_type, body: &body }, reply);
+                    }
                 }
                 Done::Nothing
             }
@@ -286,7 +293,7 @@ impl Stage {
 
 /// Threads beside the reactor's, each with a bounded queue of tasks.
 pub(super) struct Pool {
-    /// Logins to check, for any thread that is free: they may block for long, and no order is kept among them.
+    /// Logins to check, and what is asked before them, for any thread that is free: they may block for long, and no order is kept among them.
     checks: Sender<Task>,
     /// All else, a queue for each thread: one user's tasks are done in order.
     lanes: Vec<Lane>,
@@ -385,6 +392,9 @@ impl Pool {
         match task {
             Task::Check { .. } if !lane.deferred.is_empty() => Err(task),
             Task::Check { .. } => self.checks.try_send(task).map_err(TrySendError::into_inner),
+            Task::Query { ref reply, .. } if reply.is_to_stranger() => {
+                self.checks.try_send(task.detached()).map_err(TrySendError::into_inner)
+            }
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Query { .. } => lane.give(task),
             Task::ServerMessage(_) | Task::Cluster(_) | Task::Join(_) => lane.give(task),
         }

@@ -60,6 +60,11 @@ impl Responder {
         self.query.as_ref().expect("an answer takes the responder along")
     }
 
+    /// Whether a program that has not logged in asks.
+    pub(super) fn is_to_stranger(&self) -> bool {
+        matches!(self.query(), QuerySource::Stranger { .. })
+    }
+
     fn answer(&mut self, answer: Answer) {
         let Some(query) = self.query.take() else { return };
         let told = self.answers.send((query, answer)).is_ok();

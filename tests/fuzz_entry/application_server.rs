@@ -12,14 +12,14 @@ use trunkline::role::appserver::{
 };
 use trunkline::time::{Span, Time};
 use trunkline::wire::link::{self, Prover, Relogin};
-use trunkline::wire::{Bounce, Flags};
+use trunkline::wire::{Bounce, Flags, ListRequest, Profile, parse_object};
 
 use super::frame::{
     self, ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft,
-    FOUND, GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_JOIN, GROUP_LEAVE, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_OFF,
-    GROUP_ON, KICK, LOGIN, LOGOUT, LOOKUP, MOVE, NAMES, OPENINGS, PING, PONG, PRESENCE, PROVE, QUERY, REGISTER,
-    REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY, SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
-    WELCOME,
+    EVERYONE, FOUND, GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_JOIN, GROUP_LEAVE, GROUP_MEMBERS, GROUP_MEMBERS_ARE,
+    GROUP_OFF, GROUP_ON, INSPECT, INSPECTED, KICK, LIST, LISTED, LOGIN, LOGOUT, LOOKUP, MOVE, NAMES, OPENINGS, PING,
+    PONG, PRESENCE, PROVE, QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY, SERVERS,
+    STATE, SYNCED, Seen, Start, UNBIND, WELCOME,
 };
 use super::script::Script;
 use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Written, late};
@@ -80,6 +80,7 @@ fn config(script: &mut Script<'_>, always_member: bool) -> Config {
         takes_messages: choices & 16 == 0,
         takes_queries: choices & 32 == 0,
         asks_joins: choices & 64 == 0,
+        takes_queries_before_login: choices & 16 == 0,
         cluster: (always_member || choices & 0xc0 != 0).then_some(membership),
         seed: [1; 32],
     }
@@ -117,16 +118,18 @@ struct Site<'a> {
     asked: Vec<ConnId>,
     /// Claims that the ACMS has not answered: session and user.
     claims: Vec<(u64, Vec<u8>)>,
+    /// Questions about a user, and about all, that it has not: kind, id and user.
+    inspections: Vec<(u8, u64, Vec<u8>)>,
     /// Lookups that it has not.
     lookups: Vec<u64>,
     /// Messages and queries that the application has not answered.
     inbox: Vec<QueryRef>,
-    /// Queries of servers that it has not.
-    server_queries: Vec<u64>,
     /// Joins that it has not judged.
     joins: Vec<JoinRef>,
     /// Which groups each connection was told that it is in.
     groups: BTreeSet<(usize, Vec<u8>)>,
+    /// Queries of servers, and of programs that have not logged in, that it has not.
+    queries: Vec<QuerySource>,
 }
 
 impl Site<'_> {
@@ -151,10 +154,11 @@ impl Site<'_> {
             asked: Vec::new(),
             claims: Vec::new(),
             lookups: Vec::new(),
+            inspections: Vec::new(),
             inbox: Vec::new(),
-            server_queries: Vec::new(),
             joins: Vec::new(),
             groups: BTreeSet::new(),
+            queries: Vec::new(),
         };
         site.begin();
         for _ in 0..STEPS_MAX {
@@ -319,7 +323,7 @@ impl Site<'_> {
         let to = user(frame::name(script));
         let group = GroupId::parse(script.one_of(&NAMES)).unwrap_or_else(|_| GroupId::parse(b"bob").expect("an id"));
         let core = &mut self.shell.core;
-        match script.below(16) {
+        match script.below(21) {
             0 => {
                 let flags = script.one_of(&[Flags::NONE, Flags::WANT_ACK, Flags::DROPPABLE]);
                 // What can't be sent is told to the caller, which is no concern here.
@@ -354,13 +358,13 @@ impl Site<'_> {
                 _ = core.send_to_server(now, ServerId(script.below(3) as u16), 7, b"to a server", ends).is_ok();
             }
             9 => {
-                if let Some(id) = self.server_queries.pop() {
-                    core.answer_query(now, &QuerySource::Server { id }, Flags::NONE, b"a reply");
+                if let Some(query) = self.queries.pop() {
+                    core.answer_query(now, &query, Flags::NONE, b"a reply");
                 }
             }
             10 => {
-                if let Some(id) = self.server_queries.pop() {
-                    core.refuse_query(now, &QuerySource::Server { id }, Bounce::Busy);
+                if let Some(query) = self.queries.pop() {
+                    core.refuse_query(now, &query, Bounce::Busy);
                 }
             }
             11 => _ = core.broadcast(now, &group, Flags::NONE, 7, b"from the server").is_ok(),
@@ -374,6 +378,14 @@ impl Site<'_> {
                     core.join_verdict(now, &join, script.one_of(&[Ok(()), Ok(()), Err(Bounce::Denied)]));
                 }
             }
+            15 => _ = core.inspect(now, &to).is_ok(),
+            16 => {
+                let request = ListRequest { server: None, after: 0, limit: script.below(3) };
+                _ = core.list(now, &request).is_ok();
+            }
+            17 => _ = core.set_tag(&to, script.one_of(&["", "a tag"])),
+            18 => _ = core.send_everyone(now, 7, b"to everyone").is_ok(),
+            19 => _ = core.send_acked(now, &to, 7, b"acked", now + Span::from_secs(5)).is_ok(),
             _ => {
                 // The others let in two a second at the least, and give up half of that.
                 let longest = DRAIN_SPREAD.max(Span::from_secs(self.shell.wires.len() as u64));
@@ -452,6 +464,13 @@ impl Site<'_> {
                 draft.id = self.lookups.pop().unwrap_or(id);
                 draft.body = script.one_of(&[&[0, 1], &[], &[0, 2], &[0]]);
             }
+            INSPECTED | LISTED => {
+                let Some((_, id, user)) = self.inspections.pop() else { return };
+                let body = script.one_of(&[INSPECTED_BODY, LISTED_BODY, b"{}", b"nonsense"]);
+                return self.say(&Draft { id, from: &user, body, ..Draft::of(kind) });
+            }
+            INSPECT => draft.from = b"",
+            EVERYONE => (draft.to, draft.from) = (b"", b""),
             SERVER_DATA | SERVER_QUERY => {
                 draft.to = script.one_of(&[&[0, 1], &[0, 2], b""]);
                 draft.from = b"";
@@ -487,8 +506,13 @@ impl Site<'_> {
                     self.inbox.push(inbox.reference());
                 }
                 Event::ServerMessage(_) => {}
-                Event::ServerQuery(inbox) => self.server_queries.push(inbox.id),
                 Event::JoinAsked(join) => self.joins.push(join),
+                Event::ServerQuery(inbox) => self.queries.push(QuerySource::Server { id: inbox.id }),
+                Event::QueryBeforeLogin { conn, addr, id, .. } => {
+                    let wire = self.shell.wire_of(conn).expect("a query comes on a connection");
+                    assert_eq!(self.shell.wires[wire].user, None, "it has logged in");
+                    self.queries.push(QuerySource::Stranger { conn, addr, id });
+                }
                 Event::LoggedOut { .. }
                 | Event::DrainAsked
                 | Event::Memory(_)
@@ -540,6 +564,12 @@ impl Site<'_> {
             GROUP_DATA | GROUP_EDIT | GROUP_MEMBERS | GROUP_MEMBERS_ARE => {}
             DRAIN => assert!(self.shell.moves_clients, "a DRAIN that nobody asked for"),
             LOOKUP => self.lookups.push(seen.id),
+            INSPECT | LIST => {
+                assert_eq!(seen.id >> 48, u64::from(SERVER), "the answer would go elsewhere");
+                self.inspections.push((seen.kind, seen.id, seen.to.to_vec()));
+            }
+            INSPECTED => assert!(parse_object::<Profile>(seen.body).is_some(), "{:?}", seen.body),
+            EVERYONE => assert_eq!((seen.to, seen.from), (&b""[..], &b""[..])),
             REGISTER | BURST_BEGIN | SYNCED | KICK | DIGEST => {}
             kind if RELAYED.contains(&kind) => match written.source {
                 Some(source) => {
@@ -570,12 +600,15 @@ impl Site<'_> {
     fn judge_downward(&mut self, written: &Written, seen: &Seen<'_>) {
         let user = self.shell.wires[written.wire].user.as_deref();
         let is_for_members = matches!(seen.kind, GROUP_DATA | GROUP_EVENT);
-        assert!(is_for_members || user == Some(seen.to), "{:#04x} to another's connection", seen.kind);
+        assert!(is_for_members || user.unwrap_or(b"") == seen.to, "{:#04x} to another's connection", seen.kind);
         match seen.kind {
             GROUP_DATA => self.judge_said(written, seen),
             GROUP_EVENT => self.judge_member(written, seen),
             WELCOME | ANSWER => assert_eq!(seen.from, b""),
             SERVER_DATA | SERVER_QUERY => panic!("{:#04x} to a client", seen.kind),
+            REPLY | BOUNCE if user.is_none() => {
+                assert_eq!((seen.to, seen.from), (&b""[..], &b""[..]), "an answer to one that has not logged in");
+            }
             kind if RELAYED.contains(&kind) => match written.source {
                 Some(source) => {
                     let sender = &self.shell.wires[source];
@@ -626,7 +659,6 @@ impl Site<'_> {
     }
 }
 
-const SPOKEN_BEFORE: [u8; 12] = [LOGIN, LOGIN, LOGIN, LOGIN, LOGIN, LOGIN, LOGOUT, PING, PONG, CLOSE, DATA, WELCOME];
 const SPOKEN_ONLINE: [u8; 26] = [
     DATA,
     DATA,
@@ -655,7 +687,9 @@ const SPOKEN_ONLINE: [u8; 26] = [
     GROUP_EVENT,
     PRESENCE,
 ];
-const SAID_BY_THE_ACMS: [u8; 22] = [
+const SPOKEN_BEFORE: [u8; 14] =
+    [LOGIN, LOGIN, LOGIN, LOGIN, LOGIN, LOGIN, LOGOUT, PING, PONG, CLOSE, DATA, WELCOME, QUERY, QUERY];
+const SAID_BY_THE_ACMS: [u8; 26] = [
     DATA,
     DATA,
     DATA,
@@ -678,8 +712,12 @@ const SAID_BY_THE_ACMS: [u8; 22] = [
     GROUP_EDIT,
     GROUP_MEMBERS,
     GROUP_MEMBERS_ARE,
+    INSPECT,
+    INSPECTED,
+    LISTED,
+    EVERYONE,
 ];
-const SAID_BY_ANY_ACMS: [u8; 31] = [
+const SAID_BY_ANY_ACMS: [u8; 35] = [
     DATA,
     DATA,
     DATA,
@@ -711,7 +749,14 @@ const SAID_BY_ANY_ACMS: [u8; 31] = [
     GROUP_MEMBERS,
     GROUP_MEMBERS_ARE,
     GROUP_ON,
+    INSPECT,
+    INSPECTED,
+    LISTED,
+    EVERYONE,
 ];
+
+const INSPECTED_BODY: &[u8] = br#"{"server":2,"address":"10.0.0.9:40000","login_ms":5,"tag":"a tag"}"#;
+const LISTED_BODY: &[u8] = br#"{"users":[{"user":"alice","server":1}],"next":7,"total":3}"#;
 
 const LOGINS: [&[u8]; 8] = [
     b"",

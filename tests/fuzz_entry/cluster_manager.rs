@@ -11,10 +11,10 @@ use trunkline::time::{Span, Time};
 use trunkline::wire::link::{Membership, Prover};
 
 use super::frame::{
-    self, ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft, FOUND,
-    GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_OFF, GROUP_ON, KICK, LOGIN, LOOKUP,
-    NAMES, OPENINGS, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY,
-    SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
+    self, ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft, EVERYONE,
+    FOUND, GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_OFF, GROUP_ON, INSPECT,
+    INSPECTED, KICK, LIST, LISTED, LOGIN, LOOKUP, NAMES, OPENINGS, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED,
+    RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY, SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
 };
 use super::script::Script;
 use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Wire, Written, late};
@@ -231,12 +231,15 @@ impl Hub<'_> {
         let body = match kind {
             BIND => bindings(script),
             CLAIM if !script.once_in(16) => script.one_of(&AGES).to_be_bytes().to_vec(),
+            LIST if !script.once_in(16) => script.one_of(&LISTS).to_vec(),
             STATE if !script.once_in(16) => script.one_of(&STATES).to_vec(),
             _ => script.bytes(200).to_vec(),
         };
         let from = if kind == CLAIM || kind == UNBIND { frame::name(script) } else { from };
         let (to, from) = match kind {
             SERVER_DATA | SERVER_QUERY => (script.one_of(&SERVER_NUMBERS), &b""[..]),
+            INSPECT => (to, &b""[..]),
+            INSPECTED => (&b""[..], from),
             _ => (to, from),
         };
         if kind == CLAIM {
@@ -285,12 +288,18 @@ impl Hub<'_> {
             _ => assert!(receiver.registered, "{:#04x} to a stranger", seen.kind),
         }
         match seen.kind {
-            CLAIMED | KICK | RESYNC | SERVERS | FOUND => {}
             GROUP_DATA | GROUP_EVENT => {
                 let membership = (written.wire, seen.to.to_vec());
                 assert!(self.groups.contains(&membership), "a server without members hears what is said");
             }
             GROUP_EDIT | GROUP_MEMBERS | GROUP_MEMBERS_ARE => {}
+            CLAIMED | KICK | RESYNC | SERVERS | FOUND | LISTED => {}
+            EVERYONE => assert_eq!((seen.to, seen.from), (&b""[..], &b""[..])),
+            INSPECT => {
+                let is_there = self.shell.wires[written.wire].told.contains(seen.to);
+                assert!(is_there, "asked of a user that it never told of");
+            }
+            INSPECTED => assert_eq!(seen.id >> 48, u64::from(receiver.server), "an answer to another server"),
             kind if RELAYED.contains(&kind) => match written.source {
                 Some(source) => {
                     let is_told = |wire: usize, user: &[u8]| self.shell.wires[wire].told.contains(user);
@@ -358,7 +367,7 @@ fn bindings(script: &mut Script<'_>) -> Vec<u8> {
     body
 }
 
-const SPOKEN: [u8; 41] = [
+const SPOKEN: [u8; 45] = [
     GROUP_ON,
     GROUP_ON,
     GROUP_ON,
@@ -400,7 +409,13 @@ const SPOKEN: [u8; 41] = [
     STATE,
     SERVER_DATA,
     SERVER_QUERY,
+    INSPECT,
+    INSPECTED,
+    LIST,
+    EVERYONE,
 ];
+
+const LISTS: [&[u8]; 4] = [b"{}", br#"{"limit":1}"#, br#"{"after":1,"limit":9999,"server":1}"#, br#"{"after":-1}"#];
 
 /// Servers that a message may be for: three that may be there, one that is not, and what is no number.
 const SERVER_NUMBERS: [&[u8]; 6] = [&[0, 1], &[0, 2], &[0, 3], &[1, 1], &[1], b""];

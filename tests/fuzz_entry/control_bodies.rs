@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use trunkline::id::{IdError, UserId, check_id};
 use trunkline::wire::link::{BindEntry, ProveBody, Register, ServerState, Servers};
 use trunkline::wire::{
-    Answer, Ask, CloseBody, Envelope, Flags, Header, Kind, Login, Malformed, Opening, Outgoing, Welcome, parse_object,
+    Answer, Ask, CloseBody, Envelope, Flags, Header, Kind, ListRequest, Listed, Login, Malformed, Opening, Outgoing,
+    Profile, Welcome, parse_object,
 };
 
 use super::frame::{self, LENGTH_MAX, Start};
@@ -17,7 +18,7 @@ use super::frame::{self, LENGTH_MAX, Start};
 /// One body, of the sort that the first byte says.
 pub(crate) fn control_json(input: &[u8]) {
     let Some((sort, body)) = input.split_first() else { return };
-    match sort % 12 {
+    match sort % 15 {
         0 => login(body),
         1 => object::<Welcome>(body),
         2 => close(body),
@@ -32,7 +33,10 @@ pub(crate) fn control_json(input: &[u8]) {
         8 => bindings(body),
         9 => opening(body),
         10 => whole_frame(body),
-        _ => id(body),
+        11 => id(body),
+        12 => object::<Profile>(body),
+        13 => object::<ListRequest>(body),
+        _ => object::<Listed>(body),
     }
 }
 

@@ -46,6 +46,11 @@ pub(crate) const GROUP_MEMBERS: u8 = 0x97;
 pub(crate) const GROUP_MEMBERS_ARE: u8 = 0x98;
 pub(crate) const SERVER_DATA: u8 = 0x99;
 pub(crate) const SERVER_QUERY: u8 = 0x9A;
+pub(crate) const INSPECT: u8 = 0x9B;
+pub(crate) const INSPECTED: u8 = 0x9C;
+pub(crate) const LIST: u8 = 0x9D;
+pub(crate) const LISTED: u8 = 0x9E;
+pub(crate) const EVERYONE: u8 = 0x9F;
 
 /// The kinds that every hop passes on byte for byte.
 pub(crate) const RELAYED: [u8; 7] = [DATA, ACK, BOUNCE, QUERY, REPLY, SERVER_DATA, SERVER_QUERY];

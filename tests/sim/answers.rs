@@ -56,7 +56,7 @@ impl World {
         let now = place.now(self.clock);
         self.model.answers(serial, answer);
         let (flags, body) = match (answer, &asker) {
-            (Answer::Reply, Asker::OfServer(QuerySource::User(_))) => {
+            (Answer::Reply, Asker::OfServer(QuerySource::User(_) | QuerySource::Stranger { .. })) => {
                 (Flags::NONE, Model::reply_body(serial, SERVER_ITSELF))
             }
             (Answer::Reply, Asker::OfServer(QuerySource::Server { .. })) => {

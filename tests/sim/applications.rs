@@ -73,6 +73,7 @@ impl World {
                 let serial = self.handed_to_server(Manner::Query, node, &inbox);
                 self.asked(node, serial, Asker::OfServer(QuerySource::Server { id: inbox.id }));
             }
+            appserver::Event::QueryBeforeLogin { .. } => panic!("n{node} answers no strangers"),
             appserver::Event::Outcome { id, outcome } => self.hear_outcome(node, id, outcome),
             appserver::Event::LoggedOut { user, gone } => {
                 if gone == Gone::Closed(CloseCode::MOVE) {
@@ -141,6 +142,7 @@ impl World {
             Outcome::Acked => self.end(node, id, Ending::Taken),
             Outcome::Bounced(cause @ Bounce::Denied) => self.query_failed(node, id, QueryFailure::of_bounce(cause)),
             Outcome::Bounced(cause) => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
+            Outcome::Inspected(_) | Outcome::Listed(_) => panic!("n{node} asked for no {outcome:?}"),
             failure @ (Outcome::TimedOut | Outcome::ConnectionLost) => {
                 self.end(node, id, Ending::Failed(format!("{failure:?}")));
             }
@@ -332,6 +334,7 @@ fn of_server(event: &appserver::Event) -> String {
             format!("server {} sends {:x}, {} bytes", inbox.from(), inbox.id, inbox.body.len())
         }
         appserver::Event::LoginAsked { .. }
+        | appserver::Event::QueryBeforeLogin { .. }
         | appserver::Event::LoggedIn { .. }
         | appserver::Event::LoggedOut { .. }
         | appserver::Event::Outcome { .. }

@@ -110,6 +110,7 @@ impl AppServerBuilder {
                 takes_messages: false,
                 takes_queries: false,
                 asks_joins: false,
+                takes_queries_before_login: false,
                 cluster: None,
                 seed: [0; 32],
             },
@@ -131,6 +132,12 @@ impl AppServerBuilder {
     /// Who may join which group; everyone may join any where it is not told.
     pub fn groups(mut self, groups: impl Groups) -> AppServerBuilder {
         self.groups = Some(Box::new(groups));
+        self
+    }
+
+    /// Lets programs that have not logged in ask the handler something, to register, say; else they are closed PROTOCOL.
+    pub fn queries_before_login(mut self) -> AppServerBuilder {
+        self.config.takes_queries_before_login = true;
         self
     }
 
@@ -301,10 +308,9 @@ impl AppServerBuilder {
             management: self.management.map(|(addr, token)| Bound::new(addr, token)).transpose()?,
             handle,
             queue,
-            queries: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
+            waiting: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookups: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookup_tokens: 0,
-            edits: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             rosters: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             answers: Answers::new(wake),
             newcomers: Newcomers::default(),

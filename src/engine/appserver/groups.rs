@@ -1,21 +1,20 @@
 //! Server code's part in groups.
 
 use super::AppServer;
-use crate::engine::groups::{EditOutcome, GroupCommand};
+use crate::engine::groups::GroupCommand;
+use crate::engine::outcomes::Waiting;
 use crate::engine::resolve;
 use crate::limits;
-use crate::role::appserver::{Members, Outcome};
-use crate::role::client::QueryFailure;
+use crate::role::appserver::Members;
 use crate::time::Time;
 
 impl AppServer {
     pub(super) fn obey_for_group(&mut self, now: Time, command: GroupCommand) {
         match command {
             GroupCommand::Edit { user, group, edit, outcome } => {
-                match self.core.edit_group(now, &user, &group, edit, now + limits::LOOKUP_TIMEOUT) {
-                    Ok(None) => resolve(&outcome, Ok(())),
-                    Ok(Some(id)) => drop(self.edits.insert(id, outcome)),
-                    Err(cause) => resolve(&outcome, Err(QueryFailure::Bounced(cause))),
+                match self.core.edit_group(now, &user, &group, edit, now + limits::LOOKUP_TIMEOUT).transpose() {
+                    None => resolve(&outcome, Ok(())),
+                    Some(sent) => self.await_outcome(sent, Waiting::Delivery(outcome)),
                 }
             }
             GroupCommand::Broadcast { group, flags, info_type, body } => {
@@ -29,19 +28,6 @@ impl AppServer {
                 self.core.list_members(now, self.lookup_tokens, group);
             }
         }
-    }
-
-    /// Whether the outcome was that of a membership that server code changed.
-    pub(super) fn settle_edit(&mut self, id: u64, outcome: &Outcome) -> bool {
-        let Some(sender) = self.edits.remove(&id) else { return false };
-        let settled: EditOutcome = match outcome {
-            Outcome::Acked | Outcome::Replied { .. } => Ok(()),
-            Outcome::Bounced(cause) => Err(QueryFailure::Bounced(*cause)),
-            Outcome::TimedOut => Err(QueryFailure::TimedOut),
-            Outcome::ConnectionLost => Err(QueryFailure::ConnectionLost),
-        };
-        resolve(&sender, settled);
-        true
     }
 
     pub(super) fn members_known(&mut self, token: u64, members: Members) {

@@ -12,10 +12,10 @@ use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 use mio::net::TcpListener;
 
-use super::groups::EditOutcome;
-use super::handle::{Command, LocateOutcome, QueryOutcome, ServerHandle, ServerVitals};
+use super::handle::{Command, ServerHandle, ServerVitals};
 use super::handler::LoginRequest;
 use super::newcomers::Newcomers;
+use super::outcomes::{Locating, Waiting};
 use super::pool::{Done, Stage, Task};
 use super::responder::{Answer, Answers};
 use super::{Running, Stopping, ending, log_strain, resolve};
@@ -26,7 +26,6 @@ use crate::management::Bound;
 use crate::net::Reactor;
 use crate::role::Core as _;
 use crate::role::appserver::{self as core, ClusterState, Event, Inbox, Outcome, QuerySource, ServerInbox, Verdict};
-use crate::role::client::QueryFailure;
 use crate::time::{Span, Time};
 use crate::wire::{Bounce, CloseCode, Flags};
 
@@ -64,10 +63,10 @@ pub struct AppServer {
     management: Option<Bound>,
     handle: ServerHandle,
     queue: Receiver<Command>,
-    queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
-    lookups: HashMap<u64, Sender<LocateOutcome>, ahash::RandomState>,
+    /// By the id that the core gave.
+    waiting: HashMap<u64, Waiting, ahash::RandomState>,
+    lookups: HashMap<u64, Locating, ahash::RandomState>,
     lookup_tokens: u64,
-    edits: HashMap<u64, Sender<EditOutcome>, ahash::RandomState>,
     rosters: HashMap<u64, Sender<core::Members>, ahash::RandomState>,
     answers: Answers,
     newcomers: Newcomers,
@@ -225,11 +224,17 @@ impl AppServer {
             Event::ServerQuery(ServerInbox { info_type, id, body }) => {
                 self.ask(QuerySource::Server { id }, info_type, false, body);
             }
-            Event::Outcome { id, outcome } if self.settle_edit(id, &outcome) => {}
-            Event::Outcome { id, outcome } => self.settle_query(id, outcome),
+            Event::QueryBeforeLogin { conn, addr, info_type, id, body } => {
+                self.ask(QuerySource::Stranger { conn, addr, id }, info_type, false, body);
+            }
+            Event::Outcome { id, outcome } => {
+                if let Some(waiting) = self.waiting.remove(&id) {
+                    waiting.resolve(outcome);
+                }
+            }
             Event::Located { token, servers } => {
                 if let Some(outcome) = self.lookups.remove(&token) {
-                    resolve(&outcome, servers);
+                    outcome.resolve(servers);
                 }
             }
             Event::JoinAsked(join) => _ = self.give(Task::Join(join)),
@@ -348,7 +353,7 @@ impl AppServer {
             }
             Command::Query { to, info_type, body, patience, outcome } => {
                 let sent = self.core.send(now, &to, Flags::NONE, info_type, &body, Some(now + patience));
-                self.await_outcome(sent, outcome);
+                self.await_outcome(sent, Waiting::Query(outcome));
             }
             Command::SendToServer { to, info_type, body } => {
                 if let Err(cause) = self.core.send_to_server(now, to, info_type, &body, None) {
@@ -357,7 +362,29 @@ impl AppServer {
             }
             Command::QueryServer { to, info_type, body, patience, outcome } => {
                 let sent = self.core.send_to_server(now, to, info_type, &body, Some(now + patience));
-                self.await_outcome(sent, outcome);
+                self.await_outcome(sent, Waiting::Query(outcome));
+            }
+            Command::SendAcked { to, info_type, body, patience, outcome } => {
+                let sent = self.core.send_acked(now, &to, info_type, &body, now + patience);
+                self.await_outcome(sent, Waiting::Delivery(outcome));
+            }
+            Command::SendEveryone { info_type, body } => {
+                if let Err(cause) = self.core.send_everyone(now, info_type, &body) {
+                    log::debug!("a message of the server's own to everyone was not sent to all: {cause}");
+                }
+            }
+            Command::Inspect { user, outcome } => {
+                let sent = self.core.inspect(now, &user);
+                self.await_outcome(sent, Waiting::Inspect(outcome));
+            }
+            Command::List { request, waiting } => {
+                let sent = self.core.list(now, &request);
+                self.await_outcome(sent, waiting);
+            }
+            Command::SetTag { user, tag } => {
+                if !self.core.set_tag(&user, &tag) {
+                    log::debug!("{user} is not here to be tagged");
+                }
             }
             Command::Kick { user, text } => {
                 if !self.core.kick(now, &user, &text) {
@@ -365,7 +392,7 @@ impl AppServer {
                 }
             }
             Command::Locate { users, outcome } if users.len() > limits::ASK_USERS_MAX => {
-                resolve(&outcome, users.iter().map(|_| Err(Bounce::Busy)).collect());
+                outcome.resolve(users.iter().map(|_| Err(Bounce::Busy)).collect());
             }
             Command::Locate { users, outcome } => {
                 self.lookup_tokens += 1;
@@ -398,24 +425,11 @@ impl AppServer {
         }
     }
 
-    /// Keeps whom a query's outcome is to be told.
-    fn await_outcome(&mut self, sent: Result<u64, Bounce>, outcome: Sender<QueryOutcome>) {
+    /// Keeps whom the outcome is to be told.
+    fn await_outcome(&mut self, sent: Result<u64, Bounce>, waiting: Waiting) {
         match sent {
-            Ok(id) => drop(self.queries.insert(id, outcome)),
-            Err(cause) => resolve(&outcome, Err(QueryFailure::of_bounce(cause))),
+            Ok(id) => drop(self.waiting.insert(id, waiting)),
+            Err(cause) => waiting.resolve(Outcome::Bounced(cause)),
         }
-    }
-
-    fn settle_query(&mut self, id: u64, outcome: Outcome) {
-        let Some(sender) = self.queries.remove(&id) else { return };
-        let outcome = match outcome {
-            Outcome::Replied { failed: true, body, .. } => Err(QueryFailure::of_error(&body)),
-            Outcome::Replied { body, .. } => Ok(body.to_vec()),
-            Outcome::Bounced(cause) => Err(QueryFailure::of_bounce(cause)),
-            Outcome::TimedOut => Err(QueryFailure::TimedOut),
-            Outcome::ConnectionLost => Err(QueryFailure::ConnectionLost),
-            Outcome::Acked => return,
-        };
-        resolve(&sender, outcome);
     }
 }

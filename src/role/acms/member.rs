@@ -30,6 +30,9 @@ impl Acms {
         let Envelope { header, to, from } = frame.envelope;
         match header.kind {
             Kind::Data | Kind::Query | Kind::Reply | Kind::Ack | Kind::Bounce => self.relay(now, place, frame),
+            Kind::Inspect | Kind::Inspected => self.relay(now, place, frame),
+            Kind::List => self.list(now, conn, header.id, &frame.body())?,
+            Kind::Everyone => self.relay_to_everyone(now, place, frame),
             Kind::ServerData | Kind::ServerQuery => self.relay_to_server(now, place, frame)?,
             Kind::GroupOn | Kind::GroupOff | Kind::GroupData | Kind::GroupEvent => {
                 self.frame_of_groups(now, conn, place, frame)?;
@@ -44,7 +47,7 @@ impl Acms {
             Kind::BurstBegin => self.begin_burst(now, place),
             Kind::Bind => self.bind_all(now, place, &frame.body())?,
             Kind::Synced => self.synced(place),
-            Kind::Kick => self.kick(now, to, header.info_type),
+            Kind::Kick => self.kick(now, to, header.info_type, &frame.body()),
             Kind::Digest => self.compare_digest(now, place, Digest { count: header.info_type, hash: header.id }),
             Kind::Lookup => self.look_up(now, conn, header.id, to),
             Kind::Ping => self.pong(now, conn, header.id)?,
@@ -143,7 +146,7 @@ impl Acms {
 
     pub(super) fn bounce(&mut self, now: Time, place: u32, envelope: &Envelope<'_>, cause: Bounce) {
         match envelope.header.kind {
-            Kind::Data | Kind::Query | Kind::ServerData | Kind::ServerQuery | Kind::GroupData => {}
+            Kind::Data | Kind::Query | Kind::ServerData | Kind::ServerQuery | Kind::Inspect | Kind::GroupData => {}
             _ => return self.counters.count_drop(Drop::Unroutable),
         }
         self.counters.count_bounce(cause);
@@ -282,10 +285,10 @@ impl Acms {
             }
             Some((binding, rival)) if (binding.since, rival, binding.session) > (since, id, session) => {
                 let loser = Binding { tenure, place, session, since };
-                self.send_kick(now, loser, user.as_bytes(), CloseCode::REPLACED);
+                self.send_kick(now, loser, user.as_bytes(), CloseCode::REPLACED, &[]);
             }
             Some((binding, _)) => {
-                self.send_kick(now, binding, user.as_bytes(), CloseCode::REPLACED);
+                self.send_kick(now, binding, user.as_bytes(), CloseCode::REPLACED, &[]);
                 self.bind(place, user, session, since);
             }
             None => self.bind(place, user, session, since),
@@ -299,17 +302,19 @@ impl Acms {
         self.events.push_back(Event::Synced { server: server.id, users: server.digest.count });
     }
 
-    pub(super) fn kick(&mut self, now: Time, user: &[u8], code: u32) {
+    pub(super) fn kick(&mut self, now: Time, user: &[u8], code: u32, text: &[u8]) {
         let code = CloseCode::from_wire(code).unwrap_or(CloseCode::KICKED);
+        let text = &text[..text.len().min(limits::CLOSE_TEXT_BYTES_MAX)];
         let bound = self.standing(user).map(|(binding, _)| *binding);
         for binding in bound.into_iter().chain(self.claims.of(user).to_vec()) {
-            self.send_kick(now, binding, user, code);
+            self.send_kick(now, binding, user, code, text);
         }
     }
 
-    fn send_kick(&mut self, now: Time, binding: Binding, user: &[u8], code: CloseCode) {
+    fn send_kick(&mut self, now: Time, binding: Binding, user: &[u8], code: CloseCode, text: &[u8]) {
         let conn = self.servers[binding.place as usize].conn;
-        let kick = Outgoing { info_type: code.to_wire(), id: binding.session, to: user, ..Outgoing::of(Kind::Kick) };
+        let (info_type, id, body) = (code.to_wire(), binding.session, text);
+        let kick = Outgoing { info_type, id, to: user, body, ..Outgoing::of(Kind::Kick) };
         self.control(now, conn, &kick);
     }
 

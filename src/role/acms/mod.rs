@@ -2,7 +2,8 @@
 //!
 //! `mod` holds the state, `admission` the way from a stranger to a member, `member` what members say, `claims` the logins
 //! that are under way, `moves` the users that are, `groups` the servers with members of each, `assignment` where new ones
-//! are sent, `operator` what an operator sees and does; the way of a frame is
+//! are sent, `operator` what an operator sees and does, `pages` the directory by pages, `servers` what servers say to each
+//! other; the way of a frame is
 //! `Acms::relay` in `member`: one look-up of `to`, one of `from`, one slice to the receiver's server.
 
 mod admission;
@@ -12,6 +13,7 @@ mod groups;
 mod member;
 mod moves;
 mod operator;
+mod pages;
 mod servers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,7 +34,8 @@ use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof, ServerState};
 
 pub use assignment::{Assigned, NoServer, Policy};
-pub use operator::{Pace, ServerView, Standing, UserPage};
+pub use operator::{Pace, ServerView, Standing};
+pub use pages::UserPage;
 
 use assignment::Reservations;
 use claims::Claims;

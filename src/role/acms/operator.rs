@@ -2,7 +2,6 @@
 
 use super::{Acms, Event, Server};
 use crate::id::{ServerId, UserId};
-use crate::limits;
 use crate::role::Fault;
 use crate::time::{Span, Time};
 use crate::wire::link::ServerState;
@@ -55,15 +54,6 @@ pub struct Pace {
     pub frames_per_second: u64,
     /// Bytes of those.
     pub bytes_per_second: u64,
-}
-
-/// Some of all users, in no order that means anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserPage {
-    /// Users and their servers.
-    pub users: Vec<(UserId, ServerId)>,
-    /// Where the next page begins; none behind the last. A page that is not the last may have few users, or none.
-    pub next: Option<u64>,
 }
 
 impl Acms {
@@ -126,29 +116,9 @@ impl Acms {
         if self.whereabouts(user.as_bytes()).is_none() {
             return Err(self.absence(now, user.as_bytes()));
         }
-        self.kick(now, user.as_bytes(), CloseCode::KICKED.to_wire());
+        self.kick(now, user.as_bytes(), CloseCode::KICKED.to_wire(), b"");
         self.close_overwhelmed(now);
         Ok(())
-    }
-
-    /// The next users from place `after` on, those of one server or all: at most `limit`, and as many as some thousand
-    /// places of the directory hold. Who is in throughout all pages is in exactly one, unless it logs in again meanwhile.
-    pub fn users(&self, server: Option<ServerId>, after: u64, limit: usize) -> UserPage {
-        let places = self.directory.places();
-        let start = usize::try_from(after).unwrap_or(usize::MAX).min(places);
-        let end = start.saturating_add(limits::PAGE_PLACES_MAX).min(places);
-        let mut users = Vec::new();
-        for place in start..end {
-            if users.len() >= limit {
-                return UserPage { users, next: Some(place as u64) };
-            }
-            let Some((user, binding)) = self.directory.at(place) else { continue };
-            let bound = self.servers.get(binding.place as usize).filter(|bound| bound.tenure == binding.tenure);
-            if let Some(bound) = bound.filter(|bound| server.is_none_or(|server| server == bound.id)) {
-                users.push((user.clone(), bound.id));
-            }
-        }
-        UserPage { users, next: (end < places).then_some(end as u64) }
     }
 
     /// Whether each user's coming and going is an event; it is not until this is told.

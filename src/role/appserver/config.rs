@@ -40,6 +40,8 @@ pub struct Config {
     pub takes_queries: bool,
     /// Whether the application is asked who may join a group; else everyone may.
     pub asks_joins: bool,
+    /// Whether it answers queries of programs that have not logged in.
+    pub takes_queries_before_login: bool,
     /// The cluster to join.
     pub cluster: Option<Membership>,
     /// The source of all randomness.

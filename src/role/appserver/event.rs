@@ -11,7 +11,7 @@ use crate::memory::Strain;
 use crate::role::Gone;
 use crate::time::Span;
 use crate::wire::link::ServerMessageId;
-use crate::wire::{Bounce, CloseCode, Flags, Login};
+use crate::wire::{Bounce, CloseCode, Flags, Listed, Login, Profile};
 
 /// What happened that the application, or the log, is to hear of.
 #[derive(Debug)]
@@ -53,6 +53,20 @@ pub enum Event {
     /// Another server's application, or this one's own, asks something; answer with
     /// [`AppServer::answer_query`](super::AppServer::answer_query).
     ServerQuery(ServerInbox),
+    /// A program that has not logged in asks something; answer with
+    /// [`AppServer::answer_query`](super::AppServer::answer_query).
+    QueryBeforeLogin {
+        /// Its connection.
+        conn: ConnId,
+        /// Its address.
+        addr: SocketAddr,
+        /// The application's information type.
+        info_type: u32,
+        /// The query's id.
+        id: u64,
+        /// The body, perhaps a part of the chunk it was read into: copy what outlives the turn.
+        body: Bytes,
+    },
     /// What became of a message or query of the server's own.
     Outcome {
         /// The id that [`AppServer::send`](super::AppServer::send) gave.
@@ -168,13 +182,22 @@ pub enum QuerySource {
         /// The query's id, which names that server.
         id: u64,
     },
+    /// A program that has not logged in.
+    Stranger {
+        /// Its connection.
+        conn: ConnId,
+        /// Its address.
+        addr: SocketAddr,
+        /// The query's id.
+        id: u64,
+    },
 }
 
 impl QuerySource {
     /// The server that chose the query's id, where one did.
     pub fn server(&self) -> Option<ServerId> {
         match self {
-            QuerySource::User(_) => None,
+            QuerySource::User(_) | QuerySource::Stranger { .. } => None,
             QuerySource::Server { id } => Some(ServerMessageId::server(*id)),
         }
     }
@@ -196,6 +219,10 @@ pub enum Outcome {
     },
     /// It came back.
     Bounced(Bounce),
+    /// What is known of the user.
+    Inspected(Profile),
+    /// A page of users.
+    Listed(Listed),
     /// No reply came in time.
     TimedOut,
     /// The connection that the query went by was lost before the reply came.

@@ -2,17 +2,20 @@
 //!
 //! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
 //! to the ACMS, `ask` the questions about who is where, `queries` and `servers` what the server's own application asks and
-//! says to others, `meter` how fast a client may send, `drain` the way of all users to other servers, `groups` who is in
-//! which and what is said to one, `members` the lists of these.
+//! says to others, `directory` what is known of users, `newcomer` what is asked before a login, `meter` how fast a client
+//! may send, `drain` the way of all users to other servers, `groups` who is in which and what is said to one, `members` the
+//! lists of these.
 
 mod ask;
 mod config;
+mod directory;
 mod drain;
 mod event;
 mod groups;
 mod load;
 mod members;
 mod meter;
+mod newcomer;
 mod queries;
 mod route;
 mod servers;
@@ -38,6 +41,7 @@ use crate::wire::{Bounce, CloseCode, Flags, Kind, Outgoing};
 
 use ask::Question;
 pub use config::{Config, CutOff, Membership};
+use directory::Announcements;
 use drain::Phase;
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef, QuerySource, ServerInbox};
 use groups::Groups;
@@ -80,6 +84,8 @@ impl Peer {
 enum Session {
     /// No LOGIN yet.
     Anonymous,
+    /// No LOGIN yet, and the application has its query with this id to answer.
+    Asking(u64),
     /// The application is looking at its LOGIN.
     Checking(Entrant),
     /// The ACMS is looking at its claim.
@@ -133,6 +139,9 @@ pub struct AppServer {
     queries: Queries,
     groups: Groups,
     rosters: Rosters,
+    /// What the application has noted of users that are in.
+    tags: HashMap<UserId, String, ahash::RandomState>,
+    announcements: Announcements,
     dedupe: Dedupe,
     entropy: Entropy,
     events: VecDeque<Event>,
@@ -166,6 +175,8 @@ impl AppServer {
             queries: Queries::new(&mut entropy),
             groups: Groups::new(&mut entropy),
             rosters: Rosters::default(),
+            tags: HashMap::with_hasher(entropy.hasher()),
+            announcements: Announcements::default(),
             dedupe: Dedupe::new(entropy.hasher()),
             entropy,
             events: VecDeque::new(),
@@ -243,10 +254,29 @@ impl AppServer {
             self.close_overwhelmed(now);
             return true;
         }
-        let kick = Outgoing { info_type: CloseCode::KICKED.to_wire(), to: user.as_bytes(), ..Outgoing::of(Kind::Kick) };
+        let body = &text.as_bytes()[..text.floor_char_boundary(limits::CLOSE_TEXT_BYTES_MAX)];
+        let kick =
+            Outgoing { info_type: CloseCode::KICKED.to_wire(), to: user.as_bytes(), body, ..Outgoing::of(Kind::Kick) };
         let told = self.control_up(now, &kick);
         self.close_overwhelmed(now);
         told
+    }
+
+    /// Sends a message to a user on any server, once, and waits for the ACK of the receiver's engine until `ends`. The id
+    /// tells its outcome from others'.
+    pub fn send_acked(
+        &mut self,
+        now: Time,
+        to: &UserId,
+        info_type: u32,
+        body: &[u8],
+        ends: Time,
+    ) -> Result<u64, Bounce> {
+        if self.queries.is_full() {
+            return Err(Bounce::Busy);
+        }
+        let frame = Outgoing { flags: Flags::WANT_ACK, info_type, to: to.as_bytes(), body, ..Outgoing::of(Kind::Data) };
+        self.send_own(now, to, frame, Some((Asked::Engine(to.clone()), ends)))
     }
 
     /// Sends a message or, with a deadline, a query to a user on any server. The id tells its outcome from others'.
@@ -265,8 +295,20 @@ impl AppServer {
         if query_ends.is_some() && self.queries.is_full() {
             return Err(Bounce::Busy);
         }
+        let frame = Outgoing { flags, info_type, to: to.as_bytes(), body, ..Outgoing::of(kind) };
+        self.send_own(now, to, frame, query_ends.map(|ends| (Asked::User(to.clone()), ends)))
+    }
+
+    /// Sends a message of the server's own, and keeps what is `awaited` for it.
+    fn send_own(
+        &mut self,
+        now: Time,
+        to: &UserId,
+        frame: Outgoing<'_>,
+        awaited: Option<(Asked, Time)>,
+    ) -> Result<u64, Bounce> {
         let id = self.next_message();
-        let frame = Outgoing { kind, flags, info_type, id, to: to.as_bytes(), from: &[], body };
+        let frame = Outgoing { id, ..frame };
         if frame.wire_bytes() - limits::LENGTH_BYTES > self.config.max_frame {
             return Err(Bounce::TooBig);
         }
@@ -275,7 +317,7 @@ impl AppServer {
             None if self.claims.is_claimed(to.as_bytes()) => return Err(Bounce::Retry),
             None => self.uplink_conn()?,
         };
-        let droppable = flags.has(Flags::DROPPABLE);
+        let droppable = frame.flags.has(Flags::DROPPABLE);
         if droppable && self.is_congested(conn) {
             self.counters.count_drop(Drop::Droppable);
             return Ok(id);
@@ -285,8 +327,8 @@ impl AppServer {
             return Err(Bounce::Busy);
         }
         self.pause_if_congested(conn);
-        if let Some(ends) = query_ends {
-            self.queries.insert(id, Asked::User(to.clone()), ends, Some(conn));
+        if let Some((asked, ends)) = awaited {
+            self.queries.insert(id, asked, ends, Some(conn));
         }
         Ok(id)
     }
@@ -373,7 +415,7 @@ impl AppServer {
         let links = &self.links;
         let is_stranger = |conn| {
             let peer = links.get(conn).map(|link: &Link<Peer>| &link.peer);
-            matches!(peer, Some(Peer::Client(Client { session: Session::Anonymous, .. })))
+            matches!(peer, Some(Peer::Client(Client { session: Session::Anonymous | Session::Asking(_), .. })))
         };
         if let Some(leaves) = self.strangers.admit(conn, &mut self.entropy.jitter, is_stranger) {
             let fault = Fault::full("too many came that have not logged in", &mut self.entropy);
@@ -552,6 +594,7 @@ impl Core for AppServer {
         self.expire_queries(now);
         self.expire_edits(now);
         self.expire_rosters(now);
+        self.continue_announcements(now);
         self.ease(now);
         self.close_overwhelmed(now);
     }
@@ -561,6 +604,10 @@ impl Core for AppServer {
         let queries = self.queries.deadline();
         let groups = [self.groups.deadline(), self.rosters.deadline()].into_iter().flatten().min();
         let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
-        [self.links.deadline(), questions, queries, groups, uplinks, self.drain_deadline()].into_iter().flatten().min()
+        let announcements = self.announcements.deadline();
+        [self.links.deadline(), questions, queries, groups, uplinks, announcements, self.drain_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

@@ -1,4 +1,4 @@
-//! Queries of the server's own: whom they went to, by which connection, and what becomes of them.
+//! What the server itself has asked, whom, by which connection, and what becomes of it.
 
 use std::collections::BTreeSet;
 
@@ -10,25 +10,47 @@ use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::role::{Drop, Entropy};
 use crate::time::Time;
-use crate::wire::{Bounce, Envelope, Flags, Kind};
+use crate::wire::{Bounce, Envelope, Flags, Kind, parse_object};
 
-/// Who is to answer a query.
+/// Who is to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// A user, on whatever server.
+    /// A user's application, on whatever server: with a REPLY.
     User(UserId),
-    /// A server's application.
+    /// A user's engine: with an ACK.
+    Engine(UserId),
+    /// A server's application: with a REPLY.
     Server,
+    /// The server of this user: what it knows of it.
+    Profile(UserId),
+    /// The ACMS: a page of users.
+    Directory,
 }
 
 impl Asked {
-    /// Whether a REPLY with this `from` is from whom was asked: ids can be guessed.
-    fn is(&self, from: &[u8]) -> bool {
+    /// Whether this is the answer, and from whom was asked: ids can be guessed.
+    fn is_answered_by(&self, kind: Kind, from: &[u8]) -> bool {
         match self {
-            Asked::User(user) => user.as_bytes() == from,
-            Asked::Server => from.is_empty(),
+            Asked::User(user) => kind == Kind::Reply && user.as_bytes() == from,
+            Asked::Engine(user) => kind == Kind::Ack && user.as_bytes() == from,
+            Asked::Server => kind == Kind::Reply && from.is_empty(),
+            Asked::Profile(user) => kind == Kind::Inspected && user.as_bytes() == from,
+            Asked::Directory => kind == Kind::Listed,
         }
     }
+}
+
+/// The outcome that an answer tells of.
+fn outcome_of(frame: &Frame<'_>) -> Outcome {
+    let header = frame.envelope.header;
+    let body = frame.body();
+    let outcome = match header.kind {
+        Kind::Ack => Some(Outcome::Acked),
+        Kind::Inspected => parse_object(&body).map(Outcome::Inspected),
+        Kind::Listed => parse_object(&body).map(Outcome::Listed),
+        _ => Some(Outcome::Replied { info_type: header.info_type, failed: header.flags.has(Flags::ERROR), body }),
+    };
+    outcome.unwrap_or(Outcome::Bounced(Bounce::Unreachable))
 }
 
 struct OpenQuery {
@@ -80,23 +102,18 @@ impl Queries {
 }
 
 impl AppServer {
-    /// An ACK, REPLY or BOUNCE of a message that this server itself sent.
+    /// What answers a message that this server itself sent.
     pub(super) fn returned(&mut self, frame: &Frame<'_>) {
         let Envelope { header, from, .. } = frame.envelope;
         if self.groups.is_edit(header.id) {
             return self.edit_returned(&frame.envelope);
         }
         let asked = self.queries.open.get(&header.id).map(|query| &query.asked);
-        let outcome = match header.kind {
-            Kind::Reply if asked.is_some_and(|asked| asked.is(from)) => Outcome::Replied {
-                info_type: header.info_type,
-                failed: header.flags.has(Flags::ERROR),
-                body: frame.body(),
-            },
-            Kind::Bounce => Outcome::Bounced(Bounce::from_wire(header.info_type)),
-            // Ids can be guessed: an ACK of anyone's must not end a query.
-            Kind::Ack if asked.is_none() => Outcome::Acked,
-            _ => return self.counters.count_drop(Drop::Unroutable),
+        let outcome = match (header.kind, asked) {
+            (Kind::Bounce, _) => Outcome::Bounced(Bounce::from_wire(header.info_type)),
+            (Kind::Ack, None) => Outcome::Acked,
+            (kind, Some(asked)) if asked.is_answered_by(kind, from) => outcome_of(frame),
+            (_, _) => return self.counters.count_drop(Drop::Unroutable),
         };
         self.settle_query(header.id, outcome);
     }

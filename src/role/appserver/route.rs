@@ -167,7 +167,7 @@ impl AppServer {
     pub(super) fn bounce(&mut self, now: Time, origin: Origin, envelope: &Envelope<'_>, cause: Bounce) {
         match envelope.header.kind {
             Kind::Data | Kind::Query | Kind::GroupJoin | Kind::GroupLeave | Kind::GroupData => {}
-            Kind::ServerData | Kind::ServerQuery => {}
+            Kind::ServerData | Kind::ServerQuery | Kind::Inspect => {}
             _ => return self.counters.count_drop(Drop::Unroutable),
         }
         self.counters.count_bounce(cause);

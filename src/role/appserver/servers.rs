@@ -76,6 +76,7 @@ impl AppServer {
         match query {
             QuerySource::User(user) => self.reply(now, user, flags, 0, body),
             QuerySource::Server { id } => self.reply_to_server(now, *id, flags, body),
+            QuerySource::Stranger { conn, id, .. } => self.reply_before_login(now, *conn, *id, flags, body),
         }
         self.close_overwhelmed(now);
     }
@@ -85,6 +86,7 @@ impl AppServer {
         match query {
             QuerySource::User(user) => self.refuse(now, user, cause),
             QuerySource::Server { id } => self.refuse_server(now, *id, cause),
+            QuerySource::Stranger { conn, id, .. } => self.refuse_before_login(now, *conn, *id, cause),
         }
         self.close_overwhelmed(now);
     }

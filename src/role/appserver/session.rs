@@ -76,6 +76,7 @@ impl AppServer {
     pub(super) fn frame_before_login(&mut self, now: Time, conn: ConnId, frame: &Frame<'_>) -> Result<(), Fault> {
         match frame.envelope.header.kind {
             Kind::Login => self.login(now, conn, frame),
+            Kind::Query => self.query_before_login(conn, frame),
             Kind::Logout => Err(Fault::new(CloseCode::LOGGED_OUT, "goodbye")),
             Kind::Ping => self.pong(now, conn, &frame.envelope),
             Kind::Pong => Ok(()),
@@ -97,7 +98,7 @@ impl AppServer {
             Session::Anonymous => {
                 *session = Session::Checking(Entrant { user: user.clone(), session: number, since: now });
             }
-            Session::Checking(_) | Session::Claiming(_) | Session::Online(_) | Session::Left => {
+            Session::Asking(_) | Session::Checking(_) | Session::Claiming(_) | Session::Online(_) | Session::Left => {
                 return Err(Fault::unexpected(Kind::Login));
             }
         }
@@ -112,7 +113,7 @@ impl AppServer {
         matches!(self.session_mut(conn), Some((_, Session::Checking(_) | Session::Claiming(_))))
     }
 
-    fn session_mut(&mut self, conn: ConnId) -> Option<(std::net::SocketAddr, &mut Session)> {
+    pub(super) fn session_mut(&mut self, conn: ConnId) -> Option<(std::net::SocketAddr, &mut Session)> {
         let link = self.links.get_mut(conn)?;
         match &mut link.peer {
             Peer::Client(client) => Some((link.addr, &mut client.session)),
@@ -242,6 +243,7 @@ impl AppServer {
             Session::Online(Entrant { user, session, .. }) => {
                 debug_assert_eq!(self.users.get(user.as_bytes()), Some(&conn));
                 self.users.remove(user.as_bytes());
+                self.tags.remove(user.as_bytes());
                 self.digest_remove(&user, session);
                 self.leave_groups(now, conn, &user);
                 self.unbind(now, &user, session, gone);
@@ -254,7 +256,7 @@ impl AppServer {
                 Some(user)
             }
             Session::Checking(Entrant { user, .. }) => Some(user),
-            Session::Anonymous => None,
+            Session::Anonymous | Session::Asking(_) => None,
             Session::Left => None,
         }
     }
@@ -275,15 +277,23 @@ impl AppServer {
     }
 
     /// The cluster ends one exact session: the user logged in elsewhere, or was kicked.
-    pub(super) fn kicked(&mut self, now: Time, user: &[u8], session: u64, code: CloseCode) {
+    pub(super) fn kicked(&mut self, now: Time, user: &[u8], session: u64, code: CloseCode, text: &[u8]) {
         let Some(conn) = self.users.get(user).copied() else { return };
         let is_meant =
             matches!(self.session_mut(conn), Some((_, Session::Online(entrant))) if entrant.session == session);
         if is_meant {
-            let fault = if code == CloseCode::REPLACED { replaced() } else { Fault::new(code, "removed") };
+            let fault = if code == CloseCode::REPLACED { replaced() } else { Fault::new(code, kick_text(text)) };
             self.close(now, conn, &fault);
         }
     }
+}
+
+/// What whoever kicked wrote, in one line.
+fn kick_text(text: &[u8]) -> String {
+    if text.is_empty() {
+        return "removed".to_owned();
+    }
+    String::from_utf8_lossy(text).replace(char::is_control, "\u{fffd}")
 }
 
 fn replaced() -> Fault {

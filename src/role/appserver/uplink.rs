@@ -322,7 +322,7 @@ impl AppServer {
             Kind::Claimed => self.claimed(now, header.id, header.info_type),
             Kind::Kick => {
                 let code = CloseCode::from_wire(header.info_type).unwrap_or(CloseCode::KICKED);
-                self.kicked(now, frame.envelope.to, header.id, code);
+                self.kicked(now, frame.envelope.to, header.id, code, &frame.body());
             }
             Kind::Resync => self.begin_burst(now, place),
             Kind::Drain => self.events.push_back(Event::DrainAsked),
@@ -332,6 +332,9 @@ impl AppServer {
                 self.learn_servers(place, servers);
             }
             Kind::Found => self.found(now, frame),
+            Kind::Inspect => self.inspected(now, place, frame),
+            Kind::Inspected | Kind::Listed => self.returned_from_acms(frame),
+            Kind::Everyone => self.announced(now, frame),
             Kind::Ping => self.pong(now, conn, &frame.envelope)?,
             Kind::Pong => self.ponged(now, header.id),
             Kind::Close => self.closed_by_peer(now, conn, frame)?,
@@ -359,12 +362,7 @@ impl AppServer {
     fn route_from_acms(&mut self, now: Time, place: usize, frame: &mut Frame<'_>) {
         let envelope = frame.envelope;
         if envelope.to.is_empty() {
-            if ServerMessageId::server(envelope.header.id) == self.config.server {
-                self.returned(frame);
-            } else {
-                self.counters.count_drop(Drop::Unroutable);
-            }
-            return;
+            return self.returned_from_acms(frame);
         }
         let routed = match self.users.get(envelope.to) {
             Some(receiver) => self.deliver(now, *receiver, frame),
@@ -374,6 +372,15 @@ impl AppServer {
         };
         if let Err(cause) = routed {
             self.bounce(now, Origin::Acms(place), &frame.envelope, cause);
+        }
+    }
+
+    /// What answers a message that a server sent ends at that server.
+    fn returned_from_acms(&mut self, frame: &Frame<'_>) {
+        if ServerMessageId::server(frame.envelope.header.id) == self.config.server {
+            self.returned(frame);
+        } else {
+            self.counters.count_drop(Drop::Unroutable);
         }
     }
 
