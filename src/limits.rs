@@ -156,6 +156,8 @@ pub const PAGE_USERS: usize = 100;
 pub const OPERATOR_COMMANDS_MAX: usize = 256;
 /// Of these, how many are done in one turn: a flood of them holds up no frame for longer than as many pages of users take.
 pub const OPERATOR_COMMANDS_PER_TURN: usize = 4;
+/// Messages and questions of the cluster manager's own that are not settled, at most: 503.
+pub const ERRANDS_MAX: usize = 1024;
 /// Those who hear of what happens in a cluster, at most: 503.
 pub const SUBSCRIBERS_MAX: usize = 32;
 /// What has happened and a subscriber has not taken yet; past it that one hears no more.
@@ -309,6 +311,8 @@ pub const MOVES_MAX: usize = 256 << 10;
 pub const MANAGEMENT_REQUEST_TIMEOUT: Span = Span::from_secs(10);
 /// How long an operator's command waits for the reactor: 503.
 pub const OPERATOR_PATIENCE: Span = Span::from_secs(5);
+/// How long what comes of an operator's message may be waited for.
+pub const OPERATOR_PATIENCE_CEILING: Span = Span::from_secs(60);
 /// How long the reactor may take to answer at all before it is told to be ill: 503.
 pub const HEALTH_TIMEOUT: Span = Span::from_secs(1);
 /// Between two comments on a stream of events that has nothing to tell, so that a connection that is gone is noticed.

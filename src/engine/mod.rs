@@ -14,7 +14,10 @@ mod pool;
 mod responder;
 mod watchdog;
 
-pub use acms::{Acms, AcmsBuilder, AcmsHandle, AcmsVitals, ClusterEvent, ServerChange, Subscription};
+pub use acms::{
+    Acms, AcmsBuilder, AcmsHandle, AcmsVitals, ClusterEvent, MessageOutcome, MessageTo, OperatorMessage, ServerChange,
+    Subscription,
+};
 #[cfg(feature = "management")]
 pub(crate) use acms::{Command as AcmsCommand, Subscriber};
 pub use appserver::{AppServer, AppServerBuilder, Membership};

@@ -431,7 +431,7 @@ impl World {
                 }
             }
             acms::Event::Memory(_) | acms::Event::Closed { .. } => {}
-            acms::Event::Online { .. } | acms::Event::Offline { .. } => {}
+            acms::Event::Online { .. } | acms::Event::Offline { .. } | acms::Event::Settled { .. } => {}
         }
     }
 

@@ -7,11 +7,11 @@ use std::sync::{Arc, Weak};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::engine::{Asker, Overloaded, Pending, resolve};
-use crate::id::{ServerId, UserId};
+use crate::id::{GroupId, ServerId, UserId};
 use crate::limits;
 use crate::net::{Calls, Wake};
 use crate::role::Counters;
-use crate::role::acms::{Assigned, NoServer, ServerView, UserPage};
+use crate::role::acms::{Assigned, DirectoryPage, NoServer, ServerView, Settled};
 use crate::time::Span;
 use crate::wire::Bounce;
 
@@ -28,13 +28,44 @@ pub enum ServerChange {
     Remove,
 }
 
+/// What came of a message, or why it was not sent; none where nobody answers such a one.
+pub type MessageOutcome = Result<Option<Settled>, Bounce>;
+
+/// Whom an operator's message is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MessageTo {
+    /// A user, whose receipt is awaited.
+    User(UserId),
+    /// All members of a group.
+    Group(GroupId),
+    /// A server's application.
+    Server(ServerId),
+    /// A server's application, whose answer is awaited.
+    ServerQuery(ServerId),
+}
+
+/// What an operator sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorMessage {
+    /// For whom.
+    pub to: MessageTo,
+    /// The application's information type.
+    pub info_type: u32,
+    /// The body; what does not fit a user's frames is bounced by its server.
+    pub body: Vec<u8>,
+    /// How long what comes of it is waited for.
+    pub patience: Span,
+}
+
 /// What other threads ask of a running cluster manager.
 pub(crate) enum Command {
     Servers(Asker<Vec<ServerView>>),
     Change { server: ServerId, change: ServerChange, asker: Asker<bool> },
     Assign { user: Option<UserId>, asker: Asker<Result<Assigned, NoServer>> },
     Kick { user: UserId, asker: Asker<Result<(), Bounce>> },
-    Users { server: Option<ServerId>, after: u64, limit: usize, asker: Asker<UserPage> },
+    Users { server: Option<ServerId>, after: u64, limit: usize, asker: Asker<DirectoryPage> },
+    Message { message: OperatorMessage, asker: Asker<MessageOutcome> },
+    Members { group: GroupId, asker: Asker<MessageOutcome> },
     Vitals(Asker<AcmsVitals>),
     Subscribe { subscriber: Subscriber, asker: Asker<Result<(), Overloaded>> },
 }
@@ -173,9 +204,19 @@ impl AcmsHandle {
         server: Option<ServerId>,
         after: Option<u64>,
         limit: usize,
-    ) -> Result<Pending<UserPage>, Overloaded> {
+    ) -> Result<Pending<DirectoryPage>, Overloaded> {
         let (after, limit) = (after.unwrap_or(0), limit.min(limits::PAGE_USERS_MAX));
         self.ask(|asker| Command::Users { server, after, limit, asker })
+    }
+
+    /// Sends a message; its outcome is there after its patience at the latest.
+    pub fn send(&self, message: OperatorMessage) -> Result<Pending<MessageOutcome>, Overloaded> {
+        self.ask(|asker| Command::Message { message, asker })
+    }
+
+    /// Who is in a group: [`Settled::Members`], after 3 s at the latest.
+    pub fn members(&self, group: GroupId) -> Result<Pending<MessageOutcome>, Overloaded> {
+        self.ask(|asker| Command::Members { group, asker })
     }
 
     /// What it knows of itself.

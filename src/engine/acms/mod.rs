@@ -3,6 +3,7 @@
 mod handle;
 mod operator;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -11,11 +12,13 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, bounded};
 use mio::net::TcpListener;
 
-pub use handle::{AcmsHandle, AcmsVitals, ClusterEvent, ServerChange, Subscription};
+pub use handle::{
+    AcmsHandle, AcmsVitals, ClusterEvent, MessageOutcome, MessageTo, OperatorMessage, ServerChange, Subscription,
+};
 pub(crate) use handle::{Command, Subscriber};
 
 use super::newcomers::Newcomers;
-use super::{Running, Stopping, boot_number, check_name, ending, listen_at, log_strain, resolve_address, seed};
+use super::{Asker, Running, Stopping, boot_number, check_name, ending, listen_at, log_strain, resolve_address, seed};
 use crate::limits;
 #[cfg(feature = "management")]
 use crate::management::{Bound, Token};
@@ -111,6 +114,7 @@ impl AcmsBuilder {
             handle,
             commands,
             subscribers: Vec::new(),
+            errands: BTreeMap::new(),
             newcomers: Newcomers::default(),
             stopping: Stopping::default(),
         })
@@ -138,6 +142,8 @@ pub struct Acms {
     handle: AcmsHandle,
     commands: Receiver<Command>,
     subscribers: Vec<Subscriber>,
+    /// Who is to hear what came of what was sent.
+    errands: BTreeMap<u64, Asker<MessageOutcome>>,
     newcomers: Newcomers,
     stopping: Stopping,
 }
@@ -256,6 +262,7 @@ impl Acms {
             Event::Mismatch { server } => log::warn!("server {server} has other users than known here; asked again"),
             Event::Memory(strain) => log_strain(&strain),
             Event::Online { .. } | Event::Offline { .. } => {}
+            Event::Settled { id, settled } => self.settle(id, settled),
             Event::Closed { conn, addr, server: Some(server), gone, text } => {
                 log::info!("{conn} {addr} server {server} {}", ending(gone, &text));
             }

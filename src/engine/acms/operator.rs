@@ -1,13 +1,16 @@
 //! What operators ask of the cluster manager, and who is told what happens.
 
 use super::Acms;
-use super::handle::{AcmsVitals, ClusterEvent, Command, ServerChange, Subscriber};
-use crate::engine::Overloaded;
+use super::handle::{
+    AcmsVitals, ClusterEvent, Command, MessageOutcome, MessageTo, OperatorMessage, ServerChange, Subscriber,
+};
+use crate::engine::{Asker, Overloaded};
 use crate::id::ServerId;
 use crate::limits;
 use crate::role::Core as _;
-use crate::role::acms::Event;
+use crate::role::acms::{Event, Settled};
 use crate::time::{Span, Time};
+use crate::wire::Bounce;
 
 impl Acms {
     /// Does what was asked, but never so much that a frame waits for it: the rest has its turn in the next one.
@@ -29,6 +32,14 @@ impl Acms {
             Command::Assign { user, asker } => asker.tell(self.core.assign(now, user.as_ref())),
             Command::Kick { user, asker } => asker.tell(self.core.evict(now, &user)),
             Command::Users { server, after, limit, asker } => asker.tell(self.core.users(server, after, limit)),
+            Command::Message { message, asker } => {
+                let sent = self.send(now, &message);
+                self.await_outcome(sent, asker);
+            }
+            Command::Members { group, asker } => {
+                let asked = self.core.ask_members_of(now, &group, now + limits::LOOKUP_TIMEOUT);
+                self.await_outcome(asked.map(Some), asker);
+            }
             Command::Vitals(asker) => asker.tell(self.vitals()),
             Command::Subscribe { subscriber, asker } => asker.tell(self.subscribe(subscriber)),
         }
@@ -45,6 +56,35 @@ impl Acms {
             ServerChange::Remove => return self.core.expel(now, server),
         }
         true
+    }
+
+    fn send(&mut self, now: Time, message: &OperatorMessage) -> Result<Option<u64>, Bounce> {
+        let OperatorMessage { to, info_type, body, patience } = message;
+        let (info_type, ends) = (*info_type, now + *patience);
+        if body.len() > limits::MAX_FRAME - limits::ENVELOPE_BYTES_MAX {
+            return Err(Bounce::TooBig);
+        }
+        match to {
+            MessageTo::User(user) => self.core.send_to_user(now, user, info_type, body, ends).map(Some),
+            MessageTo::ServerQuery(server) => self.core.query_server(now, *server, info_type, body, ends).map(Some),
+            MessageTo::Server(server) => self.core.send_to_server(now, *server, info_type, body).map(|()| None),
+            MessageTo::Group(group) => self.core.send_to_group(now, group, info_type, body).map(|()| None),
+        }
+    }
+
+    /// Tells at once what is known, and keeps who is to hear the rest.
+    fn await_outcome(&mut self, begun: Result<Option<u64>, Bounce>, asker: Asker<MessageOutcome>) {
+        match begun {
+            Ok(Some(id)) => drop(self.errands.insert(id, asker)),
+            Ok(None) => asker.tell(Ok(None)),
+            Err(cause) => asker.tell(Err(cause)),
+        }
+    }
+
+    pub(super) fn settle(&mut self, id: u64, settled: Settled) {
+        if let Some(asker) = self.errands.remove(&id) {
+            asker.tell(Ok(Some(settled)));
+        }
     }
 
     fn vitals(&mut self) -> AcmsVitals {
@@ -89,7 +129,7 @@ impl Acms {
             }
             Event::Online { user, server } => (ClusterEvent::UserOnline { user: user.clone(), server: *server }, true),
             Event::Offline { user } => (ClusterEvent::UserOffline { user: user.clone() }, true),
-            Event::Mismatch { .. } | Event::Memory(_) | Event::Closed { .. } => return,
+            Event::Mismatch { .. } | Event::Settled { .. } | Event::Memory(_) | Event::Closed { .. } => return,
         };
         self.keep_subscribers(|subscriber| (of_user && !subscriber.users) || (subscriber.tell)(&event));
     }

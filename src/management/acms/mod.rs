@@ -1,7 +1,8 @@
 //! What a cluster manager's operator can ask: `mod` is where each path leads, `servers` and `users` what is behind those
-//! names, `events` the stream of what happens.
+//! names, `messages` what an operator says, `events` the stream of what happens.
 
 mod events;
+mod messages;
 mod servers;
 mod users;
 
@@ -33,7 +34,7 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 const HEALTH: &str = "/healthz";
 
 /// Every other path, and what is there.
-fn table() -> [(&'static str, MethodRouter<AcmsHandle>); 13] {
+fn table() -> [(&'static str, MethodRouter<AcmsHandle>); 15] {
     [
         ("/v1/servers", get(servers::list)),
         ("/v1/servers/{id}", get(servers::one)),
@@ -43,6 +44,8 @@ fn table() -> [(&'static str, MethodRouter<AcmsHandle>); 13] {
         ("/v1/servers/{id}/remove", post(servers::remove)),
         ("/v1/users", get(users::list)),
         ("/v1/users/{id}", axum::routing::delete(users::kick)),
+        ("/v1/groups/{id}", get(messages::members)),
+        ("/v1/messages", post(messages::send)),
         ("/v1/count", get(count)),
         ("/v1/assign", post(assign)),
         ("/v1/events", get(events::stream)),
@@ -67,7 +70,16 @@ async fn ask_reactor<T: Send + 'static>(
     handle: &AcmsHandle,
     command: impl FnOnce(Asker<T>) -> Command,
 ) -> Result<T, Problem> {
-    ask(|command| handle.command(command), command, limits::OPERATOR_PATIENCE.to_duration()).await
+    ask_within(handle, command, limits::OPERATOR_PATIENCE.to_duration()).await
+}
+
+/// The same with another patience.
+async fn ask_within<T: Send + 'static>(
+    handle: &AcmsHandle,
+    command: impl FnOnce(Asker<T>) -> Command,
+    patience: Duration,
+) -> Result<T, Problem> {
+    ask(|command| handle.command(command), command, patience).await
 }
 
 #[derive(Serialize)]

@@ -94,7 +94,7 @@ impl Acms {
             Kind::GroupEvent => self.relay_event(now, place, frame),
             Kind::GroupEdit => self.relay_edit(now, conn, frame),
             Kind::GroupMembers => self.ask_members(now, conn, place, frame),
-            Kind::GroupMembersAre => self.relay_members(now, frame),
+            Kind::GroupMembersAre => self.relay_members(now, place, frame)?,
             kind => return Err(Fault::unexpected(kind)),
         }
         Ok(())
@@ -173,7 +173,9 @@ impl Acms {
         for other in others {
             let conn = self.servers[other as usize].conn;
             let is_shared = !self.is_held_back(now, conn) && self.links.share(now, conn, &shared).is_ok();
-            self.counters.forwarded += u64::from(is_shared);
+            if is_shared {
+                self.counters.count_forwarded(shared.wire_bytes());
+            }
             fits &= is_shared;
         }
         fits
@@ -187,7 +189,7 @@ impl Acms {
             None => Err(self.absence(now, to)),
         };
         match forwarded {
-            Ok(()) => self.counters.forwarded += 1,
+            Ok(()) => self.counters.count_forwarded(frame.wire_bytes()),
             Err(cause) => {
                 self.counters.count_bounce(cause);
                 let bounce = Outgoing::bounce(cause, header.id, &[], to);
@@ -218,12 +220,16 @@ impl Acms {
     }
 
     /// To the server that asked, which the id names.
-    fn relay_members(&mut self, now: Time, frame: &mut Frame<'_>) {
+    fn relay_members(&mut self, now: Time, place: u32, frame: &mut Frame<'_>) -> Result<(), Fault> {
         let server = ServerMessageId::server(frame.envelope.header.id);
+        if server == ServerId::ACMS {
+            return self.members_told(place, frame);
+        }
         let conn = self.places.get(&server).map(|place| self.servers[*place as usize].conn);
         match conn.map(|conn| self.links.forward(now, conn, frame).is_ok()) {
-            Some(true) => self.counters.forwarded += 1,
+            Some(true) => self.counters.count_forwarded(frame.wire_bytes()),
             Some(false) | None => self.counters.count_drop(Drop::Unroutable),
         }
+        Ok(())
     }
 }

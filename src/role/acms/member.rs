@@ -2,7 +2,7 @@
 
 use super::{Acms, Event, Server};
 use crate::buf::Frame;
-use crate::id::{ConnId, UserId};
+use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
 use crate::link::Link;
 use crate::role::{Binding, Digest, Drop, Fault, Tenure};
@@ -66,6 +66,9 @@ impl Acms {
         }
         let receiver = if to.is_empty() {
             let server = ServerMessageId::server(header.id);
+            if server == ServerId::ACMS {
+                return self.returned(place, frame);
+            }
             self.places.get(&server).map(|place| &self.servers[*place as usize])
         } else {
             self.whereabouts(to)

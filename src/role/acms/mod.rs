@@ -9,6 +9,7 @@
 mod admission;
 mod assignment;
 mod claims;
+mod errands;
 mod groups;
 mod member;
 mod moves;
@@ -34,11 +35,13 @@ use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof, ServerState};
 
 pub use assignment::{Assigned, NoServer, Policy};
+pub use errands::Settled;
 pub use operator::{Pace, ServerView, Standing};
-pub use pages::UserPage;
+pub use pages::DirectoryPage;
 
 use assignment::Reservations;
 use claims::Claims;
+use errands::Errands;
 use groups::Groups;
 use moves::Moves;
 
@@ -114,6 +117,13 @@ pub enum Event {
     Offline {
         /// Who.
         user: UserId,
+    },
+    /// What came of what was asked for an operator.
+    Settled {
+        /// The number that it was given.
+        id: u64,
+        /// What came of it.
+        settled: Settled,
     },
     /// Memory is short, more so or less so than before.
     Memory(Strain),
@@ -200,6 +210,7 @@ pub struct Acms {
     /// Members whose queue had no room for control, to be closed before the turn ends.
     overwhelmed: Vec<ConnId>,
     entropy: Entropy,
+    errands: Errands,
     events: VecDeque<Event>,
     /// Whether they are to tell of users.
     tells_of_users: bool,
@@ -229,6 +240,7 @@ impl Acms {
             awaited: BTreeSet::new(),
             overwhelmed: Vec::new(),
             entropy,
+            errands: Errands::default(),
             events: VecDeque::new(),
             tells_of_users: false,
             counters: Counters::default(),
@@ -329,6 +341,7 @@ impl Acms {
                 self.directory.tenure_ended();
                 self.claims.tenure_ended(server.tenure);
                 self.groups_lost(now, place);
+                self.server_left_errands(server.id);
                 self.events.push_back(Event::Lost { server: server.id, users: server.digest.count, gone });
                 self.tell_servers(now, Some(conn));
                 Some(server.id)
@@ -432,6 +445,7 @@ impl Core for Acms {
         }
         self.moves.expire(now);
         self.reservations.expire(now);
+        self.expire_errands(now);
         let servers = &self.servers;
         let swept = self.directory.sweep(SWEEP_PLACES, |binding| {
             servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)
@@ -444,6 +458,9 @@ impl Core for Acms {
     }
 
     fn deadline(&self) -> Option<Time> {
-        if self.directory.is_sweeping() { Some(Time::ZERO) } else { self.links.deadline() }
+        if self.directory.is_sweeping() {
+            return Some(Time::ZERO);
+        }
+        self.links.deadline().into_iter().chain(self.errands.deadline()).min()
     }
 }

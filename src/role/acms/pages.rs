@@ -10,7 +10,7 @@ use crate::wire::{Bounce, CloseCode, Kind, ListRequest, Listed, ListedUser, Outg
 
 /// Some of all users, in no order that means anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserPage {
+pub struct DirectoryPage {
     /// Users and their servers.
     pub users: Vec<(UserId, ServerId)>,
     /// Where the next page begins; none behind the last. A page that is not the last may have few users, or none.
@@ -20,14 +20,14 @@ pub struct UserPage {
 impl Acms {
     /// The next users from place `after` on, those of one server or all: at most `limit`, and as many as some thousand
     /// places of the directory hold. Who is in throughout all pages is in exactly one, unless it logs in again meanwhile.
-    pub fn users(&self, server: Option<ServerId>, after: u64, limit: usize) -> UserPage {
+    pub fn users(&self, server: Option<ServerId>, after: u64, limit: usize) -> DirectoryPage {
         let places = self.directory.places();
         let start = usize::try_from(after).unwrap_or(usize::MAX).min(places);
         let end = start.saturating_add(limits::PAGE_PLACES_MAX).min(places);
         let mut users = Vec::new();
         for place in start..end {
             if users.len() >= limit {
-                return UserPage { users, next: Some(place as u64) };
+                return DirectoryPage { users, next: Some(place as u64) };
             }
             let Some((user, binding)) = self.directory.at(place) else { continue };
             let bound = self.servers.get(binding.place as usize).filter(|bound| bound.tenure == binding.tenure);
@@ -35,7 +35,7 @@ impl Acms {
                 users.push((user.clone(), bound.id));
             }
         }
-        UserPage { users, next: (end < places).then_some(end as u64) }
+        DirectoryPage { users, next: (end < places).then_some(end as u64) }
     }
 
     /// A server's LIST.

@@ -20,7 +20,7 @@ impl Acms {
             None => Err(Bounce::Offline),
         };
         match forwarded {
-            Ok(()) => self.counters.forwarded += 1,
+            Ok(()) => self.counters.count_forwarded(frame.wire_bytes()),
             Err(cause) => self.bounce(now, place, &frame.envelope, cause),
         }
         Ok(())

@@ -412,6 +412,7 @@ impl AppServer {
             }
         }
         self.counters.forwarded += reached;
+        self.counters.forwarded_bytes += reached * shared.wire_bytes() as u64;
         for (member, cause) in missed {
             self.bounce_for_member(now, origin, envelope, member, cause);
         }

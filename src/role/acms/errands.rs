@@ -1,0 +1,300 @@
+//! What the cluster manager itself says and asks, for an operator, and what comes of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::{Acms, Event};
+use crate::buf::Frame;
+use crate::id::{ConnId, GroupId, ServerId, UserId};
+use crate::limits;
+use crate::role::{Drop, Fault};
+use crate::time::Time;
+use crate::wire::link::{MembersTold, ServerMessageId, UserList};
+use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing};
+
+/// What came of what an operator asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The receiver's engine has the message.
+    Delivered,
+    /// It came back.
+    Bounced(Bounce),
+    /// A server's handler answered.
+    Answered {
+        /// The application's information type.
+        info_type: u32,
+        /// The answer.
+        body: Bytes,
+    },
+    /// A server's handler said that there is no answer, and why.
+    Failed(String),
+    /// Those who are in a group.
+    Members {
+        /// They and their servers.
+        users: BTreeMap<UserId, ServerId>,
+        /// Whether these are all: each server that has members has told of all of them.
+        complete: bool,
+    },
+    /// Nothing came in time.
+    TimedOut,
+}
+
+/// What is still open.
+#[derive(Default)]
+pub(super) struct Errands {
+    open: BTreeMap<u64, Errand>,
+    /// When each is given up.
+    ends: BTreeSet<(Time, u64)>,
+    /// Those begun so far.
+    count: u64,
+}
+
+struct Errand {
+    ends: Time,
+    awaited: Awaited,
+}
+
+/// What settles an errand: ids can be guessed, so nothing of anyone else's does.
+enum Awaited {
+    /// The user's ACK.
+    Receipt(UserId),
+    /// The server's REPLY.
+    Reply(ServerId),
+    /// What each of the servers has to say of a group.
+    Members { servers: BTreeSet<ServerId>, users: BTreeMap<UserId, ServerId>, complete: bool },
+}
+
+impl Errands {
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.ends.first().map(|(ends, _)| *ends)
+    }
+
+    fn close(&mut self, id: u64) -> Option<Awaited> {
+        let errand = self.open.remove(&id)?;
+        self.ends.remove(&(errand.ends, id));
+        Some(errand.awaited)
+    }
+}
+
+impl Acms {
+    /// Sends a message to a user, whose receipt, or what else became of it, is an [`Event::Settled`] with the number
+    /// returned, at `ends` at the latest.
+    ///
+    /// # Errors
+    /// The user is not found, does not get it for want of room, or too much is open.
+    pub fn send_to_user(
+        &mut self,
+        now: Time,
+        user: &UserId,
+        info_type: u32,
+        body: &[u8],
+        ends: Time,
+    ) -> Result<u64, Bounce> {
+        let Some(conn) = self.whereabouts(user.as_bytes()).map(|server| server.conn) else {
+            return Err(self.absence(now, user.as_bytes()));
+        };
+        let id = self.begin_errand(ends, Awaited::Receipt(user.clone()))?;
+        let (flags, to) = (Flags::WANT_ACK, user.as_bytes());
+        self.say(now, conn, id, &Outgoing { flags, info_type, id, to, body, ..Outgoing::of(Kind::Data) })
+    }
+
+    /// Sends a message to a server's application.
+    ///
+    /// # Errors
+    /// The server is not registered, or has no room.
+    pub fn send_to_server(&mut self, now: Time, server: ServerId, info_type: u32, body: &[u8]) -> Result<(), Bounce> {
+        let conn = self.conn_of(server)?;
+        let (id, to) = (self.next_errand(), server.0.to_be_bytes());
+        self.say(now, conn, id, &Outgoing { info_type, id, to: &to, body, ..Outgoing::of(Kind::ServerData) }).map(drop)
+    }
+
+    /// Asks a server's application; settled as [`Acms::send_to_user`] is.
+    ///
+    /// # Errors
+    /// The server is not registered, has no room, or too much is open.
+    pub fn query_server(
+        &mut self,
+        now: Time,
+        server: ServerId,
+        info_type: u32,
+        body: &[u8],
+        ends: Time,
+    ) -> Result<u64, Bounce> {
+        let conn = self.conn_of(server)?;
+        let id = self.begin_errand(ends, Awaited::Reply(server))?;
+        let to = server.0.to_be_bytes();
+        self.say(now, conn, id, &Outgoing { info_type, id, to: &to, body, ..Outgoing::of(Kind::ServerQuery) })
+    }
+
+    /// Sends a message to all members of a group, on whatever servers.
+    ///
+    /// # Errors
+    /// It has no member, as far as is known, or one of its servers has no room: others have it then.
+    pub fn send_to_group(&mut self, now: Time, group: &GroupId, info_type: u32, body: &[u8]) -> Result<(), Bounce> {
+        let servers = self.group_conns(now, group)?;
+        let (id, to) = (self.next_errand(), group.as_bytes());
+        let frame = Outgoing { info_type, id, to, body, ..Outgoing::of(Kind::GroupData) };
+        let mut outcome = Ok(());
+        for (_, conn) in servers {
+            if let Err(cause) = self.say(now, conn, id, &frame) {
+                outcome = Err(cause);
+            }
+        }
+        outcome
+    }
+
+    /// Asks who is in a group; settled with [`Settled::Members`] at `ends` at the latest.
+    ///
+    /// # Errors
+    /// It has no member, as far as is known, or too much is open.
+    pub fn ask_members_of(&mut self, now: Time, group: &GroupId, ends: Time) -> Result<u64, Bounce> {
+        let conns = self.group_conns(now, group)?;
+        let (servers, users) = (conns.iter().map(|(server, _)| *server).collect(), BTreeMap::new());
+        let id = self.begin_errand(ends, Awaited::Members { servers, users, complete: self.is_complete(now) })?;
+        let question = Outgoing { id, to: group.as_bytes(), ..Outgoing::of(Kind::GroupMembers) };
+        for (_, conn) in conns {
+            self.control(now, conn, &question);
+        }
+        self.close_overwhelmed(now);
+        Ok(id)
+    }
+
+    fn conn_of(&self, server: ServerId) -> Result<ConnId, Bounce> {
+        self.places.get(&server).map(|place| self.servers[*place as usize].conn).ok_or(Bounce::Offline)
+    }
+
+    fn group_conns(&self, now: Time, group: &GroupId) -> Result<Vec<(ServerId, ConnId)>, Bounce> {
+        let places = self.servers_of_group(group).into_iter();
+        let conns: Vec<_> = places.filter_map(|server| Some((server, self.conn_of(server).ok()?))).collect();
+        match (conns.is_empty(), self.is_complete(now)) {
+            (false, _) => Ok(conns),
+            (true, true) => Err(Bounce::Offline),
+            (true, false) => Err(Bounce::Retry),
+        }
+    }
+
+    fn next_errand(&mut self) -> u64 {
+        self.errands.count += 1;
+        ServerMessageId::compose(ServerId::ACMS, ServerMessageId::first(self.config.epoch) + self.errands.count)
+    }
+
+    fn begin_errand(&mut self, ends: Time, awaited: Awaited) -> Result<u64, Bounce> {
+        if self.errands.open.len() >= limits::ERRANDS_MAX {
+            return Err(Bounce::Busy);
+        }
+        let id = self.next_errand();
+        self.errands.open.insert(id, Errand { ends, awaited });
+        self.errands.ends.insert((ends, id));
+        Ok(id)
+    }
+
+    /// Into the server's queue, or nothing is open.
+    fn say(&mut self, now: Time, conn: ConnId, id: u64, frame: &Outgoing<'_>) -> Result<u64, Bounce> {
+        if self.is_held_back(now, conn) || self.links.send(now, conn, frame).is_err() {
+            self.errands.close(id);
+            return Err(Bounce::Busy);
+        }
+        Ok(id)
+    }
+
+    /// An ACK, REPLY or BOUNCE of what the cluster manager said or asked.
+    pub(super) fn returned(&mut self, place: u32, frame: &Frame<'_>) {
+        let Envelope { header, from, .. } = frame.envelope;
+        let server = self.servers[place as usize].id;
+        let is_awaited = match self.errands.open.get(&header.id).map(|errand| &errand.awaited) {
+            Some(Awaited::Receipt(user)) => header.kind != Kind::Reply && user.as_bytes() == from,
+            Some(Awaited::Reply(asked)) => header.kind != Kind::Ack && *asked == server,
+            Some(Awaited::Members { .. }) | None => false,
+        };
+        if !is_awaited {
+            return self.counters.count_drop(Drop::Unroutable);
+        }
+        let settled = match header.kind {
+            Kind::Ack => Settled::Delivered,
+            Kind::Reply if !header.flags.has(Flags::ERROR) => {
+                Settled::Answered { info_type: header.info_type, body: frame.body() }
+            }
+            Kind::Reply if frame.body().is_empty() => Settled::Bounced(Bounce::NoHandler),
+            Kind::Reply => Settled::Failed(String::from_utf8_lossy(&frame.body()).into_owned()),
+            _ => Settled::Bounced(Bounce::from_wire(header.info_type)),
+        };
+        self.settle(header.id, settled);
+    }
+
+    /// One server's members of a group that was asked about.
+    pub(super) fn members_told(&mut self, place: u32, frame: &Frame<'_>) -> Result<(), Fault> {
+        let server = self.servers[place as usize].id;
+        let header = frame.envelope.header;
+        let Some(Errand { awaited: Awaited::Members { servers, users, complete }, .. }) =
+            self.errands.open.get_mut(&header.id)
+        else {
+            self.counters.count_drop(Drop::Unroutable);
+            return Ok(());
+        };
+        if !servers.remove(&server) {
+            self.counters.count_drop(Drop::Unroutable);
+            return Ok(());
+        }
+        *complete &= MembersTold::from_wire(header.info_type).complete;
+        let body = frame.body();
+        let mut rest = &body[..];
+        while !rest.is_empty() {
+            let (user, more) = UserList::split_first(rest)
+                .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "a GROUP_MEMBERS_ARE is cut short"))?;
+            users.insert(UserId::parse(user)?, server);
+            rest = more;
+        }
+        if servers.is_empty() {
+            self.give_up_errand(header.id);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, id: u64, settled: Settled) {
+        if self.errands.close(id).is_some() {
+            self.events.push_back(Event::Settled { id, settled });
+        }
+    }
+
+    /// What there is by now is what there will be.
+    fn give_up_errand(&mut self, id: u64) {
+        let settled = match self.errands.close(id) {
+            Some(Awaited::Members { servers, users, complete }) => {
+                Settled::Members { users, complete: complete && servers.is_empty() }
+            }
+            Some(Awaited::Receipt(_) | Awaited::Reply(_)) => Settled::TimedOut,
+            None => return,
+        };
+        self.events.push_back(Event::Settled { id, settled });
+    }
+
+    pub(super) fn expire_errands(&mut self, now: Time) {
+        while let Some((ends, id)) = self.errands.ends.first().copied()
+            && ends <= now
+        {
+            self.give_up_errand(id);
+        }
+    }
+
+    /// The server will say no more.
+    pub(super) fn server_left_errands(&mut self, server: ServerId) {
+        let is_over = |awaited: &mut Awaited| match awaited {
+            Awaited::Reply(asked) => *asked == server,
+            Awaited::Members { servers, complete, .. } => {
+                *complete &= !servers.remove(&server);
+                servers.is_empty()
+            }
+            // It may have said so before, and the user is asked anew where it comes back.
+            Awaited::Receipt(_) => false,
+        };
+        let open = self.errands.open.iter_mut();
+        let over: Vec<u64> = open.filter_map(|(id, errand)| is_over(&mut errand.awaited).then_some(*id)).collect();
+        for id in over {
+            match self.errands.open.get(&id).map(|errand| &errand.awaited) {
+                Some(Awaited::Reply(_)) => self.settle(id, Settled::Bounced(Bounce::Unreachable)),
+                Some(Awaited::Members { .. } | Awaited::Receipt(_)) | None => self.give_up_errand(id),
+            }
+        }
+    }
+}
