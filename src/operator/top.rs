@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded, select, tick};
+use crossbeam_channel::{Receiver, bounded, never, select, tick};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
@@ -42,7 +42,7 @@ fn watch(caller: &Caller, mut servers: Vec<Server>) -> io::Result<()> {
     let answers = poll(caller)?;
     let signals = signals()?;
     let mut screen = Screen::open()?;
-    let keys = if screen.has_keys() { keys()? } else { crossbeam_channel::never() };
+    let mut keys = if screen.has_keys() { keys()? } else { never() };
     let mut trouble = None;
     loop {
         let (height, width) = screen.size();
@@ -55,7 +55,12 @@ fn watch(caller: &Caller, mut servers: Vec<Server>) -> io::Result<()> {
                 Ok(Err(error)) => trouble = Some(error),
                 Err(_) => return Ok(()),
             },
-            recv(keys) -> key => if matches!(key, Ok(b'q' | b'Q')) { return Ok(()) },
+            recv(keys) -> key => match key {
+                Ok(b'q' | b'Q') => return Ok(()),
+                Ok(_) => {}
+                // A terminal without input has no key to end this with; signals still do.
+                Err(_) => keys = never(),
+            },
             recv(signals) -> signal => if signal != Ok(SIGWINCH) { return Ok(()) },
         }
     }
@@ -77,15 +82,11 @@ fn poll(caller: &Caller) -> io::Result<Receiver<Result<Servers, CallError>>> {
 
 fn keys() -> io::Result<Receiver<u8>> {
     let (sender, keys) = bounded(16);
-    thread::Builder::new().name("keys".to_owned()).spawn(move || {
-        while let Some(key) = key() {
-            if sender.send(key).is_err() {
-                return;
-            }
-        }
-        // A terminal without input has no key to end it with; signals still do.
-        thread::park();
-    })?;
+    thread::Builder::new().name("keys".to_owned()).spawn(
+        move || {
+            while key().is_some_and(|key| sender.send(key).is_ok()) {}
+        },
+    )?;
     Ok(keys)
 }
 
