@@ -352,7 +352,7 @@ fn read_lines(input: impl Read + Send + 'static) -> io::Result<Receiver<String>>
 }
 
 /// Text of a stranger's, without what would steer a terminal.
-fn printable(body: &[u8]) -> String {
+pub(crate) fn printable(body: &[u8]) -> String {
     String::from_utf8_lossy(body).chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 

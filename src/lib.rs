@@ -10,9 +10,9 @@
 //! connection's life), `role::appserver` and [`role::acms`] (the way of a frame), and `net::Reactor` (the loop).
 //! docs/ARCHITECTURE.md is the map, docs/PROTOCOL.md the wire.
 
-#[cfg(feature = "net")]
-pub mod access;
 pub mod buf;
+#[cfg(feature = "net")]
+pub mod caller;
 #[cfg(feature = "cli")]
 pub mod chat;
 #[cfg(feature = "cli")]
@@ -27,6 +27,8 @@ pub mod management;
 pub mod memory;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "cli")]
+pub mod operator;
 pub mod role;
 pub mod time;
 pub mod wire;

@@ -60,6 +60,10 @@ pub const ACKED_PENDING_MAX: usize = 1024;
 pub const ACKED_PENDING_BYTES_MAX: usize = 8 << 20;
 /// Bytes of an answer of the management interface that are taken, at most: a list of all servers that a cluster can have.
 pub const MANAGEMENT_ANSWER_BYTES_MAX: u64 = 32 << 20;
+/// Users on one page of the management interface, at most.
+pub const MANAGEMENT_PAGE_MAX: usize = 1_000;
+/// Users that one operator's command lists, at most: more are many times what anyone reads.
+pub const MANAGEMENT_USERS_MAX: usize = 1_000_000;
 /// Queries of one engine that wait for their reply, at most.
 pub const QUERIES_PENDING_MAX: usize = 4096;
 /// Message ids remembered of each sender, to hand a resent message to the application once.

@@ -1,4 +1,4 @@
-//! A whole cluster on this machine.
+//! A whole cluster on this machine, and the operator's commands for any cluster.
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use crossbeam_channel::{Sender, bounded};
 use trunkline::chat::Chat;
+use trunkline::operator;
 use trunkline::{Acms, AppServer, Client, ClusterState, Event, Handler, Membership, ServerHandle, ServerId, UserId};
 
 /// Cross-server messaging for TCP client/server applications
@@ -32,6 +33,8 @@ enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=65_533))]
         port_base: Option<u16>,
     },
+    #[command(flatten)]
+    Operator(operator::Request),
 }
 
 #[cfg(feature = "jemalloc")]
@@ -40,12 +43,25 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let Args { command: Command::Demo { user, port_base } } = Args::parse();
-    match demo(&user, ports(port_base)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("trunkline demo: {error}");
+    match Args::parse().command {
+        Command::Demo { user, port_base } => match demo(&user, ports(port_base)) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("trunkline demo: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Operator(request) => operate(request),
+    }
+}
+
+fn operate(request: operator::Request) -> ExitCode {
+    match operator::run(request, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("trunkline: {failure}");
             ExitCode::FAILURE
         }
     }

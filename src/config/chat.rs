@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use super::{Arguments, CLIENT_PORT, ConfigError, HostPort, HostPortError, read_token};
-use crate::access::{Access, AccessError};
+use super::{Arguments, CLIENT_PORT, ConfigError, HostPort, HostPortError, parse_url, read_token};
 use crate::id::UserId;
 
 /// What the chat client runs with. Not `Debug`: it holds the password.
@@ -75,8 +74,4 @@ impl Arguments for ChatArgs {
 
 fn parse_server(text: &str) -> Result<HostPort, HostPortError> {
     HostPort::parse_or_port(text, CLIENT_PORT)
-}
-
-fn parse_url(text: &str) -> Result<String, AccessError> {
-    Access::new(text, None).map(|access| access.origin().to_owned())
 }

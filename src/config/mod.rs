@@ -18,7 +18,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Command, Parser};
 use toml::{Spanned, Value};
 
-use crate::access::{AccessError, check_token};
+use crate::caller::{Caller, CallerError, check_token};
 use crate::id::{IdError, check_id};
 use crate::limits;
 use crate::management::{Token, TokenError};
@@ -29,7 +29,7 @@ mod acms;
 mod appserver;
 mod chat;
 
-pub use crate::access::MANAGEMENT_PORT;
+pub use crate::caller::MANAGEMENT_PORT;
 pub use acms::{AcmsArgs, AcmsSettings};
 pub use appserver::{AppServerArgs, AppServerSettings, JoinPolicy, LoginCheck, UserLineError};
 pub use chat::{ChatArgs, ChatEntrance, ChatSettings};
@@ -156,7 +156,7 @@ pub enum ConfigError {
         /// Its file.
         path: PathBuf,
         /// What is wrong with it.
-        error: AccessError,
+        error: CallerError,
     },
     /// A server is named, and an ACMS that is to name one.
     #[error("server and acms are both given: it is one or the other")]
@@ -396,12 +396,17 @@ fn reason(refusal: &clap::Error) -> String {
 }
 
 /// The token that opens an ACMS's management interface, where a file has one.
-fn read_token(path: Option<&Path>) -> Result<Option<String>, ConfigError> {
+pub(crate) fn read_token(path: Option<&Path>) -> Result<Option<String>, ConfigError> {
     let Some(path) = path else { return Ok(None) };
     let text = read_text(path)?;
     let token = text.trim_end_matches(['\r', '\n']);
     check_token(token).map_err(|error| ConfigError::Token { path: path.to_owned(), error })?;
     Ok(Some(token.to_owned()))
+}
+
+/// The URL of an ACMS's management interface, its port written out.
+pub(crate) fn parse_url(text: &str) -> Result<String, CallerError> {
+    Caller::new(text, None).map(|acms| acms.origin().to_owned())
 }
 
 fn read_text(path: &Path) -> Result<String, ConfigError> {

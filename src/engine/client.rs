@@ -14,7 +14,7 @@ use hashbrown::HashMap;
 use super::blob::{Blob, BlobCommand, BlobDesk, BlobHandle, BlobLine, BlobOffer, IncomingBlob};
 use super::guide::Guide;
 use super::{Pending, Running, failure, resolve, resolve_address, seed};
-use crate::access::{Access, AccessError};
+use crate::caller::{Caller, CallerError};
 use crate::id::{GroupId, IdError, UserId};
 use crate::limits;
 use crate::net::{Reactor, Tuning, Wake};
@@ -155,7 +155,7 @@ pub enum ConnectError {
     User(#[from] IdError),
     /// The URL or the token of the ACMS break their rules.
     #[error(transparent)]
-    Access(#[from] AccessError),
+    Acms(#[from] CallerError),
     /// A name without an address, or no descriptor left.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -253,11 +253,11 @@ impl ClientBuilder {
 
     /// As [`ClientBuilder::start`], to a server that the ACMS names, as in [`ClientBuilder::connect_via_acms`].
     pub fn start_via_acms(self, url: &str, token: Option<&str>) -> Result<Client, ConnectError> {
-        let access = Access::new(url, token)?;
-        self.launch(Entrance::Asked, Some(access))
+        let acms = Caller::new(url, token)?;
+        self.launch(Entrance::Asked, Some(acms))
     }
 
-    fn launch(self, entrance: Entrance, acms: Option<Access>) -> Result<Client, ConnectError> {
+    fn launch(self, entrance: Entrance, acms: Option<Caller>) -> Result<Client, ConnectError> {
         let config = core::Config {
             entrance,
             user: self.user?,

@@ -6,7 +6,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::Deserialize;
 
 use super::resolve;
-use crate::access::{Access, CallError};
+use crate::caller::{CallError, Caller};
 use crate::id::UserId;
 use crate::limits;
 use crate::net::Wake;
@@ -17,7 +17,7 @@ type Found = Result<SocketAddr, NoServer>;
 
 /// Asks the ACMS which server a client is to dial: each question on a thread of its own, since it waits.
 pub(super) struct Guide {
-    access: Access,
+    acms: Caller,
     user: UserId,
     wake: Arc<Wake>,
     answers: Receiver<Found>,
@@ -30,17 +30,17 @@ struct Assigned {
 }
 
 impl Guide {
-    pub(super) fn new(access: Access, user: UserId, wake: Arc<Wake>) -> Guide {
+    pub(super) fn new(acms: Caller, user: UserId, wake: Arc<Wake>) -> Guide {
         let (sender, answers) = unbounded();
-        Guide { access, user, wake, answers, sender }
+        Guide { acms, user, wake, answers, sender }
     }
 
     /// Asks; the answer wakes the reactor.
     pub(super) fn ask(&self) {
-        let (access, user) = (self.access.clone(), self.user.clone());
+        let (acms, user) = (self.acms.clone(), self.user.clone());
         let (wake, sender) = (Arc::clone(&self.wake), self.sender.clone());
         let answer = move || {
-            resolve(&sender, assigned(&access, &user));
+            resolve(&sender, assigned(&acms, &user));
             wake.wake();
         };
         if let Err(error) = thread::Builder::new().name("assign".to_owned()).spawn(answer) {
@@ -55,10 +55,10 @@ impl Guide {
     }
 }
 
-fn assigned(access: &Access, user: &UserId) -> Found {
+fn assigned(acms: &Caller, user: &UserId) -> Found {
     let body = serde_json::json!({ "user": user.as_str() });
     let patience = limits::MANAGEMENT_TIMEOUT.to_duration();
-    let answer: Result<Assigned, CallError> = access.call("POST", "/v1/assign", Some(&body), patience);
+    let answer: Result<Assigned, CallError> = acms.call("POST", "/v1/assign", Some(&body), patience);
     match answer {
         Ok(Assigned { address }) => {
             let nowhere = |_| NoServer::Now(format!("the ACMS names {address:?}, which is no address"));

@@ -13,6 +13,7 @@ mod engines;
 mod entrance;
 mod hostile;
 mod memory;
+mod operator;
 mod overload;
 mod partition;
 mod port;

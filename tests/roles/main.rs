@@ -2,6 +2,7 @@
 
 mod acms;
 mod appserver;
+mod assignment;
 mod blobs;
 mod client;
 mod directory;

@@ -17,7 +17,7 @@ pub const MANAGEMENT_PORT: u16 = 11_000;
 
 /// Where the management interface of an ACMS is, and what opens it. Not `Debug`: it holds the token.
 #[derive(Clone)]
-pub struct Access {
+pub struct Caller {
     /// `http://HOST:PORT`.
     origin: String,
     bearer: Option<String>,
@@ -25,7 +25,7 @@ pub struct Access {
 
 /// Why text is no way to an ACMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AccessError {
+pub enum CallerError {
     /// The URL.
     #[error("the management interface of an ACMS is at http://HOST[:PORT]")]
     Url,
@@ -70,18 +70,18 @@ struct Problem {
     detail: Option<String>,
 }
 
-impl Access {
+impl Caller {
     /// At `http://HOST[:PORT]`, port 11000 where none is named; with the token that the ACMS was given, if it was.
-    pub fn new(url: &str, token: Option<&str>) -> Result<Access, AccessError> {
-        let authority = url.strip_prefix("http://").ok_or(AccessError::Url)?;
+    pub fn new(url: &str, token: Option<&str>) -> Result<Caller, CallerError> {
+        let authority = url.strip_prefix("http://").ok_or(CallerError::Url)?;
         let authority = authority.strip_suffix('/').unwrap_or(authority);
-        let authority: Authority = authority.parse().map_err(|_| AccessError::Url)?;
+        let authority: Authority = authority.parse().map_err(|_| CallerError::Url)?;
         let names_port = authority.as_str().len() > authority.host().len();
         let port = if names_port { authority.port_u16() } else { Some(MANAGEMENT_PORT) };
-        let port = port.filter(|_| !authority.as_str().contains('@')).ok_or(AccessError::Url)?;
+        let port = port.filter(|_| !authority.as_str().contains('@')).ok_or(CallerError::Url)?;
         token.map_or(Ok(()), check_token)?;
         let bearer = token.map(|token| format!("Bearer {token}"));
-        Ok(Access { origin: format!("http://{}:{port}", authority.host()), bearer })
+        Ok(Caller { origin: format!("http://{}:{port}", authority.host()), bearer })
     }
 
     /// `http://HOST:PORT`.
@@ -173,9 +173,9 @@ fn agent(first: Duration, whole: Option<Duration>) -> Agent {
 }
 
 /// Whether it can stand in a header.
-pub fn check_token(token: &str) -> Result<(), AccessError> {
+pub fn check_token(token: &str) -> Result<(), CallerError> {
     let is_word = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    is_word.then_some(()).ok_or(AccessError::Token)
+    is_word.then_some(()).ok_or(CallerError::Token)
 }
 
 /// A name as a part of a path or a query.
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_url_is_a_host_and_perhaps_a_port() {
-        let origin = |url: &str| Access::new(url, None).map(|access| access.origin);
+        let origin = |url: &str| Caller::new(url, None).map(|acms| acms.origin);
         assert_eq!(origin("http://127.0.0.1:11001"), Ok("http://127.0.0.1:11001".to_owned()));
         assert_eq!(origin("http://acms.example/"), Ok("http://acms.example:11000".to_owned()));
         assert_eq!(origin("http://[::1]"), Ok("http://[::1]:11000".to_owned()));
@@ -210,16 +210,16 @@ mod tests {
             "http://a:70000",
             "http://me:secret@a",
         ] {
-            assert_eq!(origin(url), Err(AccessError::Url), "{url}");
+            assert_eq!(origin(url), Err(CallerError::Url), "{url}");
         }
     }
 
     #[test]
     fn a_token_is_one_printable_word() {
         for token in ["", "two words", "a\nb", "schön"] {
-            assert_eq!(Access::new("http://a", Some(token)).err(), Some(AccessError::Token), "{token:?}");
+            assert_eq!(Caller::new("http://a", Some(token)).err(), Some(CallerError::Token), "{token:?}");
         }
-        assert!(Access::new("http://a", Some("s3cret-_.~+/=")).is_ok());
+        assert!(Caller::new("http://a", Some("s3cret-_.~+/=")).is_ok());
     }
 
     #[test]
