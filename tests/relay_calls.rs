@@ -71,6 +71,7 @@ fn server(number: u16, acms: SocketAddr) -> Node<AppServer> {
             takes_messages: false,
             takes_queries: false,
             asks_joins: false,
+            blobs: Default::default(),
             cluster: Some(Membership {
                 acms,
                 name: "demo".to_owned(),

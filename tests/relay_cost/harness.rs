@@ -200,6 +200,7 @@ pub(crate) fn server(number: u16) -> Node<AppServer> {
         takes_messages: false,
         takes_queries: false,
         asks_joins: false,
+        blobs: Default::default(),
         cluster: Some(Membership {
             acms: SocketAddr::from(([10, 0, 0, 100], 5200)),
             name: "demo".to_owned(),

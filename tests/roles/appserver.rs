@@ -45,6 +45,7 @@ fn config() -> Config {
         takes_messages: false,
         takes_queries: false,
         asks_joins: false,
+        blobs: Default::default(),
         cluster: None,
         seed: [1; 32],
     }

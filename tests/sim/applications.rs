@@ -103,6 +103,7 @@ impl World {
             appserver::Event::Memory(_)
             | appserver::Event::DrainAsked
             | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
+            appserver::Event::Blob(event) => panic!("nobody sends blobs: {event:?}"),
         }
     }
 
@@ -331,7 +332,8 @@ fn of_server(event: &appserver::Event) -> String {
         appserver::Event::ServerMessage(inbox) | appserver::Event::ServerQuery(inbox) => {
             format!("server {} sends {:x}, {} bytes", inbox.from(), inbox.id, inbox.body.len())
         }
-        appserver::Event::LoginAsked { .. }
+        appserver::Event::Blob(_)
+        | appserver::Event::LoginAsked { .. }
         | appserver::Event::LoggedIn { .. }
         | appserver::Event::LoggedOut { .. }
         | appserver::Event::Outcome { .. }

@@ -73,6 +73,7 @@ pub(crate) fn server(now: Time, node: NodeId, boot: u64, settings: &Settings, se
         takes_messages: true,
         takes_queries: true,
         asks_joins: false,
+        blobs: Default::default(),
         cluster: Some(cluster),
         seed,
     };

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 use mio::net::TcpListener;
 
+use super::blob::{BlobCommand, BlobDesk, IncomingBlob};
 use super::groups::EditOutcome;
 use super::handle::{Command, LocateOutcome, QueryOutcome, ServerHandle, ServerVitals};
 use super::handler::LoginRequest;
@@ -26,9 +27,10 @@ use crate::management::Bound;
 use crate::net::Reactor;
 use crate::role::Core as _;
 use crate::role::appserver::{self as core, ClusterState, Event, Inbox, Outcome, QuerySource, ServerInbox, Verdict};
-use crate::role::client::QueryFailure;
+use crate::role::blob::BlobEvent;
+use crate::role::client::{QueryFailure, SendError};
 use crate::time::{Span, Time};
-use crate::wire::{Bounce, CloseCode, Flags};
+use crate::wire::{BlobCause, Bounce, CloseCode, Flags};
 
 pub use builder::{AppServerBuilder, Membership};
 
@@ -64,6 +66,7 @@ pub struct AppServer {
     management: Option<Bound>,
     handle: ServerHandle,
     queue: Receiver<Command>,
+    blobs: BlobDesk,
     queries: HashMap<u64, Sender<QueryOutcome>, ahash::RandomState>,
     lookups: HashMap<u64, Sender<LocateOutcome>, ahash::RandomState>,
     lookup_tokens: u64,
@@ -189,6 +192,8 @@ impl AppServer {
             {
                 commands -= 1;
                 self.obey(now, command);
+            } else if let Some(command) = self.blobs.poll() {
+                self.obey_blob(now, command);
             } else {
                 break;
             }
@@ -226,6 +231,7 @@ impl AppServer {
                 self.ask(QuerySource::Server { id }, info_type, false, body);
             }
             Event::Outcome { id, outcome } if self.settle_edit(id, &outcome) => {}
+            Event::Blob(event) => self.hear_blob(event),
             Event::Outcome { id, outcome } => self.settle_query(id, outcome),
             Event::Located { token, servers } => {
                 if let Some(outcome) = self.lookups.remove(&token) {
@@ -249,6 +255,15 @@ impl AppServer {
                     log::info!("{conn} {addr} user {user} {}{untold}", ending(gone, &text));
                 }
             }
+        }
+    }
+
+    fn hear_blob(&mut self, event: BlobEvent) {
+        let Some(incoming) = self.blobs.hear(event) else { return };
+        let whole = matches!(incoming, IncomingBlob::Whole(_)).then(|| incoming.key().clone());
+        let taken = self.give(Task::Blob(incoming));
+        if let Some(key) = whole.filter(|_| taken) {
+            self.core.take_blob(self.reactor.now(), &key);
         }
     }
 
@@ -314,6 +329,7 @@ impl AppServer {
                 self.core.refuse_query(now, &QuerySource::Server { id: inbox.id }, Bounce::Busy);
             }
             Task::Join(join) => self.core.join_verdict(now, &join, Err(Bounce::Busy)),
+            Task::Blob(incoming) => self.core.refuse_blob(now, incoming.key(), BlobCause::Busy, String::new()),
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => {
                 unreachable!("a notice waits in the pool, it is not turned away")
             }
@@ -336,6 +352,24 @@ impl AppServer {
             Answer::Failure(text) => self.core.answer_query(now, query, Flags::ERROR, text.as_bytes()),
             Answer::Unknown => self.core.refuse_query(now, query, Bounce::NoHandler),
             Answer::Nothing => {}
+        }
+    }
+
+    fn obey_blob(&mut self, now: Time, command: BlobCommand) {
+        let core = &mut self.core;
+        match command {
+            BlobCommand::Send(blob) => self.blobs.send(blob, |to, info_type, name, body| {
+                let to = to.expect("a server sends to users");
+                core.send_blob(now, to, info_type, name, body).map_err(SendError::from)
+            }),
+            BlobCommand::Cancel(confirmed) => {
+                if let Some(id) = self.blobs.id_of(&confirmed) {
+                    core.cancel_blob(now, id);
+                }
+            }
+            BlobCommand::Accept(key) => core.accept_blob(now, &key),
+            BlobCommand::Refuse(key, cause, text) => core.refuse_blob(now, &key, cause, text),
+            BlobCommand::Release(bytes) => core.release_blob(bytes),
         }
     }
 

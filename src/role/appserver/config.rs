@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 
 use super::meter::Rates;
 use crate::id::ServerId;
+use crate::role::blob;
 use crate::time::Span;
 use crate::wire::link::Relogin;
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub takes_queries: bool,
     /// Whether the application is asked who may join a group; else everyone may.
     pub asks_joins: bool,
+    /// Which blobs it takes and sends; none where it answers no queries.
+    pub blobs: blob::Config,
     /// The cluster to join.
     pub cluster: Option<Membership>,
     /// The source of all randomness.

@@ -9,6 +9,7 @@ use super::members::Members;
 use crate::id::{ConnId, ServerId, UserId};
 use crate::memory::Strain;
 use crate::role::Gone;
+use crate::role::blob::BlobEvent;
 use crate::time::Span;
 use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Flags, Login};
@@ -53,6 +54,8 @@ pub enum Event {
     /// Another server's application, or this one's own, asks something; answer with
     /// [`AppServer::answer_query`](super::AppServer::answer_query).
     ServerQuery(ServerInbox),
+    /// A blob is offered, comes, or goes.
+    Blob(BlobEvent),
     /// What became of a message or query of the server's own.
     Outcome {
         /// The id that [`AppServer::send`](super::AppServer::send) gave.

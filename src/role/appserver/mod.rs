@@ -3,9 +3,10 @@
 //! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
 //! to the ACMS, `ask` the questions about who is where, `queries` and `servers` what the server's own application asks and
 //! says to others, `meter` how fast a client may send, `drain` the way of all users to other servers, `groups` who is in
-//! which and what is said to one, `members` the lists of these.
+//! which and what is said to one, `members` the lists of these, `blobs` what is larger than a frame.
 
 mod ask;
+mod blobs;
 mod config;
 mod drain;
 mod event;
@@ -31,6 +32,7 @@ use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Link, Links, Patience, Pause, Stage};
 use crate::memory::Strain;
+use crate::role::blob::Blobs;
 use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone, Pace, Strained, Strangers};
 use crate::time::{Span, Time};
 use crate::wire::link::ServerMessageId;
@@ -134,6 +136,7 @@ pub struct AppServer {
     groups: Groups,
     rosters: Rosters,
     dedupe: Dedupe,
+    blobs: Blobs,
     entropy: Entropy,
     events: VecDeque<Event>,
     counters: Counters,
@@ -167,6 +170,7 @@ impl AppServer {
             groups: Groups::new(&mut entropy),
             rosters: Rosters::default(),
             dedupe: Dedupe::new(entropy.hasher()),
+            blobs: Blobs::new(config.blobs),
             entropy,
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -179,7 +183,7 @@ impl AppServer {
 
     /// What happened next, until none is left.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop_front().or_else(|| self.blobs.poll_event().map(Event::Blob))
     }
 
     /// Users that are in.
@@ -517,9 +521,12 @@ impl Core for AppServer {
     fn relieved(&mut self, now: Time, conn: ConnId) {
         let Some(link) = self.links.get(conn) else { return };
         match &link.peer {
+            // It only came to a mark.
+            _ if link.queue().is_congested() => {}
             Peer::Client(_) => self.links.resume(now, conn, Pause::Congested),
             Peer::Acms(place) => self.release_waiters(now, *place),
         }
+        self.carry_blobs(now);
         self.close_overwhelmed(now);
     }
 
@@ -552,6 +559,8 @@ impl Core for AppServer {
         self.expire_queries(now);
         self.expire_edits(now);
         self.expire_rosters(now);
+        self.blobs.expire(now);
+        self.carry_blobs(now);
         self.ease(now);
         self.close_overwhelmed(now);
     }
@@ -561,6 +570,9 @@ impl Core for AppServer {
         let queries = self.queries.deadline();
         let groups = [self.groups.deadline(), self.rosters.deadline()].into_iter().flatten().min();
         let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
-        [self.links.deadline(), questions, queries, groups, uplinks, self.drain_deadline()].into_iter().flatten().min()
+        [self.links.deadline(), questions, queries, groups, uplinks, self.drain_deadline(), self.blobs.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

@@ -360,7 +360,7 @@ impl AppServer {
         let envelope = frame.envelope;
         if envelope.to.is_empty() {
             if ServerMessageId::server(envelope.header.id) == self.config.server {
-                self.returned(frame);
+                self.returned(now, frame);
             } else {
                 self.counters.count_drop(Drop::Unroutable);
             }
