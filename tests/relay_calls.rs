@@ -72,6 +72,7 @@ fn server(number: u16, acms: SocketAddr) -> Node<AppServer> {
             takes_queries: false,
             asks_joins: false,
             takes_queries_before_login: false,
+            blobs: Default::default(),
             cluster: Some(Membership {
                 acms,
                 name: "demo".to_owned(),

@@ -12,9 +12,9 @@ use super::{Pending, Stopped, resolve};
 use crate::id::UserId;
 use crate::limits;
 use crate::net::Wake;
-use crate::role::blob::{BlobFailure, BlobKey};
+use crate::role::blob::{BlobEvent, BlobFailure, BlobKey};
 use crate::role::client::SendError;
-use crate::wire::BlobCause;
+use crate::wire::{BlobCause, Manifest};
 
 /// What a blob that is sent came to: the receiver's engine has all of it, or why not.
 pub type BlobOutcome = Result<(), BlobFailure>;
@@ -44,19 +44,29 @@ pub enum IncomingBlob {
     },
 }
 
+impl IncomingBlob {
+    /// Which blob it is about.
+    pub fn key(&self) -> &BlobKey {
+        match self {
+            IncomingBlob::Offered(BlobOffer { key, .. })
+            | IncomingBlob::Progress { key, .. }
+            | IncomingBlob::Whole(Blob { key, .. })
+            | IncomingBlob::Failed { key, .. } => key,
+        }
+    }
+}
+
 /// A blob that came, whole and as it was sent.
 #[derive(Debug)]
 pub struct Blob {
-    /// Who sent it; none for a server.
-    pub from: Option<UserId>,
+    /// Who sent it, and the sender's id for it.
+    pub key: BlobKey,
     /// The application's information type.
     pub info_type: u32,
     /// What the sender calls it; not a path.
     pub name: String,
     /// All of it. It counts among what the engine holds until this [`Blob`] is dropped.
     pub body: Bytes,
-    /// The sender's id for it.
-    pub id: u64,
     #[expect(dead_code, reason = "held for its end")]
     held: Held,
 }
@@ -71,13 +81,6 @@ struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.line.tell(BlobCommand::Release(self.bytes));
-    }
-}
-
-impl Blob {
-    pub(super) fn new(line: &BlobLine, key: BlobKey, info_type: u32, name: String, body: Bytes) -> Blob {
-        let held = Held { bytes: body.len(), line: line.clone() };
-        Blob { from: key.from, info_type, name, body, id: key.id, held }
     }
 }
 
@@ -97,10 +100,6 @@ pub struct BlobOffer {
 }
 
 impl BlobOffer {
-    pub(super) fn new(line: BlobLine, key: BlobKey, info_type: u32, size: u64, name: String) -> BlobOffer {
-        BlobOffer { key, info_type, size, name, line: Some(line) }
-    }
-
     /// Takes it: it comes as an event of its own, or fails as one.
     pub fn accept(mut self) {
         self.answer(BlobCommand::Accept(self.key.clone()));
@@ -251,7 +250,7 @@ impl BlobLine {
 /// An engine's part: what it is asked, and who waits for the blobs that it sends.
 pub(super) struct BlobDesk {
     /// The other end, for what is handed out.
-    pub(super) line: BlobLine,
+    line: BlobLine,
     queue: Receiver<BlobCommand>,
     sent: HashMap<u64, SentBlob, ahash::RandomState>,
 }
@@ -285,15 +284,30 @@ impl BlobDesk {
         self.sent.iter().find(|(_, sent)| Arc::ptr_eq(&sent.confirmed, confirmed)).map(|(id, _)| *id)
     }
 
-    pub(super) fn confirmed(&self, id: u64, bytes: u64) {
-        if let Some(sent) = self.sent.get(&id) {
-            sent.confirmed.store(bytes, Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn settled(&mut self, id: u64, outcome: BlobOutcome) {
-        if let Some(sent) = self.sent.remove(&id) {
-            resolve(&sent.outcome, Ok(outcome));
-        }
+    /// Tells whoever waits for a blob that is sent; hands on what is about one that comes.
+    pub(super) fn hear(&mut self, event: BlobEvent) -> Option<IncomingBlob> {
+        Some(match event {
+            BlobEvent::Offered { key, info_type, manifest: Manifest { size, name } } => {
+                IncomingBlob::Offered(BlobOffer { key, info_type, size, name, line: Some(self.line.clone()) })
+            }
+            BlobEvent::Came { key, received, size } => IncomingBlob::Progress { key, received, size },
+            BlobEvent::Received { key, info_type, name, body } => {
+                let held = Held { bytes: body.len(), line: self.line.clone() };
+                IncomingBlob::Whole(Blob { key, info_type, name, body, held })
+            }
+            BlobEvent::Failed { key, cause } => IncomingBlob::Failed { key, cause },
+            BlobEvent::Confirmed { id, bytes } => {
+                if let Some(sent) = self.sent.get(&id) {
+                    sent.confirmed.store(bytes, Ordering::Relaxed);
+                }
+                return None;
+            }
+            BlobEvent::Settled { id, outcome } => {
+                if let Some(sent) = self.sent.remove(&id) {
+                    resolve(&sent.outcome, Ok(outcome));
+                }
+                return None;
+            }
+        })
     }
 }

@@ -11,17 +11,17 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use hashbrown::HashMap;
 
-use super::blob::{Blob, BlobCommand, BlobDesk, BlobHandle, BlobLine, BlobOffer, IncomingBlob};
+use super::blob::{BlobCommand, BlobDesk, BlobHandle, BlobLine, IncomingBlob};
 use super::guide::Guide;
 use super::{Pending, Running, failure, resolve, resolve_address, seed};
 use crate::caller::{Caller, CallerError};
 use crate::id::{GroupId, IdError, UserId};
 use crate::limits;
 use crate::net::{Reactor, Tuning, Wake};
-use crate::role::blob::{self, BlobEvent, BlobKey};
+use crate::role::blob::{self, BlobKey};
 use crate::role::client::{self as core, Entrance, JoinFailure, QueryFailure, SendError, SendFailure, State};
 use crate::time::{Span, Time};
-use crate::wire::{Answer, Bounce, CloseCode, Flags, GroupChange, Login, Manifest, Welcome, parse_object};
+use crate::wire::{Answer, Bounce, CloseCode, Flags, GroupChange, Login, Welcome, parse_object};
 
 /// How soon events are offered again to an application that had no room for them.
 const EVENT_RETRY: Span = Span::from_millis(2);
@@ -619,29 +619,6 @@ impl Engine {
         }
     }
 
-    fn hear_blob(&mut self, event: BlobEvent) -> Option<IncomingBlob> {
-        match event {
-            BlobEvent::Offered { key, info_type, manifest: Manifest { size, name } } => {
-                let line = self.blobs.line.clone();
-                Some(IncomingBlob::Offered(BlobOffer::new(line, key, info_type, size, name)))
-            }
-            BlobEvent::Came { key, received, size } => Some(IncomingBlob::Progress { key, received, size }),
-            BlobEvent::Received { key, info_type, name, body } => {
-                self.core.take_blob(self.reactor.now(), &key);
-                Some(IncomingBlob::Whole(Blob::new(&self.blobs.line, key, info_type, name, body)))
-            }
-            BlobEvent::Failed { key, cause } => Some(IncomingBlob::Failed { key, cause }),
-            BlobEvent::Confirmed { id, bytes } => {
-                self.blobs.confirmed(id, bytes);
-                None
-            }
-            BlobEvent::Settled { id, outcome } => {
-                self.blobs.settled(id, outcome);
-                None
-            }
-        }
-    }
-
     /// Brings events to the application, in order, as long as it has room.
     fn hand_over(&mut self) {
         let was_held = !self.backlog.is_empty();
@@ -677,10 +654,13 @@ impl Engine {
                 commands: self.commands.clone(),
                 wake: Arc::clone(&self.wake),
             }),
-            core::Event::Blob(event) => match self.hear_blob(event) {
-                Some(incoming) => Event::Blob(incoming),
-                None => return,
-            },
+            core::Event::Blob(event) => {
+                let Some(incoming) = self.blobs.hear(event) else { return };
+                if let IncomingBlob::Whole(blob) = &incoming {
+                    self.core.take_blob(self.reactor.now(), &blob.key);
+                }
+                Event::Blob(incoming)
+            }
             core::Event::Bounced { id, to, cause } => {
                 Event::Undelivered { to: UserId::parse(&to).ok(), id, cause: Undelivered::Bounced(cause) }
             }

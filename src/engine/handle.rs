@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam_channel::Sender;
 
+use super::blob::{BlobHandle, BlobLine};
 use super::groups::GroupCommand;
 use super::outcomes::{Cursor, LocateOutcome, Locating, Profile, QueryOutcome, UserPage, Waiting};
 use super::{Asker, Pending, resolve};
@@ -13,6 +15,7 @@ use crate::id::{ServerId, UserId};
 use crate::limits;
 use crate::net::{Calls, Wake};
 use crate::role::Counters;
+use crate::role::blob::BlobKey;
 use crate::role::client::QueryFailure;
 use crate::time::Span;
 use crate::wire::{Bounce, Flags, ListRequest};
@@ -77,6 +80,7 @@ pub struct Overloaded;
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) commands: Sender<Command>,
+    pub(super) blob_line: BlobLine,
     pub(super) told_to_stop: Arc<AtomicBool>,
     pub(super) wake: Arc<Wake>,
 }
@@ -143,6 +147,22 @@ impl ServerHandle {
         let (outcome, pending) = Pending::new();
         self.command(Command::QueryServer { to, info_type, body, patience: patience.into(), outcome })?;
         Ok(pending)
+    }
+
+    /// Sends a blob to a user on any server, as [`Client::send_blob`](super::Client::send_blob).
+    pub fn send_blob(
+        &self,
+        to: &UserId,
+        info_type: u32,
+        name: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<BlobHandle, Overloaded> {
+        self.blob_line.send(Some(to.clone()), info_type, name, body.into()).map_err(|_| Overloaded)
+    }
+
+    /// Wants no more of a blob that was accepted: its sender is told, and nothing more is heard of it.
+    pub fn stop_blob(&self, key: &BlobKey) {
+        self.blob_line.stop(key);
     }
 
     /// Ends the user's session with KICKED, whichever server it is on. Its client is told the text, of which 512 bytes

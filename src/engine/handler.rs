@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use super::{Responder, ServerHandle};
+use super::{IncomingBlob, Responder, ServerHandle};
 use crate::id::{ServerId, UserId};
 use crate::role::Gone;
 use crate::role::appserver::ClusterState;
@@ -121,6 +121,10 @@ pub trait Handler: Send + Sync + 'static {
     fn on_query_before_login(&self, _server: &ServerHandle, _query: &Unnamed<'_>, reply: Responder) {
         reply.decline();
     }
+
+    /// A user wants to send the server a blob, or one that was accepted comes on, is there, or will not come. An offer that
+    /// is dropped is refused.
+    fn on_blob(&self, _server: &ServerHandle, _blob: IncomingBlob) {}
 
     /// The link to the cluster changed.
     fn on_cluster(&self, _server: &ServerHandle, _state: &ClusterState) {}

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use super::groups::Groups;
 use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest, Unnamed};
 use super::watchdog::Watchdog;
-use super::{Responder, ServerHandle, seed};
+use super::{IncomingBlob, Responder, ServerHandle, seed};
 use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
 use crate::net::Wake;
@@ -52,6 +52,7 @@ pub(super) enum Task {
         body: Bytes,
     },
     ServerMessage(ServerInbox),
+    Blob(IncomingBlob),
     Cluster(ClusterState),
     Join(JoinRef),
 }
@@ -76,6 +77,7 @@ impl Task {
                 QuerySource::Server { .. } | QuerySource::Stranger { .. } => None,
             },
             Task::Join(join) => Some(&join.user),
+            Task::Blob(incoming) => incoming.key().from.as_ref(),
             Task::ServerMessage(_) | Task::Cluster(_) => None,
         }
     }
@@ -86,7 +88,7 @@ impl Task {
             Task::Query { reply, .. } => reply.query().server(),
             Task::ServerMessage(inbox) => Some(inbox.from()),
             Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } => None,
-            Task::Cluster(_) | Task::Join(_) => None,
+            Task::Blob(_) | Task::Cluster(_) | Task::Join(_) => None,
         }
     }
 
@@ -101,6 +103,7 @@ impl Task {
         "on_server_query",
         "may_join",
         "on_query_before_login",
+        "on_blob",
     ];
 
     /// The place of its name among [`Task::NAMES`].
@@ -113,11 +116,12 @@ impl Task {
             Task::Query { reply, .. } => match reply.query() {
                 QuerySource::User(_) => 4,
                 QuerySource::Server { .. } => 7,
-                QuerySource::Stranger { .. } => 8,
+                QuerySource::Stranger { .. } => 9,
             },
             Task::Cluster(_) => 5,
             Task::ServerMessage(_) => 6,
             Task::Join(_) => 8,
+            Task::Blob(_) => 10,
         }
     }
 
@@ -133,6 +137,8 @@ impl Task {
             Task::Message { body, .. } | Task::Query { body, .. } => body.len(),
             Task::ServerMessage(inbox) => inbox.body.len(),
             Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Join(_) => 0,
+            // Those of blobs have a bound of their own, which lasts until the application lets go of them.
+            Task::Blob(_) => 0,
         }
     }
 
@@ -152,7 +158,8 @@ impl Task {
             | Task::LoggedIn(_)
             | Task::LoggedOut(..)
             | Task::Cluster(_)
-            | Task::Join(_)) => other,
+            | Task::Join(_)
+            | Task::Blob(_)) => other,
         }
     }
 }
@@ -166,7 +173,7 @@ impl Application {
             Task::Message { reference, .. } => Done::Denied(reference.clone()),
             Task::Join(join) => Done::Joined(join.clone(), false),
             // A responder answers by itself where it is dropped.
-            Task::Query { .. } => Done::Nothing,
+            Task::Query { .. } | Task::Blob(_) => Done::Nothing,
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::ServerMessage(_) | Task::Cluster(_) => Done::Nothing,
         };
         catch_unwind(AssertUnwindSafe(|| self.call(server, task))).unwrap_or_else(|_| {
@@ -197,6 +204,10 @@ impl Application {
             }
             Task::LoggedOut(user, gone) => {
                 handler.on_logout(server, &user, gone);
+                Done::Nothing
+            }
+            Task::Blob(incoming) => {
+                handler.on_blob(server, incoming);
                 Done::Nothing
             }
             Task::Cluster(state) => {
@@ -307,8 +318,8 @@ struct Lane {
     tasks: Sender<Task>,
     /// What the bodies of its tasks hold, until each is done.
     body_bytes: Arc<AtomicUsize>,
-    /// Comings and goings that the queue has had no room for. While there are any, nobody whose tasks go here is let in,
-    /// so these are no more than there are users.
+    /// Comings and goings that the queue has had no room for, and blobs that will not come. While there are any, nobody
+    /// whose tasks go here is let in and no blob is accepted, so these are no more than there are users and blobs.
     deferred: VecDeque<Task>,
 }
 
@@ -331,9 +342,11 @@ impl Lane {
         };
         match refused {
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => self.deferred.push_back(refused),
+            Task::Blob(IncomingBlob::Failed { .. }) => self.deferred.push_back(refused),
             Task::Check { .. } | Task::Message { .. } | Task::Query { .. } | Task::ServerMessage(_) | Task::Join(_) => {
                 return Err(refused);
             }
+            Task::Blob(_) => return Err(refused),
         }
         Ok(())
     }
@@ -397,6 +410,7 @@ impl Pool {
             }
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Query { .. } => lane.give(task),
             Task::ServerMessage(_) | Task::Cluster(_) | Task::Join(_) => lane.give(task),
+            Task::Blob(_) => lane.give(task),
         }
     }
 }

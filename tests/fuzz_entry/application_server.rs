@@ -81,6 +81,7 @@ fn config(script: &mut Script<'_>, always_member: bool) -> Config {
         takes_queries: choices & 32 == 0,
         asks_joins: choices & 64 == 0,
         takes_queries_before_login: choices & 16 == 0,
+        blobs: Default::default(),
         cluster: (always_member || choices & 0xc0 != 0).then_some(membership),
         seed: [1; 32],
     }
@@ -515,6 +516,7 @@ impl Site<'_> {
                 }
                 Event::LoggedOut { .. }
                 | Event::DrainAsked
+                | Event::Blob(_)
                 | Event::Memory(_)
                 | Event::Outcome { .. }
                 | Event::Located { .. }

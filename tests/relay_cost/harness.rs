@@ -201,6 +201,7 @@ pub(crate) fn server(number: u16) -> Node<AppServer> {
         takes_queries: false,
         asks_joins: false,
         takes_queries_before_login: false,
+        blobs: Default::default(),
         cluster: Some(Membership {
             acms: SocketAddr::from(([10, 0, 0, 100], 5200)),
             name: "demo".to_owned(),

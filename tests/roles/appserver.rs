@@ -46,6 +46,7 @@ fn config() -> Config {
         takes_queries: false,
         asks_joins: false,
         takes_queries_before_login: false,
+        blobs: Default::default(),
         cluster: None,
         seed: [1; 32],
     }

@@ -104,6 +104,7 @@ impl World {
             appserver::Event::Memory(_)
             | appserver::Event::DrainAsked
             | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
+            appserver::Event::Blob(event) => panic!("nobody sends blobs: {event:?}"),
         }
     }
 
@@ -333,7 +334,8 @@ fn of_server(event: &appserver::Event) -> String {
         appserver::Event::ServerMessage(inbox) | appserver::Event::ServerQuery(inbox) => {
             format!("server {} sends {:x}, {} bytes", inbox.from(), inbox.id, inbox.body.len())
         }
-        appserver::Event::LoginAsked { .. }
+        appserver::Event::Blob(_)
+        | appserver::Event::LoginAsked { .. }
         | appserver::Event::QueryBeforeLogin { .. }
         | appserver::Event::LoggedIn { .. }
         | appserver::Event::LoggedOut { .. }

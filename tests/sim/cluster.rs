@@ -74,6 +74,7 @@ pub(crate) fn server(now: Time, node: NodeId, boot: u64, settings: &Settings, se
         takes_queries: true,
         asks_joins: false,
         takes_queries_before_login: false,
+        blobs: Default::default(),
         cluster: Some(cluster),
         seed,
     };

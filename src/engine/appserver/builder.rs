@@ -9,6 +9,7 @@ use crossbeam_channel::unbounded;
 use hashbrown::HashMap;
 
 use super::AppServer;
+use crate::engine::blob::BlobLine;
 use crate::engine::groups::Groups;
 use crate::engine::handle::ServerHandle;
 use crate::engine::handler::{AnyUser, Authenticator, Handler};
@@ -22,6 +23,7 @@ use crate::limits;
 use crate::management::{Bound, Token};
 use crate::net::{Reactor, Tuning, default_memory_max, raise_descriptor_limit};
 use crate::role::appserver::{self as core, CutOff, Rates};
+use crate::role::blob;
 use crate::time::Span;
 use crate::wire::link::Relogin;
 
@@ -111,6 +113,7 @@ impl AppServerBuilder {
                 takes_queries: false,
                 asks_joins: false,
                 takes_queries_before_login: false,
+                blobs: blob::Config::default(),
                 cluster: None,
                 seed: [0; 32],
             },
@@ -231,6 +234,13 @@ impl AppServerBuilder {
         self
     }
 
+    /// Bytes of a blob, at most, that is sent or taken; 64 MiB by default. What was received and not dropped yet by the
+    /// handler may be twice as much in all; more is refused.
+    pub fn max_blob(mut self, bytes: usize) -> AppServerBuilder {
+        self.config.blobs.bytes_max = bytes;
+        self
+    }
+
     /// Users that the cluster is told this server takes; its connections by default.
     pub fn capacity(mut self, users: usize) -> AppServerBuilder {
         self.capacity = users;
@@ -273,6 +283,7 @@ impl AppServerBuilder {
         config.takes_messages = self.handler.is_some();
         config.takes_queries = self.handler.is_some();
         config.asks_joins = self.groups.is_some();
+        config.blobs.taken = self.handler.is_some();
         if let Some(membership) = self.membership {
             check_name(&membership.name)?;
             let acms = resolve_address(&membership.acms).map_err(|error| {
@@ -290,7 +301,8 @@ impl AppServerBuilder {
         let reactor = Reactor::new(self.tuning)?;
         let (commands, queue) = unbounded();
         let wake = reactor.wake();
-        let handle = ServerHandle { commands, told_to_stop: Arc::default(), wake: Arc::clone(&wake) };
+        let (blob_line, blobs) = BlobLine::new(Arc::clone(&wake));
+        let handle = ServerHandle { commands, blob_line, told_to_stop: Arc::default(), wake: Arc::clone(&wake) };
         let application = Application {
             authenticator: self.authenticator,
             handler: self.handler,
@@ -308,6 +320,7 @@ impl AppServerBuilder {
             management: self.management.map(|(addr, token)| Bound::new(addr, token)).transpose()?,
             handle,
             queue,
+            blobs,
             waiting: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookups: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             lookup_tokens: 0,

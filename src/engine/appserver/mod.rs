@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 use mio::net::TcpListener;
 
+use super::blob::{BlobCommand, BlobDesk, IncomingBlob};
 use super::handle::{Command, ServerHandle, ServerVitals};
 use super::handler::LoginRequest;
 use super::newcomers::Newcomers;
@@ -26,8 +27,10 @@ use crate::management::Bound;
 use crate::net::Reactor;
 use crate::role::Core as _;
 use crate::role::appserver::{self as core, ClusterState, Event, Inbox, Outcome, QuerySource, ServerInbox, Verdict};
+use crate::role::blob::BlobEvent;
+use crate::role::client::SendError;
 use crate::time::{Span, Time};
-use crate::wire::{Bounce, CloseCode, Flags};
+use crate::wire::{BlobCause, Bounce, CloseCode, Flags};
 
 pub use builder::{AppServerBuilder, Membership};
 
@@ -63,6 +66,7 @@ pub struct AppServer {
     management: Option<Bound>,
     handle: ServerHandle,
     queue: Receiver<Command>,
+    blobs: BlobDesk,
     /// By the id that the core gave.
     waiting: HashMap<u64, Waiting, ahash::RandomState>,
     lookups: HashMap<u64, Locating, ahash::RandomState>,
@@ -188,6 +192,8 @@ impl AppServer {
             {
                 commands -= 1;
                 self.obey(now, command);
+            } else if let Some(command) = self.blobs.poll() {
+                self.obey_blob(now, command);
             } else {
                 break;
             }
@@ -227,6 +233,7 @@ impl AppServer {
             Event::QueryBeforeLogin { conn, addr, info_type, id, body } => {
                 self.ask(QuerySource::Stranger { conn, addr, id }, info_type, false, body);
             }
+            Event::Blob(event) => self.hear_blob(event),
             Event::Outcome { id, outcome } => {
                 if let Some(waiting) = self.waiting.remove(&id) {
                     waiting.resolve(outcome);
@@ -254,6 +261,15 @@ impl AppServer {
                     log::info!("{conn} {addr} user {user} {}{untold}", ending(gone, &text));
                 }
             }
+        }
+    }
+
+    fn hear_blob(&mut self, event: BlobEvent) {
+        let Some(incoming) = self.blobs.hear(event) else { return };
+        let whole = matches!(incoming, IncomingBlob::Whole(_)).then(|| incoming.key().clone());
+        let taken = self.give(Task::Blob(incoming));
+        if let Some(key) = whole.filter(|_| taken) {
+            self.core.take_blob(self.reactor.now(), &key);
         }
     }
 
@@ -319,6 +335,7 @@ impl AppServer {
                 self.core.refuse_query(now, &QuerySource::Server { id: inbox.id }, Bounce::Busy);
             }
             Task::Join(join) => self.core.join_verdict(now, &join, Err(Bounce::Busy)),
+            Task::Blob(incoming) => self.core.refuse_blob(now, incoming.key(), BlobCause::Busy, String::new()),
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => {
                 unreachable!("a notice waits in the pool, it is not turned away")
             }
@@ -341,6 +358,24 @@ impl AppServer {
             Answer::Failure(text) => self.core.answer_query(now, query, Flags::ERROR, text.as_bytes()),
             Answer::Unknown => self.core.refuse_query(now, query, Bounce::NoHandler),
             Answer::Nothing => {}
+        }
+    }
+
+    fn obey_blob(&mut self, now: Time, command: BlobCommand) {
+        let core = &mut self.core;
+        match command {
+            BlobCommand::Send(blob) => self.blobs.send(blob, |to, info_type, name, body| {
+                let to = to.expect("a server sends to users");
+                core.send_blob(now, to, info_type, name, body).map_err(SendError::from)
+            }),
+            BlobCommand::Cancel(confirmed) => {
+                if let Some(id) = self.blobs.id_of(&confirmed) {
+                    core.cancel_blob(now, id);
+                }
+            }
+            BlobCommand::Accept(key) => core.accept_blob(now, &key),
+            BlobCommand::Refuse(key, cause, text) => core.refuse_blob(now, &key, cause, text),
+            BlobCommand::Release(bytes) => core.release_blob(bytes),
         }
     }
 

@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 
-use super::{AppServer, QueryRef};
+use super::{AppServer, Inbox};
 use crate::buf::Frame;
 use crate::id::UserId;
 use crate::role::Drop;
 use crate::role::blob::{BlobKey, Carried, Receiving, Unsendable, Way};
 use crate::time::Time;
 use crate::wire::link::ServerMessageId;
-use crate::wire::{BlobCause, Bounce, Flags};
+use crate::wire::{BlobCause, Bounce, Envelope, Flags, Kind};
 
 impl AppServer {
     /// Begins to send a blob to a user on any server. Settled once, as a blob event with the id.
@@ -67,21 +67,20 @@ impl AppServer {
         self.blobs.sending.count()
     }
 
-    pub(super) fn blob_part(&mut self, now: Time, sender: QueryRef, frame: &Frame<'_>, body: &[u8]) {
-        let header = frame.envelope.header;
-        let key = BlobKey { from: Some(sender.user), id: sender.id };
-        self.blobs.receiving.part(now, key, header.info_type, header.flags.has(Flags::MORE), body);
+    pub(super) fn blob_part(&mut self, now: Time, inbox: Inbox) {
+        let Inbox { user, info_type, id, flags, body, .. } = inbox;
+        let key = BlobKey { from: Some(user), id };
+        self.blobs.receiving.part(now, key, info_type, flags.has(Flags::MORE), &body);
         self.carry_blobs(now);
     }
 
-    /// A REPLY or BOUNCE of a blob of this server's own.
-    pub(super) fn blob_returned(&mut self, now: Time, frame: &Frame<'_>, bounced: Option<Bounce>) {
-        let header = frame.envelope.header;
-        match bounced {
-            Some(cause) => self.blobs.sending.bounced(now, header.id, cause),
-            None => {
-                self.blobs.sending.replied(now, header.id, frame.envelope.from, header.flags, &frame.body());
-            }
+    /// What came back of a blob of this server's own.
+    pub(super) fn blob_returned(&mut self, now: Time, frame: &Frame<'_>) {
+        let Envelope { header, from, .. } = frame.envelope;
+        match header.kind {
+            Kind::Reply => self.blobs.sending.replied(now, header.id, from, header.flags, &frame.body()),
+            Kind::Bounce => self.blobs.sending.bounced(now, header.id, Bounce::from_wire(header.info_type)),
+            _ => return self.counters.count_drop(Drop::Unroutable),
         }
         self.carry_blobs(now);
     }

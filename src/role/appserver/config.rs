@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 
 use super::meter::Rates;
 use crate::id::ServerId;
+use crate::role::blob;
 use crate::time::Span;
 use crate::wire::link::Relogin;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub asks_joins: bool,
     /// Whether it answers queries of programs that have not logged in.
     pub takes_queries_before_login: bool,
+    /// Which blobs it takes and sends; none where it answers no queries.
+    pub blobs: blob::Config,
     /// The cluster to join.
     pub cluster: Option<Membership>,
     /// The source of all randomness.

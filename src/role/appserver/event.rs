@@ -9,6 +9,7 @@ use super::members::Members;
 use crate::id::{ConnId, ServerId, UserId};
 use crate::memory::Strain;
 use crate::role::Gone;
+use crate::role::blob::BlobEvent;
 use crate::time::Span;
 use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Flags, Listed, Login, Profile};
@@ -67,6 +68,8 @@ pub enum Event {
         /// The body, perhaps a part of the chunk it was read into: copy what outlives the turn.
         body: Bytes,
     },
+    /// A blob is offered, comes, or goes.
+    Blob(BlobEvent),
     /// What became of a message or query of the server's own.
     Outcome {
         /// The id that [`AppServer::send`](super::AppServer::send) gave.

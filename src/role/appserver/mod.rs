@@ -4,9 +4,10 @@
 //! to the ACMS, `ask` the questions about who is where, `queries` and `servers` what the server's own application asks and
 //! says to others, `directory` what is known of users, `newcomer` what is asked before a login, `meter` how fast a client
 //! may send, `drain` the way of all users to other servers, `groups` who is in which and what is said to one, `members` the
-//! lists of these.
+//! lists of these, `blobs` what is larger than a frame.
 
 mod ask;
+mod blobs;
 mod config;
 mod directory;
 mod drain;
@@ -34,6 +35,7 @@ use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Link, Links, Patience, Pause, Stage};
 use crate::memory::Strain;
+use crate::role::blob::Blobs;
 use crate::role::{Core, Counters, Dedupe, Drop, Entropy, Fault, Gone, Pace, Strained, Strangers};
 use crate::time::{Span, Time};
 use crate::wire::link::ServerMessageId;
@@ -143,6 +145,7 @@ pub struct AppServer {
     tags: HashMap<UserId, String, ahash::RandomState>,
     announcements: Announcements,
     dedupe: Dedupe,
+    blobs: Blobs,
     entropy: Entropy,
     events: VecDeque<Event>,
     counters: Counters,
@@ -178,6 +181,7 @@ impl AppServer {
             tags: HashMap::with_hasher(entropy.hasher()),
             announcements: Announcements::default(),
             dedupe: Dedupe::new(entropy.hasher()),
+            blobs: Blobs::new(config.blobs),
             entropy,
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -190,7 +194,7 @@ impl AppServer {
 
     /// What happened next, until none is left.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop_front().or_else(|| self.blobs.poll_event().map(Event::Blob))
     }
 
     /// Users that are in.
@@ -559,9 +563,12 @@ impl Core for AppServer {
     fn relieved(&mut self, now: Time, conn: ConnId) {
         let Some(link) = self.links.get(conn) else { return };
         match &link.peer {
+            // It only came to a mark.
+            _ if link.queue().is_congested() => {}
             Peer::Client(_) => self.links.resume(now, conn, Pause::Congested),
             Peer::Acms(place) => self.release_waiters(now, *place),
         }
+        self.carry_blobs(now);
         self.close_overwhelmed(now);
     }
 
@@ -595,6 +602,8 @@ impl Core for AppServer {
         self.expire_edits(now);
         self.expire_rosters(now);
         self.continue_announcements(now);
+        self.blobs.expire(now);
+        self.carry_blobs(now);
         self.ease(now);
         self.close_overwhelmed(now);
     }
@@ -604,8 +613,8 @@ impl Core for AppServer {
         let queries = self.queries.deadline();
         let groups = [self.groups.deadline(), self.rosters.deadline()].into_iter().flatten().min();
         let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
-        let announcements = self.announcements.deadline();
-        [self.links.deadline(), questions, queries, groups, uplinks, announcements, self.drain_deadline()]
+        let own = [self.announcements.deadline(), self.blobs.deadline()].into_iter().flatten().min();
+        [self.links.deadline(), questions, queries, groups, uplinks, own, self.drain_deadline()]
             .into_iter()
             .flatten()
             .min()

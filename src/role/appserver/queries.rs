@@ -103,10 +103,13 @@ impl Queries {
 
 impl AppServer {
     /// What answers a message that this server itself sent.
-    pub(super) fn returned(&mut self, frame: &Frame<'_>) {
+    pub(super) fn returned(&mut self, now: Time, frame: &Frame<'_>) {
         let Envelope { header, from, .. } = frame.envelope;
         if self.groups.is_edit(header.id) {
             return self.edit_returned(&frame.envelope);
+        }
+        if self.blobs.sending.has(header.id) {
+            return self.blob_returned(now, frame);
         }
         let asked = self.queries.open.get(&header.id).map(|query| &query.asked);
         let outcome = match (header.kind, asked) {

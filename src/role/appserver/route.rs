@@ -8,7 +8,7 @@ use crate::link::{Pause, Stage};
 use crate::role::{Drop, Fault, Gone};
 use crate::time::{Span, Time};
 use crate::wire::link::ServerMessageId;
-use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing, Role};
+use crate::wire::{BlobPart, Bounce, CloseCode, Envelope, Flags, Kind, Outgoing, Role};
 
 impl AppServer {
     /// Returns how many of the frames were a client's own beginning: what it is charged for.
@@ -80,7 +80,7 @@ impl AppServer {
             match header.kind {
                 Kind::Data | Kind::Query => return self.take_for_server(now, conn, frame),
                 _ if ServerMessageId::server(header.id) == self.config.server => {
-                    self.returned(frame);
+                    self.returned(now, frame);
                     return Ok(());
                 }
                 _ => {}
@@ -159,6 +159,10 @@ impl AppServer {
         }
         let inbox =
             Inbox { conn, user, info_type: header.info_type, id: header.id, flags: header.flags, body: frame.body() };
+        if header.kind == Kind::Query && BlobPart::is_one(&inbox.body) {
+            self.blob_part(now, inbox);
+            return Ok(());
+        }
         self.events.push_back(if header.kind == Kind::Query { Event::Query(inbox) } else { Event::Message(inbox) });
         Ok(())
     }

@@ -333,7 +333,7 @@ impl AppServer {
             }
             Kind::Found => self.found(now, frame),
             Kind::Inspect => self.inspected(now, place, frame),
-            Kind::Inspected | Kind::Listed => self.returned_from_acms(frame),
+            Kind::Inspected | Kind::Listed => self.returned_from_acms(now, frame),
             Kind::Everyone => self.announced(now, frame),
             Kind::Ping => self.pong(now, conn, &frame.envelope)?,
             Kind::Pong => self.ponged(now, header.id),
@@ -362,7 +362,7 @@ impl AppServer {
     fn route_from_acms(&mut self, now: Time, place: usize, frame: &mut Frame<'_>) {
         let envelope = frame.envelope;
         if envelope.to.is_empty() {
-            return self.returned_from_acms(frame);
+            return self.returned_from_acms(now, frame);
         }
         let routed = match self.users.get(envelope.to) {
             Some(receiver) => self.deliver(now, *receiver, frame),
@@ -376,9 +376,9 @@ impl AppServer {
     }
 
     /// What answers a message that a server sent ends at that server.
-    fn returned_from_acms(&mut self, frame: &Frame<'_>) {
+    fn returned_from_acms(&mut self, now: Time, frame: &Frame<'_>) {
         if ServerMessageId::server(frame.envelope.header.id) == self.config.server {
-            self.returned(frame);
+            self.returned(now, frame);
         } else {
             self.counters.count_drop(Drop::Unroutable);
         }

@@ -194,6 +194,16 @@ impl Way {
     }
 }
 
+/// What came of bringing frames to their queues.
+#[derive(Debug, Default)]
+pub struct Carried {
+    /// Answers and cancels that found no room. Nobody waits for them in vain: a sender repeats what is not confirmed, and a
+    /// receiver gives up what does not go on.
+    pub unsent: u64,
+    /// Whose queues hold more now.
+    pub filled: Vec<ConnId>,
+}
+
 /// All blobs of one engine.
 pub struct Blobs {
     /// Those that it sends.
@@ -231,9 +241,6 @@ impl Blobs {
     /// To be called after whatever may have given it something to say or made room: [`Core::relieved`] among them, since a
     /// queue that has a part in it is marked, and takes the next only once that is written.
     ///
-    /// Returns how many answers and cancels found no room. Nothing waits for them in vain: a sender repeats what is not
-    /// confirmed, and a receiver gives up what does not go on.
-    ///
     /// [`Core::relieved`]: crate::role::Core::relieved
     pub fn carry<P>(
         &mut self,
@@ -241,10 +248,13 @@ impl Blobs {
         links: &mut Links<P>,
         from: &[u8],
         way: impl Fn(Option<&UserId>) -> Result<Way, Bounce>,
-    ) -> u64 {
-        let mut unsent = 0;
+    ) -> Carried {
+        let mut carried = Carried::default();
         while let Some((key, answer)) = self.receiving.poll_answer() {
-            unsent += u64::from(self.answer(now, links, from, &way, &key, answer).is_err());
+            match self.answer(now, links, from, &way, &key, answer) {
+                Ok(conn) => carried.filled.push(conn),
+                Err(Full) => carried.unsent += 1,
+            }
         }
         while let Some((to, id)) = self.sending.poll_cancel() {
             // A receiver that does not hear of it gives the blob up by itself.
@@ -253,15 +263,16 @@ impl Blobs {
                 BlobPart::Cancel.encode(&mut self.body);
                 let to = bytes_of(to.as_ref());
                 let cancel = Outgoing { id, to, from, body: &self.body, ..Outgoing::of(Kind::Query) };
-                unsent += u64::from(links.send(now, conn, &cancel).is_err());
+                carried.unsent += u64::from(links.send(now, conn, &cancel).is_err());
             }
         }
         for id in self.sending.in_turn() {
-            self.carry_part(now, links, from, &way, id);
+            carried.filled.extend(self.carry_part(now, links, from, &way, id));
         }
-        unsent
+        carried
     }
 
+    /// Queues the next part of one blob; returns whose queue it is in, where it is.
     fn carry_part<P>(
         &mut self,
         now: Time,
@@ -269,37 +280,41 @@ impl Blobs {
         from: &[u8],
         way: &impl Fn(Option<&UserId>) -> Result<Way, Bounce>,
         id: u64,
-    ) {
+    ) -> Option<ConnId> {
         if !self.sending.is_due(now, id) {
-            return;
+            return None;
         }
         let to = self.sending.receiver(id).cloned();
-        let way = match way(to.as_ref()) {
-            Ok(way) => way,
-            Err(cause) => return self.sending.bounced(now, id, cause),
-        };
         let to = bytes_of(to.as_ref());
-        let Some(link) = links.get(way.conn) else { return };
-        if link.queue().is_marked() {
-            return;
+        let way = match way(self.sending.receiver(id)) {
+            Ok(way) if way.data_max(to, from) < limits::BLOB_DATA_BYTES_FLOOR => Err(Bounce::TooBig),
+            found => found,
+        };
+        let way = match way {
+            Ok(way) => way,
+            Err(cause) => {
+                self.sending.bounced(now, id, cause);
+                return None;
+            }
+        };
+        let queue = links.get(way.conn)?.queue();
+        if queue.is_marked() {
+            return None;
         }
         let room = limits::ENVELOPE_BYTES_MAX + BLOB_PART_BYTES + limits::BLOB_DATA_BYTES;
-        if link.queue().is_congested() || !link.queue().fits(room) {
-            return links.mark(way.conn);
+        if queue.is_congested() || !queue.fits(room) {
+            links.mark(way.conn);
+            return None;
         }
-        let data_max = way.data_max(to, from);
-        if data_max < limits::BLOB_DATA_BYTES_FLOOR {
-            return self.sending.bounced(now, id, Bounce::TooBig);
-        }
-        let Some((info_type, part)) = self.sending.next(id, data_max) else { return };
+        let (info_type, part) = self.sending.next(id, way.data_max(to, from))?;
         self.body.clear();
         part.encode(&mut self.body);
         let flags = part.flags();
         let frame = Outgoing { flags, info_type, id, to, from, body: &self.body, ..Outgoing::of(Kind::Query) };
-        if links.send(now, way.conn, &frame).is_ok() {
-            links.mark(way.conn);
-            self.sending.sent(now, id);
-        }
+        links.send(now, way.conn, &frame).ok()?;
+        links.mark(way.conn);
+        self.sending.sent(now, id);
+        Some(way.conn)
     }
 
     fn answer<P>(
@@ -310,7 +325,7 @@ impl Blobs {
         way: &impl Fn(Option<&UserId>) -> Result<Way, Bounce>,
         key: &BlobKey,
         answer: Answer,
-    ) -> Result<(), Full> {
+    ) -> Result<ConnId, Full> {
         let Ok(way) = way(key.from.as_ref()) else { return Err(Full) };
         let to = bytes_of(key.from.as_ref());
         let answer = match answer {
@@ -325,7 +340,7 @@ impl Blobs {
         answer.encode(&mut self.body);
         let flags = answer.flags();
         let frame = Outgoing { flags, id: key.id, to, from, body: &self.body, ..Outgoing::of(Kind::Reply) };
-        links.send(now, way.conn, &frame)
+        links.send(now, way.conn, &frame).map(|()| way.conn)
     }
 }
 

@@ -37,7 +37,7 @@ enum Stage {
     /// Parts come.
     Flowing { body: Vec<u8>, hasher: Sha256, told: usize },
     /// All of it is with the application, which has not said yet that it has it.
-    Handed { bytes: usize },
+    Handed,
 }
 
 impl Receiving {
@@ -73,13 +73,13 @@ impl Receiving {
             }
             // It will be answered with what the application says.
             (BlobPart::Manifest(_) | BlobPart::Data { .. } | BlobPart::End { .. }, Stage::Offered) => {}
-            (_, Stage::Handed { .. }) => {}
+            (_, Stage::Handed) => {}
             (BlobPart::Manifest(_), Stage::Flowing { body, .. }) => {
                 let offset = body.len() as u64;
                 self.answers.push_back((key, Answer::Credit { offset }));
             }
             (BlobPart::Data { offset, data }, Stage::Flowing { .. }) => self.take(now, key, offset, data),
-            (BlobPart::End { size, digest }, Stage::Flowing { .. }) => self.finish(now, key, size, digest),
+            (BlobPart::End { size, digest }, Stage::Flowing { .. }) => self.finish(key, size, digest),
         }
     }
 
@@ -131,7 +131,7 @@ impl Receiving {
         self.answers.push_back((key.clone(), Answer::Credit { offset: 0 }));
     }
 
-    /// The application does not want a blob, or no more of it, or can't take it. It is told no more of it.
+    /// The application does not want a blob, or no more of it, or can't take it, and is told no more of it.
     pub fn refuse(&mut self, key: &BlobKey, cause: BlobCause, text: String) {
         if self.forget(key) {
             self.settle(key.clone(), Answer::Refused { cause, text });
@@ -141,7 +141,7 @@ impl Receiving {
     /// The application has a blob that was [`BlobEvent::Received`]: the sender is told. Its bytes count until
     /// [`Receiving::release`].
     pub fn taken(&mut self, key: &BlobKey) {
-        if self.blobs.get(key).is_some_and(|blob| matches!(blob.stage, Stage::Handed { .. })) {
+        if self.blobs.get(key).is_some_and(|blob| matches!(blob.stage, Stage::Handed)) {
             self.blobs.remove(key);
             self.settle(key.clone(), Answer::Done);
         }
@@ -155,7 +155,7 @@ impl Receiving {
     /// The session is over: what is under way will not come.
     pub fn stop(&mut self) {
         for key in self.blobs.keys().cloned().collect::<Vec<_>>() {
-            let handed = self.blobs.get(&key).is_some_and(|blob| matches!(blob.stage, Stage::Handed { .. }));
+            let handed = self.blobs.get(&key).is_some_and(|blob| matches!(blob.stage, Stage::Handed));
             if !handed && self.forget(&key) {
                 self.events.push_back(BlobEvent::Failed { key, cause: BlobFailure::Stopped });
             }
@@ -194,7 +194,7 @@ impl Receiving {
         self.answers.push_back((key, Answer::Credit { offset }));
     }
 
-    fn finish(&mut self, now: Time, key: BlobKey, size: u64, digest: [u8; 32]) {
+    fn finish(&mut self, key: BlobKey, size: u64, digest: [u8; 32]) {
         let Some(blob) = self.blobs.get_mut(&key) else { return };
         let Stage::Flowing { body, hasher, .. } = &mut blob.stage else { return };
         let there = body.len() as u64;
@@ -209,8 +209,8 @@ impl Receiving {
             return self.end(&key, BlobCause::Damaged);
         }
         let body = Bytes::from(std::mem::take(body));
-        blob.stage = Stage::Handed { bytes: body.len() };
-        blob.gives_up = Time::NEVER.max(now);
+        blob.stage = Stage::Handed;
+        blob.gives_up = Time::NEVER;
         let (info_type, name) = (blob.info_type, blob.manifest.name.clone());
         self.events.push_back(BlobEvent::Received { key, info_type, name, body });
     }
@@ -234,9 +234,9 @@ impl Receiving {
     fn forget(&mut self, key: &BlobKey) -> bool {
         let Some(blob) = self.blobs.remove(key) else { return false };
         self.held -= match blob.stage {
-            Stage::Offered => 0,
+            // What the application has counts until it lets go of it.
+            Stage::Offered | Stage::Handed => 0,
             Stage::Flowing { body, .. } => body.len(),
-            Stage::Handed { bytes } => bytes,
         };
         true
     }

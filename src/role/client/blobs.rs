@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::{Client, Message, Phase, SendError, TRACKED};
+use super::{Client, Event, Message, Phase, SendError, TRACKED};
 use crate::buf::Frame;
 use crate::id::UserId;
-use crate::role::blob::{BlobKey, Receiving, Unsendable, Way};
+use crate::role::blob::{BlobKey, Receiving, Way};
 use crate::time::Time;
-use crate::wire::BlobCause;
+use crate::wire::{BlobCause, Flags};
 
 impl Client {
     /// Begins to send a blob to a user; to no user: to the server. Settled once, as a blob event with the id. It waits for
@@ -24,10 +24,7 @@ impl Client {
             return Err(SendError::Stopped);
         }
         let id = self.take_id() | TRACKED;
-        self.blobs.sending.offer(now, id, to, info_type, name, body).map_err(|error| match error {
-            Unsendable::TooBig => SendError::TooBig,
-            Unsendable::Full => SendError::Full,
-        })?;
+        self.blobs.sending.offer(now, id, to, info_type, name, body)?;
         self.carry_blobs(now);
         Ok(id)
     }
@@ -68,7 +65,7 @@ impl Client {
 
     pub(super) fn blob_part(&mut self, now: Time, query: Message) {
         let key = BlobKey { from: query.from, id: query.id };
-        let more = query.flags.has(crate::wire::Flags::MORE);
+        let more = query.flags.has(Flags::MORE);
         self.blobs.receiving.part(now, key, query.info_type, more, &query.body);
         self.carry_blobs(now);
     }
@@ -83,7 +80,7 @@ impl Client {
         self.blobs.sending.stop();
         self.blobs.receiving.stop();
         while let Some(event) = self.blobs.poll_event() {
-            self.events.push_back(super::Event::Blob(event));
+            self.events.push_back(Event::Blob(event));
         }
     }
 

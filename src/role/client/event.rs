@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::id::{GroupId, UserId};
 use crate::role::Gone;
-use crate::role::blob::BlobEvent;
+use crate::role::blob::{BlobEvent, Unsendable};
 use crate::time::Span;
 use crate::wire::{Bounce, CloseCode, Flags, GroupChange, Welcome};
 
@@ -219,4 +219,13 @@ pub enum SendError {
     /// The session is over.
     #[error("the session is over")]
     Stopped,
+}
+
+impl From<Unsendable> for SendError {
+    fn from(error: Unsendable) -> SendError {
+        match error {
+            Unsendable::TooBig => SendError::TooBig,
+            Unsendable::Full => SendError::Full,
+        }
+    }
 }
