@@ -34,15 +34,15 @@ pub mod wire;
 #[cfg(feature = "net")]
 pub use engine::{
     Acms, AcmsBuilder, AcmsHandle, AcmsVitals, AnyUser, AppServer, AppServerBuilder, Authenticator, Blob, BlobHandle,
-    BlobOffer, BlobOutcome, Client, ClientBuilder, ClusterEvent, ConnectError, Delivery, Denied, Event, Groups,
-    Handler, Incoming, IncomingBlob, LoginRequest, Membership, Message, Overloaded, Pending, Query, Refusal, Responder,
-    Running, ServerChange, ServerHandle, ServerVitals, Stopped, Subscription, Undelivered,
+    BlobOffer, BlobOutcome, Client, ClientBuilder, ClusterEvent, ConnectError, Delivery, Denied, Event, Everyone,
+    Friends, Groups, Handler, Incoming, IncomingBlob, LoginRequest, Membership, Message, Nobody, Overloaded, Pending,
+    Query, Refusal, Responder, Running, ServerChange, ServerHandle, ServerVitals, Stopped, Subscription, Undelivered,
 };
 pub use id::{GroupId, ServerId, UserId};
 #[cfg(feature = "net")]
 pub use net::Tuning;
 pub use role::Gone;
-pub use role::appserver::{ClusterState, CutOff, Members};
+pub use role::appserver::{ClusterState, CutOff, Friendship, Members};
 pub use role::blob::{BlobFailure, BlobKey};
 pub use role::client::{JoinFailure, QueryFailure, SendError, SendFailure, State};
 pub use wire::link::Relogin;

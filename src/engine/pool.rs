@@ -1,6 +1,6 @@
 //! Where the application's code runs: in the reactor's thread, or on threads beside it. Panics end here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::friends::Friends;
 use super::groups::Groups;
 use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest};
 use super::watchdog::Watchdog;
@@ -16,7 +17,7 @@ use super::{Responder, ServerHandle, seed};
 use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
 use crate::net::Wake;
-use crate::role::appserver::{ClusterState, JoinRef, QueryRef, QuerySource, ServerInbox, Verdict};
+use crate::role::appserver::{ClusterState, Friendship, JoinRef, QueryRef, QuerySource, ServerInbox, Verdict};
 use crate::role::{Entropy, Gone};
 use crate::wire::link::ServerMessageId;
 
@@ -26,6 +27,7 @@ pub(super) struct Application {
     pub(super) handler: Option<Box<dyn Handler>>,
     /// None where everyone may join any group.
     pub(super) groups: Option<Box<dyn Groups>>,
+    pub(super) friends: Box<dyn Friends>,
     /// Calls that panicked.
     pub(super) panics: AtomicU64,
 }
@@ -54,6 +56,17 @@ pub(super) enum Task {
     ServerMessage(ServerInbox),
     Cluster(ClusterState),
     Join(JoinRef),
+    Friends {
+        conn: ConnId,
+        user: UserId,
+    },
+    MayWatch {
+        conn: ConnId,
+        id: u64,
+        watcher: UserId,
+        users: Vec<UserId>,
+    },
+    Presence(UserId, bool),
 }
 
 /// What a call came to, for the core.
@@ -62,6 +75,9 @@ pub(super) enum Done {
     Checked(ConnId, Verdict),
     Denied(QueryRef),
     Joined(JoinRef, bool),
+    Befriended(ConnId, Friendship),
+    /// Of each user that a client wants to watch, by the question's id: whether it may.
+    MayWatch(ConnId, u64, Vec<(UserId, bool)>),
 }
 
 impl Task {
@@ -76,6 +92,7 @@ impl Task {
                 QuerySource::Server { .. } => None,
             },
             Task::Join(join) => Some(&join.user),
+            Task::Friends { user, .. } | Task::MayWatch { watcher: user, .. } | Task::Presence(user, _) => Some(user),
             Task::ServerMessage(_) | Task::Cluster(_) => None,
         }
     }
@@ -87,6 +104,7 @@ impl Task {
             Task::ServerMessage(inbox) => Some(inbox.from()),
             Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } => None,
             Task::Cluster(_) | Task::Join(_) => None,
+            Task::Friends { .. } | Task::MayWatch { .. } | Task::Presence(..) => None,
         }
     }
 
@@ -100,6 +118,9 @@ impl Task {
         "on_server_message",
         "on_server_query",
         "may_join",
+        "friends_of",
+        "may_watch",
+        "on_presence",
     ];
 
     /// The place of its name among [`Task::NAMES`].
@@ -116,6 +137,9 @@ impl Task {
             Task::Cluster(_) => 5,
             Task::ServerMessage(_) => 6,
             Task::Join(_) => 8,
+            Task::Friends { .. } => 9,
+            Task::MayWatch { .. } => 10,
+            Task::Presence(..) => 11,
         }
     }
 
@@ -129,6 +153,8 @@ impl Task {
             Task::Message { body, .. } | Task::Query { body, .. } => body.len(),
             Task::ServerMessage(inbox) => inbox.body.len(),
             Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Join(_) => 0,
+            Task::MayWatch { users, .. } => users.len() * std::mem::size_of::<UserId>(),
+            Task::Friends { .. } | Task::Presence(..) => 0,
         }
     }
 
@@ -149,6 +175,7 @@ impl Task {
             | Task::LoggedOut(..)
             | Task::Cluster(_)
             | Task::Join(_)) => other,
+            other @ (Task::Friends { .. } | Task::MayWatch { .. } | Task::Presence(..)) => other,
         }
     }
 }
@@ -161,9 +188,17 @@ impl Application {
             Task::Check { conn, .. } => Done::Checked(*conn, Verdict::Fault),
             Task::Message { reference, .. } => Done::Denied(reference.clone()),
             Task::Join(join) => Done::Joined(join.clone(), false),
+            Task::MayWatch { conn, id, users, .. } => {
+                Done::MayWatch(*conn, *id, users.iter().map(|user| (user.clone(), false)).collect())
+            }
+            Task::Friends { conn, .. } => Done::Befriended(*conn, Friendship::Users(Vec::new())),
             // A responder answers by itself where it is dropped.
             Task::Query { .. } => Done::Nothing,
-            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::ServerMessage(_) | Task::Cluster(_) => Done::Nothing,
+            Task::Presence(..)
+            | Task::LoggedIn(_)
+            | Task::LoggedOut(..)
+            | Task::ServerMessage(_)
+            | Task::Cluster(_) => Done::Nothing,
         };
         catch_unwind(AssertUnwindSafe(|| self.call(server, task))).unwrap_or_else(|_| {
             let panics = self.panics.fetch_add(1, Ordering::Relaxed) + 1;
@@ -173,20 +208,41 @@ impl Application {
     }
 
     fn call(&self, server: &ServerHandle, task: Task) -> Done {
-        if let Task::Check { conn, request } = task {
-            let verdict = match self.authenticator.check(&request) {
-                Ok(()) => Verdict::Accept,
-                Err(refusal) => Verdict::Refuse(refusal.0),
-            };
-            return Done::Checked(conn, verdict);
-        }
-        if let Task::Join(join) = task {
-            let may = self.groups.as_ref().is_none_or(|groups| groups.may_join(&join.user, &join.group));
-            return Done::Joined(join, may);
-        }
-        let Some(handler) = &self.handler else { return Done::Nothing };
         match task {
-            Task::Check { .. } | Task::Join(_) => Done::Nothing,
+            Task::Check { conn, request } => {
+                let verdict = match self.authenticator.check(&request) {
+                    Ok(()) => Verdict::Accept,
+                    Err(refusal) => Verdict::Refuse(refusal.0),
+                };
+                Done::Checked(conn, verdict)
+            }
+            Task::Join(join) => {
+                let may = self.groups.as_ref().is_none_or(|groups| groups.may_join(&join.user, &join.group));
+                Done::Joined(join, may)
+            }
+            Task::Friends { conn, user } => Done::Befriended(conn, self.friends.friends_of(&user)),
+            Task::MayWatch { conn, id, watcher, users } => {
+                let asked = users.into_iter().map(|user| {
+                    let may_watch = self.friends.may_watch(&watcher, &user);
+                    (user, may_watch)
+                });
+                Done::MayWatch(conn, id, asked.collect())
+            }
+            other => {
+                self.handler.as_ref().map_or(Done::Nothing, |handler| Application::handle(&**handler, server, other))
+            }
+        }
+    }
+
+    fn handle(handler: &dyn Handler, server: &ServerHandle, task: Task) -> Done {
+        match task {
+            Task::Check { .. } | Task::Join(_) | Task::Friends { .. } | Task::MayWatch { .. } => {
+                unreachable!("no handler's task")
+            }
+            Task::Presence(user, online) => {
+                handler.on_presence(server, &user, online);
+                Done::Nothing
+            }
             Task::LoggedIn(user) => {
                 handler.on_login(server, &user);
                 Done::Nothing
@@ -303,13 +359,17 @@ struct Lane {
     /// Comings and goings that the queue has had no room for. While there are any, nobody whose tasks go here is let in,
     /// so these are no more than there are users.
     deferred: VecDeque<Task>,
+    /// How watched users stand now, of whom the queue has had no room: no more than are watched.
+    presence: BTreeMap<UserId, bool>,
 }
 
 impl Lane {
     fn give(&mut self, task: Task) -> Result<(), Task> {
         let bytes = task.body_bytes();
         let fits = self.body_bytes.load(Ordering::Relaxed) + bytes <= limits::POOL_BYTES_MAX;
-        let refused = if self.deferred.is_empty() && fits {
+        let waits =
+            !self.deferred.is_empty() || matches!(&task, Task::Presence(user, _) if self.presence.contains_key(user));
+        let refused = if !waits && fits {
             // Before the thread can have done it.
             self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
             match self.tasks.try_send(task.detached()) {
@@ -323,8 +383,16 @@ impl Lane {
             task
         };
         match refused {
-            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => self.deferred.push_back(refused),
-            Task::Check { .. } | Task::Message { .. } | Task::Query { .. } | Task::ServerMessage(_) | Task::Join(_) => {
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Friends { .. } => {
+                self.deferred.push_back(refused);
+            }
+            Task::Presence(user, online) => _ = self.presence.insert(user, online),
+            Task::Check { .. }
+            | Task::Message { .. }
+            | Task::Query { .. }
+            | Task::MayWatch { .. }
+            | Task::ServerMessage(_)
+            | Task::Join(_) => {
                 return Err(refused);
             }
         }
@@ -335,6 +403,12 @@ impl Lane {
         while let Some(task) = self.deferred.pop_front() {
             if let Err(refused) = self.tasks.try_send(task) {
                 return self.deferred.push_front(refused.into_inner());
+            }
+        }
+        while let Some((user, online)) = self.presence.pop_first() {
+            if self.tasks.try_send(Task::Presence(user.clone(), online)).is_err() {
+                self.presence.insert(user, online);
+                return;
             }
         }
     }
@@ -356,7 +430,12 @@ impl Pool {
         for number in 0..threads {
             let (tasks, queue) = bounded(limits::POOL_TASKS_MAX);
             let body_bytes = Arc::new(AtomicUsize::new(0));
-            pool.lanes.push(Lane { tasks, body_bytes: Arc::clone(&body_bytes), deferred: VecDeque::new() });
+            pool.lanes.push(Lane {
+                tasks,
+                body_bytes: Arc::clone(&body_bytes),
+                deferred: VecDeque::new(),
+                presence: BTreeMap::new(),
+            });
             for (name, queue) in [("handler", queue), ("login check", checks_queue.clone())] {
                 let (application, server) = (Arc::clone(&application), server.clone());
                 let (done, wake, body_bytes) = (done_sender.clone(), Arc::clone(&wake), Arc::clone(&body_bytes));
@@ -387,6 +466,7 @@ impl Pool {
             Task::Check { .. } => self.checks.try_send(task).map_err(TrySendError::into_inner),
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Query { .. } => lane.give(task),
             Task::ServerMessage(_) | Task::Cluster(_) | Task::Join(_) => lane.give(task),
+            Task::Friends { .. } | Task::MayWatch { .. } | Task::Presence(..) => lane.give(task),
         }
     }
 }
@@ -426,7 +506,7 @@ mod tests {
     #[test]
     fn bodies_that_wait_for_a_thread_are_bounded_and_a_notice_is_not() {
         let (tasks, queue) = bounded(limits::POOL_TASKS_MAX);
-        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new() };
+        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new(), presence: BTreeMap::new() };
         for number in 0..16 {
             assert!(lane.give(message(1 << 20)).is_ok(), "message {number}");
         }
@@ -439,7 +519,7 @@ mod tests {
     #[test]
     fn a_refused_task_holds_nothing() {
         let (tasks, _queue) = bounded(1);
-        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new() };
+        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new(), presence: BTreeMap::new() };
         assert!(lane.give(message(5)).is_ok());
         assert!(lane.give(message(7)).is_err(), "the queue is full");
         assert_eq!(lane.body_bytes.load(Ordering::Relaxed), 5);

@@ -8,7 +8,8 @@ use trunkline::limits;
 use trunkline::link::{End, Link};
 use trunkline::role::Core;
 use trunkline::role::appserver::{
-    AppServer, Config, CutOff, Edit, Event, JoinRef, Membership, Peer, QueryRef, QuerySource, Rates, Verdict,
+    AppServer, Config, CutOff, Edit, Event, Friendship, JoinRef, Membership, Peer, QueryRef, QuerySource, Rates,
+    Verdict,
 };
 use trunkline::time::{Span, Time};
 use trunkline::wire::link::{self, Prover, Relogin};
@@ -19,7 +20,7 @@ use super::frame::{
     FOUND, GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_JOIN, GROUP_LEAVE, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_OFF,
     GROUP_ON, KICK, LOGIN, LOGOUT, LOOKUP, MOVE, NAMES, OPENINGS, PING, PONG, PRESENCE, PROVE, QUERY, REGISTER,
     REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY, SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
-    WELCOME,
+    UNWATCH, WATCH, WELCOME,
 };
 use super::script::Script;
 use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Written, late};
@@ -127,6 +128,10 @@ struct Site<'a> {
     joins: Vec<JoinRef>,
     /// Which groups each connection was told that it is in.
     groups: BTreeSet<(usize, Vec<u8>)>,
+    /// Users who are in and were given no friends yet.
+    friendless: Vec<ConnId>,
+    /// Users to be watched that the application has not permitted: whose question, its id, whom.
+    watches: Vec<(ConnId, u64, Vec<UserId>)>,
 }
 
 impl Site<'_> {
@@ -155,6 +160,8 @@ impl Site<'_> {
             server_queries: Vec::new(),
             joins: Vec::new(),
             groups: BTreeSet::new(),
+            friendless: Vec::new(),
+            watches: Vec::new(),
         };
         site.begin();
         for _ in 0..STEPS_MAX {
@@ -319,7 +326,22 @@ impl Site<'_> {
         let to = user(frame::name(script));
         let group = GroupId::parse(script.one_of(&NAMES)).unwrap_or_else(|_| GroupId::parse(b"bob").expect("an id"));
         let core = &mut self.shell.core;
-        match script.below(16) {
+        match script.below(21) {
+            16 => {
+                let friends = script.one_of(&[&NAMES[..4], &NAMES[..1], &[]]);
+                let friends = Friendship::Users(friends.iter().map(|name| user(name)).collect());
+                if let Some(conn) = self.friendless.pop() {
+                    core.befriend(now, conn, if script.once_in(2) { Friendship::Everyone } else { friends });
+                }
+            }
+            17 | 18 => {
+                if let Some((conn, id, users)) = self.watches.pop() {
+                    let users = users.into_iter().map(|user| (user, !script.once_in(4))).collect();
+                    core.permit(now, conn, id, users);
+                }
+            }
+            19 => core.watch(now, &[to, user(b"bob")]),
+            20 => core.unwatch(now, &[to]),
             0 => {
                 let flags = script.one_of(&[Flags::NONE, Flags::WANT_ACK, Flags::DROPPABLE]);
                 // What can't be sent is told to the caller, which is no concern here.
@@ -478,6 +500,7 @@ impl Site<'_> {
                 Event::LoggedIn { conn, user, .. } => {
                     if let Some(wire) = self.shell.wire_of(conn) {
                         self.shell.wires[wire].user = Some(user.as_bytes().to_vec());
+                        self.friendless.push(conn);
                     }
                 }
                 Event::Message(inbox) | Event::Query(inbox) => {
@@ -489,7 +512,12 @@ impl Site<'_> {
                 Event::ServerMessage(_) => {}
                 Event::ServerQuery(inbox) => self.server_queries.push(inbox.id),
                 Event::JoinAsked(join) => self.joins.push(join),
+                Event::WatchAsked { conn, id, users, .. } => {
+                    assert!(users.len() <= 100, "a question to watch {} users", users.len());
+                    self.watches.push((conn, id, users));
+                }
                 Event::LoggedOut { .. }
+                | Event::Presence { .. }
                 | Event::DrainAsked
                 | Event::Memory(_)
                 | Event::Outcome { .. }
@@ -526,7 +554,12 @@ impl Site<'_> {
             }
             UNBIND => {
                 let moves = self.shell.moves_clients || self.shell.foreign_codes.contains(&MOVE);
-                assert!(seen.info == 0 || seen.info == MOVE && moves, "an UNBIND with {}", seen.info);
+                assert!(seen.info == 0 || (1000..1500).contains(&seen.info), "an UNBIND with {}", seen.info);
+                assert!(seen.info != MOVE || moves, "an UNBIND of a move that nobody asked for");
+            }
+            WATCH | UNWATCH => {
+                let (users, rest) = frame::watched(seen.body);
+                assert!(rest.is_empty() && users.is_empty() == (seen.info == 1), "{:#04x} {seen:?}", seen.kind);
             }
             STATE => {
                 let state: serde_json::Value = serde_json::from_slice(seen.body).expect("a STATE is JSON");
@@ -569,6 +602,11 @@ impl Site<'_> {
 
     fn judge_downward(&mut self, written: &Written, seen: &Seen<'_>) {
         let user = self.shell.wires[written.wire].user.as_deref();
+        if seen.kind == PRESENCE {
+            assert!(user.is_some() && seen.to.is_empty() && seen.body.is_empty() && seen.info <= 1, "{seen:?}");
+            assert_ne!(user, Some(seen.from), "a user hears of itself");
+            return;
+        }
         let is_for_members = matches!(seen.kind, GROUP_DATA | GROUP_EVENT);
         assert!(is_for_members || user == Some(seen.to), "{:#04x} to another's connection", seen.kind);
         match seen.kind {
@@ -655,7 +693,9 @@ const SPOKEN_ONLINE: [u8; 26] = [
     GROUP_EVENT,
     PRESENCE,
 ];
-const SAID_BY_THE_ACMS: [u8; 22] = [
+const SAID_BY_THE_ACMS: [u8; 24] = [
+    PRESENCE,
+    PRESENCE,
     DATA,
     DATA,
     DATA,
@@ -679,7 +719,9 @@ const SAID_BY_THE_ACMS: [u8; 22] = [
     GROUP_MEMBERS,
     GROUP_MEMBERS_ARE,
 ];
-const SAID_BY_ANY_ACMS: [u8; 31] = [
+const SAID_BY_ANY_ACMS: [u8; 33] = [
+    PRESENCE,
+    PRESENCE,
     DATA,
     DATA,
     DATA,
@@ -732,7 +774,7 @@ const SERVERS_BODIES: [&[u8]; 5] = [
     br#"{"servers":[{"server":2,"address":"b","draining":true},{"server":3,"address":"10.0.0.3:6000"}]}"#,
 ];
 
-static ASKED: LazyLock<[String; 10]> = LazyLock::new(|| {
+static ASKED: LazyLock<[String; 14]> = LazyLock::new(|| {
     let many = |count: usize| format!(r#"{{"ask":"online","users":[{}]}}"#, vec![r#""carol""#; count].join(","));
     [
         r#"{"ask":"where","users":["alice","bob","carol"]}"#.to_owned(),
@@ -745,6 +787,10 @@ static ASKED: LazyLock<[String; 10]> = LazyLock::new(|| {
         many(100),
         many(101),
         "{".to_owned(),
+        r#"{"ask":"watch","users":["alice","bob","carol"]}"#.to_owned(),
+        r#"{"ask":"watch","users":["dave"]}"#.to_owned(),
+        r#"{"ask":"unwatch","users":["bob","dave"]}"#.to_owned(),
+        r#"{"ask":"friends"}"#.to_owned(),
     ]
 });
 

@@ -13,8 +13,8 @@ use trunkline::wire::link::{Membership, Prover};
 use super::frame::{
     self, ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft, FOUND,
     GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_OFF, GROUP_ON, KICK, LOGIN, LOOKUP,
-    NAMES, OPENINGS, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY,
-    SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
+    NAMES, OPENINGS, PING, PONG, PRESENCE, PROVE, QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA,
+    SERVER_QUERY, SERVERS, STATE, SYNCED, Seen, Start, UNBIND, UNWATCH, WATCH,
 };
 use super::script::Script;
 use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Wire, Written, late};
@@ -230,6 +230,7 @@ impl Hub<'_> {
             (frame::name(script), frame::info(script), frame::id(script), frame::flags(script, kind));
         let body = match kind {
             BIND => bindings(script),
+            WATCH | UNWATCH => watched(script),
             CLAIM if !script.once_in(16) => script.one_of(&AGES).to_be_bytes().to_vec(),
             STATE if !script.once_in(16) => script.one_of(&STATES).to_vec(),
             _ => script.bytes(200).to_vec(),
@@ -239,8 +240,10 @@ impl Hub<'_> {
             SERVER_DATA | SERVER_QUERY => (script.one_of(&SERVER_NUMBERS), &b""[..]),
             _ => (to, from),
         };
-        if kind == CLAIM {
-            info = script.one_of(&[0, 0, 1, info]);
+        match kind {
+            CLAIM => info = script.one_of(&[0, 0, 1, info]),
+            WATCH | UNWATCH => info = script.one_of(&[0, 0, 0, 0, 1, info]),
+            _ => {}
         }
         let late = late(script);
         let mut draft = Draft { kind, flags, info, id, to, from, body: &body };
@@ -291,6 +294,10 @@ impl Hub<'_> {
                 assert!(self.groups.contains(&membership), "a server without members hears what is said");
             }
             GROUP_EDIT | GROUP_MEMBERS | GROUP_MEMBERS_ARE => {}
+            PRESENCE => {
+                assert!(seen.to.is_empty() && seen.body.is_empty() && seen.info <= 1, "{seen:?}");
+                assert!(seen.info == 1 || !seen.from.is_empty(), "nobody is offline");
+            }
             kind if RELAYED.contains(&kind) => match written.source {
                 Some(source) => {
                     let is_told = |wire: usize, user: &[u8]| self.shell.wires[wire].told.contains(user);
@@ -358,7 +365,21 @@ fn bindings(script: &mut Script<'_>) -> Vec<u8> {
     body
 }
 
-const SPOKEN: [u8; 41] = [
+/// Users that a WATCH may name.
+fn watched(script: &mut Script<'_>) -> Vec<u8> {
+    let mut body = Vec::new();
+    for _ in 0..script.below(4) {
+        let user = frame::name(script);
+        body.push(user.len() as u8);
+        body.extend(user);
+    }
+    if script.once_in(16) {
+        body.pop();
+    }
+    body
+}
+
+const SPOKEN: [u8; 44] = [
     GROUP_ON,
     GROUP_ON,
     GROUP_ON,
@@ -400,6 +421,9 @@ const SPOKEN: [u8; 41] = [
     STATE,
     SERVER_DATA,
     SERVER_QUERY,
+    WATCH,
+    WATCH,
+    UNWATCH,
 ];
 
 /// Servers that a message may be for: three that may be there, one that is not, and what is no number.

@@ -9,6 +9,7 @@ use crossbeam_channel::unbounded;
 use hashbrown::HashMap;
 
 use super::AppServer;
+use crate::engine::friends::{Everyone, Friends};
 use crate::engine::groups::Groups;
 use crate::engine::handle::ServerHandle;
 use crate::engine::handler::{AnyUser, Authenticator, Handler};
@@ -66,6 +67,7 @@ pub struct AppServerBuilder {
     authenticator: Box<dyn Authenticator>,
     handler: Option<Box<dyn Handler>>,
     groups: Option<Box<dyn Groups>>,
+    friends: Box<dyn Friends>,
     threads: usize,
     membership: Option<Membership>,
     config: core::Config,
@@ -83,6 +85,7 @@ impl AppServerBuilder {
             authenticator: Box::new(AnyUser),
             handler: None,
             groups: None,
+            friends: Box::new(Everyone),
             threads: 0,
             membership: None,
             capacity: usize::MAX,
@@ -131,6 +134,13 @@ impl AppServerBuilder {
     /// Who may join which group; everyone may join any where it is not told.
     pub fn groups(mut self, groups: impl Groups) -> AppServerBuilder {
         self.groups = Some(Box::new(groups));
+        self
+    }
+
+    /// Who hears of whose comings and goings; everyone of everyone's where it is not told, which is for small deployments: see
+    /// [`Everyone`].
+    pub fn friends(mut self, friends: impl Friends) -> AppServerBuilder {
+        self.friends = Box::new(friends);
         self
     }
 
@@ -288,6 +298,7 @@ impl AppServerBuilder {
             authenticator: self.authenticator,
             handler: self.handler,
             groups: self.groups,
+            friends: self.friends,
             panics: AtomicU64::new(0),
         };
         let stage = Stage::new(application, self.threads, &handle, Arc::clone(&wake))?;

@@ -1,9 +1,9 @@
 //! The application server's core: users log in here, and their frames go to each other or up to the ACMS.
 //!
 //! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
-//! to the ACMS, `ask` the questions about who is where, `queries` and `servers` what the server's own application asks and
-//! says to others, `meter` how fast a client may send, `drain` the way of all users to other servers, `groups` who is in
-//! which and what is said to one, `members` the lists of these.
+//! to the ACMS, `ask` the questions about who is where, `presence` who hears of whom, `queries` and `servers` what the
+//! server's own application asks and says to others, `meter` how fast a client may send, `drain` the way of all users to
+//! other servers, `groups` who is in which and what is said to one, `members` the lists of these.
 
 mod ask;
 mod config;
@@ -13,6 +13,7 @@ mod groups;
 mod load;
 mod members;
 mod meter;
+mod presence;
 mod queries;
 mod route;
 mod servers;
@@ -47,6 +48,8 @@ pub use members::Members;
 use members::Rosters;
 pub use meter::Rates;
 use meter::{Meter, Standing, Tariff};
+pub use presence::Friendship;
+use presence::Presence;
 use queries::{Asked, Queries};
 use session::Claims;
 pub use session::Verdict;
@@ -117,7 +120,7 @@ pub struct AppServer {
     strangers: Strangers,
     /// The ways to the cluster; none where the server stands alone.
     uplinks: Vec<Uplink>,
-    /// Uplinks whose queue had no room for control, to be closed before the call ends that found it so.
+    /// Connections whose queue had no room for control that must come, to be closed before the call ends that found it so.
     overwhelmed: Vec<ConnId>,
     sessions: u64,
     claims: Claims,
@@ -134,6 +137,7 @@ pub struct AppServer {
     groups: Groups,
     rosters: Rosters,
     dedupe: Dedupe,
+    presence: Presence,
     entropy: Entropy,
     events: VecDeque<Event>,
     counters: Counters,
@@ -167,6 +171,7 @@ impl AppServer {
             groups: Groups::new(&mut entropy),
             rosters: Rosters::default(),
             dedupe: Dedupe::new(entropy.hasher()),
+            presence: Presence::new(&mut entropy),
             entropy,
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -381,7 +386,7 @@ impl AppServer {
         }
     }
 
-    /// Closes the uplinks that have no room for control. Not where that is found: their end opens sessions (`settle_claims`),
+    /// Closes the connections that have no room for control. Not where that is found: their end opens sessions (`settle_claims`),
     /// and whoever found it may be about to open or to end one of the same user.
     fn close_overwhelmed(&mut self, now: Time) {
         while let Some(conn) = self.overwhelmed.pop() {
@@ -552,6 +557,7 @@ impl Core for AppServer {
         self.expire_queries(now);
         self.expire_edits(now);
         self.expire_rosters(now);
+        self.expire_presence(now);
         self.ease(now);
         self.close_overwhelmed(now);
     }
@@ -561,6 +567,7 @@ impl Core for AppServer {
         let queries = self.queries.deadline();
         let groups = [self.groups.deadline(), self.rosters.deadline()].into_iter().flatten().min();
         let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
-        [self.links.deadline(), questions, queries, groups, uplinks, self.drain_deadline()].into_iter().flatten().min()
+        let others = [questions, queries, groups, uplinks, self.drain_deadline(), self.presence.deadline()];
+        [self.links.deadline()].into_iter().chain(others).flatten().min()
     }
 }
