@@ -20,6 +20,7 @@ const ECHO_PATIENCE: Duration = Duration::from_secs(5);
 const HELP: &str = "\
 /to NAME      write to NAME from now on
 /who [NAME..] who you are, and on which server NAME (or who you write to) is
+/friends      whom you hear of, and who of them is online
 /join GROUP   hear what is said in GROUP, and who comes and goes
 /leave GROUP  hear it no more
 /say GROUP .. say it to all in GROUP
@@ -197,6 +198,10 @@ impl Chat {
                 Err(error) => writeln!(output, "/to NAME: {error}")?,
             },
             "/who" => self.ask(rest, output)?,
+            "/friends" => match self.client.friends() {
+                Ok(pending) => self.asked = Some(pending),
+                Err(error) => writeln!(output, "cannot ask: {error}")?,
+            },
             command if self.obey_for_group(command, rest, output)? => {}
             command if command.starts_with('/') => writeln!(output, "{command} is not known; /help tells what is")?,
             _ => self.send(line, output)?,
@@ -275,6 +280,9 @@ impl Chat {
             Ok(Ok(Answer { error: Some(error), .. })) => return writeln!(output, "no answer: {error}"),
             Err(error) => return writeln!(output, "no answer: {error}"),
         };
+        if answer.is_empty() {
+            return writeln!(output, "nobody");
+        }
         for located in answer {
             match (located.online, located.server) {
                 (Some(true), Some(server)) => writeln!(output, "{} is on server {server}", located.user)?,
@@ -291,6 +299,8 @@ impl Chat {
         match event {
             Event::Message(message) => self.show_message(&message, output)?,
             Event::Query(query) => query.fail("this is a chat; it answers no queries"),
+            Event::Presence { user, online: true } => writeln!(output, "{user} is online")?,
+            Event::Presence { user, online: false } => writeln!(output, "{user} is offline")?,
             Event::GroupMessage { group, message } => self.show_group_message(&group, &message, output)?,
             Event::Member { group, user, change } => self.show_member(&group, &user, change, output)?,
             Event::MembersMissed(group) => writeln!(output, "[{group}] some may have come or gone; /members {group}")?,

@@ -36,17 +36,17 @@ pub mod wire;
 #[cfg(feature = "net")]
 pub use engine::{
     Acms, AcmsBuilder, AcmsHandle, AcmsVitals, AnyUser, AppServer, AppServerBuilder, Authenticator, Blob, BlobHandle,
-    BlobOffer, BlobOutcome, Client, ClientBuilder, ClusterEvent, ConnectError, Cursor, Delivery, Denied, Event, Groups,
-    Handler, Incoming, IncomingBlob, LoginRequest, Membership, Message, MessageOutcome, MessageTo, OperatorMessage,
-    Overloaded, Pending, Profile, Query, Refusal, Responder, Running, ServerChange, ServerHandle, ServerVitals,
-    Stopped, Subscription, TagError, Undelivered, Unnamed, UserPage,
+    BlobOffer, BlobOutcome, Client, ClientBuilder, ClusterEvent, ConnectError, Cursor, Delivery, Denied, Event,
+    Everyone, Friends, Groups, Handler, Incoming, IncomingBlob, LoginRequest, Membership, Message, MessageOutcome,
+    MessageTo, Nobody, OperatorMessage, Overloaded, Pending, Profile, Query, Refusal, Responder, Running, ServerChange,
+    ServerHandle, ServerVitals, Stopped, Subscription, TagError, Undelivered, Unnamed, UserPage,
 };
 pub use id::{GroupId, ServerId, UserId};
 #[cfg(feature = "net")]
 pub use net::Tuning;
 pub use role::Gone;
 pub use role::acms::{Assigned, DirectoryPage, NoServer, Pace, Policy, ServerView, Settled, Standing};
-pub use role::appserver::{ClusterState, CutOff, Members};
+pub use role::appserver::{ClusterState, CutOff, Friendship, Members};
 pub use role::blob::{BlobFailure, BlobKey};
 pub use role::client::{JoinFailure, QueryFailure, SendError, SendFailure, State};
 pub use wire::link::Relogin;

@@ -141,6 +141,33 @@ pub const GROUP_MEMBERS_TOLD_MAX: usize = 4096;
 pub const ROSTERS_MAX: usize = 256;
 /// Unanswered lookups that an AS has at the ACMS, at most.
 pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
+/// Users that one client watches, its friends included; more are denied, and counted.
+pub const WATCHES_OF_CLIENT_MAX: usize = 1024;
+/// Users of whom a client engine remembers that they are online, at most; of more it tells nothing. Twice what a server
+/// tells of where everyone is told of, and all that the client may watch.
+pub const SIGHTINGS_MAX: usize = 16 << 10;
+/// How long a client engine waits before it repeats a question to watch users that came to nothing.
+pub const WATCH_RETRY: Span = Span::from_secs(5);
+/// Users that an application server watches for all its clients and its application, at most, some 200 bytes each with few
+/// watchers; more are denied, and counted. The ACMS remembers as many of each server, and no more.
+pub const WATCHED_MAX: usize = 1 << 20;
+/// Users of a server who hear of everyone, at most: each that comes or goes is so many frames. More hear of nobody, and
+/// are counted.
+pub const EVERYONE_WATCHERS_MAX: usize = 1024;
+/// Users that those hear of, at most, so that all of them fit the queue of one who logs in (84 bytes each, at the most) and
+/// one ANSWER. Nobody hears of more, which are counted.
+pub const EVERYONE_USERS_MAX: usize = 8 << 10;
+/// PRESENCE frames that an application server writes in a turn, about: one user more may be told to all of its watchers.
+pub const PRESENCE_PER_TURN: usize = 16 << 10;
+/// Bytes of the body of a WATCH that tells the ACMS all over again, about.
+pub const WATCH_BODY_BYTES: usize = 16 << 10;
+/// Users of whom the ACMS answers one server's WATCH in a turn, at most.
+pub const WATCH_ANSWERS_PER_TURN: usize = 4 << 10;
+/// ACMS -> AS: bytes queued from which it is not answered a WATCH: the answers to one of a million users must leave room
+/// for all else.
+pub const WATCH_ANSWERS_QUEUE_BYTES: usize = 1 << 20;
+/// How long those answers then wait until it is looked at again.
+pub const WATCH_ANSWERS_PAUSE: Span = Span::from_millis(5);
 /// Connections that have not logged in, at most; one more ends another that has said nothing, at random.
 pub const ANONYMOUS_MAX: usize = 16 << 10;
 /// Logins that a server has put to the ACMS and not settled, at most: as many as its connections that say nothing.
@@ -304,6 +331,11 @@ pub const DRAIN_CEILING: Span = Span::from_secs(600);
 /// cover a dial that nobody answers ([`DIAL_TIMEOUT`]), nor a server that says when to come again: a drain goes slowly
 /// enough for that to be seldom. A user who does not come is RETRY, not OFFLINE, for as long.
 pub const MOVE_GRACE: Span = Span::from_secs(3);
+/// How long nobody hears that a user is gone who may be back: the connection broke, or its server was lost, or sent it
+/// away. As [`DIRECTORY_GRACE`], it covers the longest pause before a redial and a dial that takes its time.
+pub const PRESENCE_GRACE: Span = Span::from_secs(10);
+/// Users waited for so, at most: 64 bytes of id twice, 160 MiB in all. Of more it is told at once.
+pub const DEPARTURES_MAX: usize = 1 << 20;
 /// How long a client engine that was sent to another server dials that one again where it is closed there with a code, before
 /// it goes back to its usual address: twice the longest that a server sends it away for ([`RETURN_MAX`]).
 pub const MOVE_PATIENCE: Span = Span::from_secs(60);
@@ -347,6 +379,12 @@ const _: () = {
     assert!(BLOB_SILENCE.as_micros() >= 3 * BLOB_STALL.as_micros());
     assert!(LINK_TIMEOUT.as_micros() >= 2 * LINK_KEEPALIVE.as_micros());
     assert!(DIRECTORY_GRACE.as_micros() >= REDIAL_MAX.as_micros() + DIAL_TIMEOUT.as_micros());
+    assert!(PRESENCE_GRACE.as_micros() >= REDIAL_MAX.as_micros() + DIAL_TIMEOUT.as_micros());
+    assert!(PRESENCE_GRACE.as_micros() >= MOVE_GRACE.as_micros());
+    assert!(SIGHTINGS_MAX >= EVERYONE_USERS_MAX + WATCHES_OF_CLIENT_MAX);
+    let everyone = EVERYONE_USERS_MAX * (HEADER_BYTES + ID_BYTES_MAX);
+    assert!(everyone < CLIENT_QUEUE_BYTES_MAX, "who logs in is told of everyone");
+    assert!(WATCHES_OF_CLIENT_MAX * (1 + ID_BYTES_MAX) < MAX_FRAME / 2, "one WATCH names all that a client watches");
     assert!(ACKED_DEADLINE.as_micros() > DIRECTORY_GRACE.as_micros(), "an engine hears OFFLINE before it gives up");
     assert!(WELCOME_TIMEOUT.as_micros() > LOGIN_CHECK_TIMEOUT.as_micros());
     assert!(MEMORY_LOGINS_PERCENT < MEMORY_NO_LOGINS_PERCENT && MEMORY_NO_LOGINS_PERCENT < MEMORY_PAUSE_PERCENT);

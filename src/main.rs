@@ -160,7 +160,7 @@ fn echo_all(client: &Client) {
                 query.reply(body);
             }
             Event::State(trunkline::State::Reconnecting { .. } | trunkline::State::Stopped { .. }) => return,
-            Event::State(_) | Event::Undelivered { .. } => {}
+            Event::State(_) | Event::Presence { .. } | Event::Undelivered { .. } => {}
             // A blob that is offered is refused with the end of its event.
             Event::Blob(_) => {}
             Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}

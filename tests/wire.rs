@@ -996,7 +996,7 @@ fn asks_and_answers() {
     let where_bob = serde_json::to_string(&ask(AskKind::Where, &["bob"])).expect("JSON");
     assert_eq!(where_bob, r#"{"ask":"where","users":["bob"]}"#);
 
-    let located = |user: &str, online, server| Located { user: user.into(), online, server };
+    let located = |user: &str, online, server| Located { user: user.into(), online, server, denied: false };
     let answers = [
         (
             r#"{"users":[{"user":"bob","online":true,"server":1},{"user":"carol","online":false}]}"#,

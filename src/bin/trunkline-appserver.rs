@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 
-use trunkline::config::{self, AppServerArgs, AppServerSettings, JoinPolicy, LoginCheck};
-use trunkline::{AppServer, Authenticator, GroupId, LoginRequest, Membership, Refusal, UserId};
+use trunkline::config::{self, AppServerArgs, AppServerSettings, FriendsPolicy, JoinPolicy, LoginCheck};
+use trunkline::{AppServer, Authenticator, Everyone, GroupId, LoginRequest, Membership, Nobody, Refusal, UserId};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -38,6 +38,10 @@ fn run(settings: AppServerSettings) -> io::Result<()> {
         .max_bytes_per_second(settings.max_bytes_per_second)
         .capacity(settings.capacity as usize)
         .tuning(settings.tuning);
+    builder = match settings.friends {
+        FriendsPolicy::Everyone => builder.friends(Everyone),
+        FriendsPolicy::Nobody => builder.friends(Nobody),
+    };
     if let Some(addr) = settings.management {
         builder = builder.management(addr, settings.management_token);
     }

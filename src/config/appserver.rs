@@ -70,6 +70,17 @@ pub struct AppServerSettings {
     pub groups: JoinPolicy,
     /// Who may log in.
     pub login_check: LoginCheck,
+    /// Who hears of whose comings and goings.
+    pub friends: FriendsPolicy,
+}
+
+/// Who hears of whose comings and goings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FriendsPolicy {
+    /// Everyone of everyone's.
+    Everyone,
+    /// Nobody of anybody's.
+    Nobody,
 }
 
 /// Who may join a group.
@@ -201,6 +212,9 @@ pub struct AppServerArgs {
     memory: MemoryArgs,
     #[command(flatten)]
     tuning: TuningArgs,
+    /// Who hears of whose comings and goings; of each that comes or goes everyone on all servers is told, where it is everyone
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = FriendsPolicy::Nobody)]
+    friends: FriendsPolicy,
     /// File of those who may log in: lines of user:password, # begins a comment line [default: anyone may]
     #[arg(long, value_name = "FILE")]
     users_file: Option<PathBuf>,
@@ -244,6 +258,7 @@ impl Arguments for AppServerArgs {
             max_bytes_per_second: self.max_bytes_per_second,
             capacity,
             groups: self.groups,
+            friends: self.friends,
             login_check: self.users_file.as_deref().map_or(Ok(LoginCheck::AnyUser), read_users)?,
         })
     }
@@ -278,6 +293,21 @@ impl ValueEnum for CutOff {
                 PossibleValue::new("serve-local").help("Yes, and they reach the users of this server")
             }
             CutOff::RefuseNew => PossibleValue::new("refuse-new").help("No; those who are here stay"),
+        })
+    }
+}
+
+impl ValueEnum for FriendsPolicy {
+    fn value_variants<'a>() -> &'a [FriendsPolicy] {
+        &[FriendsPolicy::Everyone, FriendsPolicy::Nobody]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            FriendsPolicy::Everyone => {
+                PossibleValue::new("everyone").help("Everyone of everyone's: for small deployments")
+            }
+            FriendsPolicy::Nobody => PossibleValue::new("nobody").help("Nobody, and nobody may watch anybody"),
         })
     }
 }

@@ -31,7 +31,7 @@ mod chat;
 
 pub use crate::caller::MANAGEMENT_PORT;
 pub use acms::{AcmsArgs, AcmsSettings};
-pub use appserver::{AppServerArgs, AppServerSettings, JoinPolicy, LoginCheck, UserLineError};
+pub use appserver::{AppServerArgs, AppServerSettings, FriendsPolicy, JoinPolicy, LoginCheck, UserLineError};
 pub use chat::{ChatArgs, ChatEntrance, ChatSettings};
 
 /// The transfer port of an ACMS, where none is named.

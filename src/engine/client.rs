@@ -40,6 +40,14 @@ pub enum Event {
     Message(Message),
     /// A query came.
     Query(Query),
+    /// A friend, or a user that this client watches, came or went: a change of what was told before. Who was not told of is
+    /// offline, or not known.
+    Presence {
+        /// Which.
+        user: UserId,
+        /// Whether it is in, on any server.
+        online: bool,
+    },
     /// A message to a group came.
     GroupMessage {
         /// The group.
@@ -141,6 +149,8 @@ enum Command {
     Join { group: GroupId, outcome: Sender<JoinOutcome> },
     Leave(GroupId),
     Broadcast { group: GroupId, flags: Flags, info_type: u32, body: Vec<u8>, id: u64 },
+    Watch { users: Vec<UserId>, outcome: Sender<AskOutcome> },
+    Unwatch(Vec<UserId>),
 }
 
 type JoinOutcome = Result<Result<(), JoinFailure>, SendError>;
@@ -370,6 +380,7 @@ impl Client {
                 Ok(Event::State(State::NoServer { text, .. })) => last = text,
                 Ok(Event::Message(_) | Event::Query(_) | Event::Undelivered { .. } | Event::Blob(_)) => {}
                 Ok(Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_)) => {}
+                Ok(Event::Presence { .. }) => {}
                 Err(_) => return Err(ConnectError::TimedOut(last)),
             }
         }
@@ -507,6 +518,29 @@ impl Client {
         let (outcome, pending) = Pending::new();
         self.command(Command::Ask { question, outcome })?;
         Ok(pending)
+    }
+
+    /// Whom this client hears of, and how they stand: the friends that its server's application gave it, and those that it
+    /// watches. `online` is none where that is not known yet.
+    pub fn friends(&self) -> Result<Pending<AskOutcome>, SendError> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Ask { question: br#"{"ask":"friends"}"#.to_vec(), outcome })?;
+        Ok(pending)
+    }
+
+    /// Watches users, on whatever server they are; at most 100 at once and 1,024 in all. The outcome has how each stands, or
+    /// `denied`; from then on each that comes or goes is an [`Event::Presence`], beginning with those who are online. They are
+    /// watched again after a reconnect, and a question that came to nothing is repeated; where there is no connection now,
+    /// the outcome says so and they are watched once there is.
+    pub fn watch(&self, users: &[UserId]) -> Result<Pending<AskOutcome>, SendError> {
+        let (outcome, pending) = Pending::new();
+        self.command(Command::Watch { users: users.to_vec(), outcome })?;
+        Ok(pending)
+    }
+
+    /// Watches users no more, friends among them until the next login; at most 100 at once.
+    pub fn unwatch(&self, users: &[UserId]) -> Result<(), SendError> {
+        self.command(Command::Unwatch(users.to_vec()))
     }
 
     /// Logs out and waits until the connection has ended.
@@ -661,6 +695,7 @@ impl Engine {
                 }
                 Event::Blob(incoming)
             }
+            core::Event::Presence { user, online } => Event::Presence { user, online },
             core::Event::Bounced { id, to, cause } => {
                 Event::Undelivered { to: UserId::parse(&to).ok(), id, cause: Undelivered::Bounced(cause) }
             }
@@ -742,6 +777,15 @@ impl Engine {
                 Ok(id) => drop(self.answers.insert(id, outcome)),
                 Err(error) => resolve(&outcome, Err(error)),
             },
+            Command::Watch { users, outcome } => match self.core.watch(now, &users) {
+                Ok(id) => drop(self.answers.insert(id, outcome)),
+                Err(error) => resolve(&outcome, Err(error)),
+            },
+            Command::Unwatch(users) => {
+                if let Err(error) = self.core.unwatch(now, &users) {
+                    log::debug!("the server was not told that users are watched no more: {error}");
+                }
+            }
         }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     List { request: ListRequest, waiting: Waiting },
     SetTag { user: UserId, tag: String },
     Online(Sender<Vec<UserId>>),
+    Watch(Vec<UserId>),
+    Unwatch(Vec<UserId>),
     Counters(Sender<Counters>),
     Vitals(Asker<ServerVitals>),
 }
@@ -224,6 +226,18 @@ impl ServerHandle {
             return Err(TagError::TooLong);
         }
         Ok(self.command(Command::SetTag { user: user.clone(), tag: tag.to_owned() })?)
+    }
+
+    /// Watches users, on whatever server they are: [`Handler::on_presence`](super::Handler::on_presence) hears of each once it
+    /// is known how it stands, and of each change. A server watches 1,048,576 users for its clients and its application; more
+    /// are counted and not watched.
+    pub fn watch(&self, users: Vec<UserId>) -> Result<(), Overloaded> {
+        self.command(Command::Watch(users))
+    }
+
+    /// Watches users no more.
+    pub fn unwatch(&self, users: Vec<UserId>) -> Result<(), Overloaded> {
+        self.command(Command::Unwatch(users))
     }
 
     /// The users that are on this server now, sorted.

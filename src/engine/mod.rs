@@ -4,6 +4,7 @@ mod acms;
 mod appserver;
 mod blob;
 mod client;
+mod friends;
 mod groups;
 mod guide;
 mod handle;
@@ -23,6 +24,7 @@ pub(crate) use acms::{Command as AcmsCommand, Subscriber};
 pub use appserver::{AppServer, AppServerBuilder, Membership};
 pub use blob::{Blob, BlobHandle, BlobOffer, BlobOutcome, IncomingBlob};
 pub use client::{Client, ClientBuilder, ConnectError, Delivery, Event, Message, Query, Undelivered};
+pub use friends::{Everyone, Friends, Nobody};
 pub use groups::Groups;
 #[cfg(feature = "management")]
 pub(crate) use handle::Command as ServerCommand;

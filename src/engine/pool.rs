@@ -1,6 +1,6 @@
 //! Where the application's code runs: in the reactor's thread, or on threads beside it. Panics end here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::friends::Friends;
 use super::groups::Groups;
 use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest, Unnamed};
 use super::watchdog::Watchdog;
@@ -16,7 +17,7 @@ use super::{IncomingBlob, Responder, ServerHandle, seed};
 use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
 use crate::net::Wake;
-use crate::role::appserver::{ClusterState, JoinRef, QueryRef, QuerySource, ServerInbox, Verdict};
+use crate::role::appserver::{ClusterState, Friendship, JoinRef, QueryRef, QuerySource, ServerInbox, Verdict};
 use crate::role::{Entropy, Gone};
 use crate::wire::link::ServerMessageId;
 
@@ -26,6 +27,7 @@ pub(super) struct Application {
     pub(super) handler: Option<Box<dyn Handler>>,
     /// None where everyone may join any group.
     pub(super) groups: Option<Box<dyn Groups>>,
+    pub(super) friends: Box<dyn Friends>,
     /// Calls that panicked.
     pub(super) panics: AtomicU64,
 }
@@ -55,6 +57,17 @@ pub(super) enum Task {
     Blob(IncomingBlob),
     Cluster(ClusterState),
     Join(JoinRef),
+    Friends {
+        conn: ConnId,
+        user: UserId,
+    },
+    MayWatch {
+        conn: ConnId,
+        id: u64,
+        watcher: UserId,
+        users: Vec<UserId>,
+    },
+    Presence(UserId, bool),
 }
 
 /// What a call came to, for the core.
@@ -63,6 +76,9 @@ pub(super) enum Done {
     Checked(ConnId, Verdict),
     Denied(QueryRef),
     Joined(JoinRef, bool),
+    Befriended(ConnId, Friendship),
+    /// Of each user that a client wants to watch, by the question's id: whether it may.
+    MayWatch(ConnId, u64, Vec<(UserId, bool)>),
 }
 
 impl Task {
@@ -78,6 +94,7 @@ impl Task {
             },
             Task::Join(join) => Some(&join.user),
             Task::Blob(incoming) => incoming.key().from.as_ref(),
+            Task::Friends { user, .. } | Task::MayWatch { watcher: user, .. } | Task::Presence(user, _) => Some(user),
             Task::ServerMessage(_) | Task::Cluster(_) => None,
         }
     }
@@ -89,6 +106,7 @@ impl Task {
             Task::ServerMessage(inbox) => Some(inbox.from()),
             Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } => None,
             Task::Blob(_) | Task::Cluster(_) | Task::Join(_) => None,
+            Task::Friends { .. } | Task::MayWatch { .. } | Task::Presence(..) => None,
         }
     }
 
@@ -104,6 +122,9 @@ impl Task {
         "may_join",
         "on_query_before_login",
         "on_blob",
+        "friends_of",
+        "may_watch",
+        "on_presence",
     ];
 
     /// The place of its name among [`Task::NAMES`].
@@ -122,6 +143,9 @@ impl Task {
             Task::ServerMessage(_) => 6,
             Task::Join(_) => 8,
             Task::Blob(_) => 10,
+            Task::Friends { .. } => 11,
+            Task::MayWatch { .. } => 12,
+            Task::Presence(..) => 13,
         }
     }
 
@@ -139,6 +163,8 @@ impl Task {
             Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Join(_) => 0,
             // Those of blobs have a bound of their own, which lasts until the application lets go of them.
             Task::Blob(_) => 0,
+            Task::MayWatch { users, .. } => users.len() * std::mem::size_of::<UserId>(),
+            Task::Friends { .. } | Task::Presence(..) => 0,
         }
     }
 
@@ -160,6 +186,7 @@ impl Task {
             | Task::Cluster(_)
             | Task::Join(_)
             | Task::Blob(_)) => other,
+            other @ (Task::Friends { .. } | Task::MayWatch { .. } | Task::Presence(..)) => other,
         }
     }
 }
@@ -172,8 +199,12 @@ impl Application {
             Task::Check { conn, .. } => Done::Checked(*conn, Verdict::Fault),
             Task::Message { reference, .. } => Done::Denied(reference.clone()),
             Task::Join(join) => Done::Joined(join.clone(), false),
+            Task::MayWatch { conn, id, users, .. } => {
+                Done::MayWatch(*conn, *id, users.iter().map(|user| (user.clone(), false)).collect())
+            }
+            Task::Friends { conn, .. } => Done::Befriended(*conn, Friendship::Users(Vec::new())),
             // A responder answers by itself where it is dropped.
-            Task::Query { .. } | Task::Blob(_) => Done::Nothing,
+            Task::Query { .. } | Task::Blob(_) | Task::Presence(..) => Done::Nothing,
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::ServerMessage(_) | Task::Cluster(_) => Done::Nothing,
         };
         catch_unwind(AssertUnwindSafe(|| self.call(server, task))).unwrap_or_else(|_| {
@@ -184,20 +215,41 @@ impl Application {
     }
 
     fn call(&self, server: &ServerHandle, task: Task) -> Done {
-        if let Task::Check { conn, request } = task {
-            let verdict = match self.authenticator.check(&request) {
-                Ok(()) => Verdict::Accept,
-                Err(refusal) => Verdict::Refuse(refusal.0),
-            };
-            return Done::Checked(conn, verdict);
-        }
-        if let Task::Join(join) = task {
-            let may = self.groups.as_ref().is_none_or(|groups| groups.may_join(&join.user, &join.group));
-            return Done::Joined(join, may);
-        }
-        let Some(handler) = &self.handler else { return Done::Nothing };
         match task {
-            Task::Check { .. } | Task::Join(_) => Done::Nothing,
+            Task::Check { conn, request } => {
+                let verdict = match self.authenticator.check(&request) {
+                    Ok(()) => Verdict::Accept,
+                    Err(refusal) => Verdict::Refuse(refusal.0),
+                };
+                Done::Checked(conn, verdict)
+            }
+            Task::Join(join) => {
+                let may = self.groups.as_ref().is_none_or(|groups| groups.may_join(&join.user, &join.group));
+                Done::Joined(join, may)
+            }
+            Task::Friends { conn, user } => Done::Befriended(conn, self.friends.friends_of(&user)),
+            Task::MayWatch { conn, id, watcher, users } => {
+                let asked = users.into_iter().map(|user| {
+                    let may_watch = self.friends.may_watch(&watcher, &user);
+                    (user, may_watch)
+                });
+                Done::MayWatch(conn, id, asked.collect())
+            }
+            other => {
+                self.handler.as_ref().map_or(Done::Nothing, |handler| Application::handle(&**handler, server, other))
+            }
+        }
+    }
+
+    fn handle(handler: &dyn Handler, server: &ServerHandle, task: Task) -> Done {
+        match task {
+            Task::Check { .. } | Task::Join(_) | Task::Friends { .. } | Task::MayWatch { .. } => {
+                unreachable!("no handler's task")
+            }
+            Task::Presence(user, online) => {
+                handler.on_presence(server, &user, online);
+                Done::Nothing
+            }
             Task::LoggedIn(user) => {
                 handler.on_login(server, &user);
                 Done::Nothing
@@ -321,13 +373,17 @@ struct Lane {
     /// Comings and goings that the queue has had no room for, and blobs that will not come. While there are any, nobody
     /// whose tasks go here is let in and no blob is accepted, so these are no more than there are users and blobs.
     deferred: VecDeque<Task>,
+    /// How watched users stand now, of whom the queue has had no room: no more than are watched.
+    presence: BTreeMap<UserId, bool>,
 }
 
 impl Lane {
     fn give(&mut self, task: Task) -> Result<(), Task> {
         let bytes = task.body_bytes();
         let fits = self.body_bytes.load(Ordering::Relaxed) + bytes <= limits::POOL_BYTES_MAX;
-        let refused = if self.deferred.is_empty() && fits {
+        let waits =
+            !self.deferred.is_empty() || matches!(&task, Task::Presence(user, _) if self.presence.contains_key(user));
+        let refused = if !waits && fits {
             // Before the thread can have done it.
             self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
             match self.tasks.try_send(task.detached()) {
@@ -341,9 +397,17 @@ impl Lane {
             task
         };
         match refused {
-            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => self.deferred.push_back(refused),
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Friends { .. } => {
+                self.deferred.push_back(refused);
+            }
             Task::Blob(IncomingBlob::Failed { .. }) => self.deferred.push_back(refused),
-            Task::Check { .. } | Task::Message { .. } | Task::Query { .. } | Task::ServerMessage(_) | Task::Join(_) => {
+            Task::Presence(user, online) => _ = self.presence.insert(user, online),
+            Task::Check { .. }
+            | Task::Message { .. }
+            | Task::Query { .. }
+            | Task::MayWatch { .. }
+            | Task::ServerMessage(_)
+            | Task::Join(_) => {
                 return Err(refused);
             }
             Task::Blob(_) => return Err(refused),
@@ -355,6 +419,12 @@ impl Lane {
         while let Some(task) = self.deferred.pop_front() {
             if let Err(refused) = self.tasks.try_send(task) {
                 return self.deferred.push_front(refused.into_inner());
+            }
+        }
+        while let Some((user, online)) = self.presence.pop_first() {
+            if self.tasks.try_send(Task::Presence(user.clone(), online)).is_err() {
+                self.presence.insert(user, online);
+                return;
             }
         }
     }
@@ -376,7 +446,12 @@ impl Pool {
         for number in 0..threads {
             let (tasks, queue) = bounded(limits::POOL_TASKS_MAX);
             let body_bytes = Arc::new(AtomicUsize::new(0));
-            pool.lanes.push(Lane { tasks, body_bytes: Arc::clone(&body_bytes), deferred: VecDeque::new() });
+            pool.lanes.push(Lane {
+                tasks,
+                body_bytes: Arc::clone(&body_bytes),
+                deferred: VecDeque::new(),
+                presence: BTreeMap::new(),
+            });
             for (name, queue) in [("handler", queue), ("login check", checks_queue.clone())] {
                 let (application, server) = (Arc::clone(&application), server.clone());
                 let (done, wake, body_bytes) = (done_sender.clone(), Arc::clone(&wake), Arc::clone(&body_bytes));
@@ -410,7 +485,7 @@ impl Pool {
             }
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Query { .. } => lane.give(task),
             Task::ServerMessage(_) | Task::Cluster(_) | Task::Join(_) => lane.give(task),
-            Task::Blob(_) => lane.give(task),
+            Task::Blob(_) | Task::Friends { .. } | Task::MayWatch { .. } | Task::Presence(..) => lane.give(task),
         }
     }
 }
@@ -450,7 +525,7 @@ mod tests {
     #[test]
     fn bodies_that_wait_for_a_thread_are_bounded_and_a_notice_is_not() {
         let (tasks, queue) = bounded(limits::POOL_TASKS_MAX);
-        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new() };
+        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new(), presence: BTreeMap::new() };
         for number in 0..16 {
             assert!(lane.give(message(1 << 20)).is_ok(), "message {number}");
         }
@@ -463,7 +538,7 @@ mod tests {
     #[test]
     fn a_refused_task_holds_nothing() {
         let (tasks, _queue) = bounded(1);
-        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new() };
+        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new(), presence: BTreeMap::new() };
         assert!(lane.give(message(5)).is_ok());
         assert!(lane.give(message(7)).is_err(), "the queue is full");
         assert_eq!(lane.body_bytes.load(Ordering::Relaxed), 5);

@@ -50,6 +50,8 @@ pub struct Counters {
     pub bad_magic: u64,
     /// Connections that came too many at once and were told to come again.
     pub sent_away: u64,
+    /// Users that somebody would watch and does not, since a bound on that was reached.
+    pub watches_refused: u64,
 }
 
 impl std::fmt::Display for Counters {
@@ -71,6 +73,7 @@ impl std::fmt::Display for Counters {
             ("wrong port", self.wrong_port),
             ("bad magic", self.bad_magic),
             ("sent away", self.sent_away),
+            ("watches refused", self.watches_refused),
         ];
         rest.into_iter().filter(|(_, count)| *count > 0).try_for_each(|(name, count)| write!(f, ", {name} {count}"))
     }

@@ -196,11 +196,12 @@ mod tests {
             directory.bind(user(&format!("user{number}")), binding(number % 2, number));
         }
         directory.tenure_ended();
-        let mut rounds = 0;
+        let (mut rounds, mut freed) = (0, Vec::new());
         while directory.is_sweeping() {
-            directory.sweep(64, |binding| binding.tenure == Tenure(1));
+            freed.extend(directory.sweep(64, |binding| binding.tenure == Tenure(1)));
             rounds += 1;
         }
+        assert_eq!((freed.len(), freed.contains(&user("user2")), freed.contains(&user("user1"))), (500, true, false));
         assert_eq!(directory.len(), 500);
         assert!(rounds >= 15, "a sweep looked at more than it was told to");
         assert_eq!(directory.binding(b"user1"), Some(&binding(1, 1)));

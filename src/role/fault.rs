@@ -36,6 +36,17 @@ pub enum Gone {
     Ended(End),
 }
 
+impl Gone {
+    /// Whether a client dials again after this. The end of the stream without a word is that of a program.
+    pub fn may_be_back(self) -> bool {
+        match self {
+            Gone::Closed(code) | Gone::ClosedByPeer(code) => code.reconnects(),
+            Gone::Ended(End::Failed(_)) => true,
+            Gone::Ended(End::Eof) => false,
+        }
+    }
+}
+
 impl Fault {
     /// A fault with this code and text.
     pub fn new(code: CloseCode, text: impl Into<Cow<'static, str>>) -> Fault {

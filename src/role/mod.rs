@@ -16,20 +16,24 @@ pub mod blob;
 pub mod client;
 mod counters;
 mod dedupe;
+mod departures;
 mod directory;
 mod entropy;
 mod fault;
 mod pace;
+mod roster;
 mod strained;
 mod strangers;
 
 pub use backoff::Backoff;
 pub use counters::{Counters, Drop};
 pub use dedupe::Dedupe;
+pub use departures::Departures;
 pub use directory::{Binding, Digest, Directory, Tenure};
 pub use entropy::Entropy;
 pub use fault::{Fault, Gone};
 pub use pace::Pace;
+pub use roster::Roster;
 use strained::Strained;
 pub use strangers::Strangers;
 

@@ -118,6 +118,12 @@ pub enum AskKind {
     Rtt,
     /// Who is in a group that the asker is in.
     Members,
+    /// Whom the asker hears of, and how they stand.
+    Friends,
+    /// To hear of these users' comings and goings from now on.
+    Watch,
+    /// To hear of these users no more.
+    Unwatch,
     /// A question of a later version.
     #[serde(other)]
     Other,
@@ -146,6 +152,9 @@ pub struct Located {
     /// The user's server, where it was asked for and the user is online.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerId>,
+    /// Whether the asker may not watch the user, or watches too many.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub denied: bool,
 }
 
 /// The body of ANSWER.

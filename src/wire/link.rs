@@ -164,6 +164,15 @@ impl<'a> BindEntry<'a> {
     }
 }
 
+/// `info_type` of a WATCH or UNWATCH whose body names users.
+pub const NAMED_USERS: u32 = 0;
+/// `info_type` of a WATCH or UNWATCH of everyone; its body is empty.
+pub const ALL_USERS: u32 = 1;
+/// `info_type` of a PRESENCE: the user is nowhere.
+pub const OFFLINE: u32 = 0;
+/// `info_type` of a PRESENCE: the user is in, somewhere. Without a user: everyone who is in was named.
+pub const ONLINE: u32 = 1;
+
 /// Users in a body: for each the length of its id (1 byte), then the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserList;
@@ -172,11 +181,14 @@ impl UserList {
     /// The bytes of a list.
     pub fn encode(users: &[UserId]) -> BytesMut {
         let mut body = BytesMut::new();
-        for user in users {
-            body.put_u8(user.as_bytes().len() as u8);
-            body.put_slice(user.as_bytes());
-        }
+        users.iter().for_each(|user| UserList::append(user, &mut body));
         body
+    }
+
+    /// Appends one more.
+    pub fn append(user: &UserId, body: &mut BytesMut) {
+        body.put_u8(user.as_bytes().len() as u8);
+        body.put_slice(user.as_bytes());
     }
 
     /// Takes the first user's bytes off, which are not checked to be an id; none where the list is cut short.

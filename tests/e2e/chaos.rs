@@ -211,6 +211,7 @@ impl Chaos {
         let now = self.now();
         match event {
             Event::State(state) => self.changed(number, state),
+            Event::Presence { .. } => {}
             Event::Message(message) => {
                 let from = message.from.as_ref().map_or(USERS, number_of);
                 self.ledger.arrived(now, number, from, false, &message.body);

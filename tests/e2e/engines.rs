@@ -534,7 +534,8 @@ fn acked_over_a_restart(restarted: usize) -> Vec<(Result<(), SendFailure>, usize
                 let number: usize = String::from_utf8_lossy(&message.body).parse().expect("the number of a message");
                 times[number] += 1;
             }
-            Event::State(_) | Event::Query(_) | Event::Undelivered { .. } | Event::Blob(_) => {}
+            Event::State(_) | Event::Query(_) | Event::Presence { .. } | Event::Undelivered { .. } | Event::Blob(_) => {
+            }
             Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}
         }
     }

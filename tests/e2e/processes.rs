@@ -263,7 +263,11 @@ fn a_rolling_restart_loses_no_acknowledged_message() {
             match event {
                 Event::Message(message) => times[message.info_type as usize] += 1,
                 Event::State(State::Stopped { code, text }) => panic!("pair {pair}: stopped: {code}: {text}"),
-                Event::State(_) | Event::Query(_) | Event::Undelivered { .. } | Event::Blob(_) => {}
+                Event::State(_)
+                | Event::Query(_)
+                | Event::Presence { .. }
+                | Event::Undelivered { .. }
+                | Event::Blob(_) => {}
                 Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}
             }
         }

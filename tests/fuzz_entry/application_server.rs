@@ -8,7 +8,8 @@ use trunkline::limits;
 use trunkline::link::{End, Link};
 use trunkline::role::Core;
 use trunkline::role::appserver::{
-    AppServer, Config, CutOff, Edit, Event, JoinRef, Membership, Peer, QueryRef, QuerySource, Rates, Verdict,
+    AppServer, Config, CutOff, Edit, Event, Friendship, JoinRef, Membership, Peer, QueryRef, QuerySource, Rates,
+    Verdict,
 };
 use trunkline::time::{Span, Time};
 use trunkline::wire::link::{self, Prover, Relogin};
@@ -19,7 +20,7 @@ use super::frame::{
     EVERYONE, FOUND, GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_JOIN, GROUP_LEAVE, GROUP_MEMBERS, GROUP_MEMBERS_ARE,
     GROUP_OFF, GROUP_ON, INSPECT, INSPECTED, KICK, LIST, LISTED, LOGIN, LOGOUT, LOOKUP, MOVE, NAMES, OPENINGS, PING,
     PONG, PRESENCE, PROVE, QUERY, REGISTER, REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY, SERVERS,
-    STATE, SYNCED, Seen, Start, UNBIND, WELCOME,
+    STATE, SYNCED, Seen, Start, UNBIND, UNWATCH, WATCH, WELCOME,
 };
 use super::script::Script;
 use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Written, late};
@@ -131,6 +132,10 @@ struct Site<'a> {
     groups: BTreeSet<(usize, Vec<u8>)>,
     /// Queries of servers, and of programs that have not logged in, that it has not.
     queries: Vec<QuerySource>,
+    /// Users who are in and were given no friends yet.
+    friendless: Vec<ConnId>,
+    /// Users to be watched that the application has not permitted: whose question, its id, whom.
+    watches: Vec<(ConnId, u64, Vec<UserId>)>,
 }
 
 impl Site<'_> {
@@ -160,6 +165,8 @@ impl Site<'_> {
             joins: Vec::new(),
             groups: BTreeSet::new(),
             queries: Vec::new(),
+            friendless: Vec::new(),
+            watches: Vec::new(),
         };
         site.begin();
         for _ in 0..STEPS_MAX {
@@ -324,7 +331,22 @@ impl Site<'_> {
         let to = user(frame::name(script));
         let group = GroupId::parse(script.one_of(&NAMES)).unwrap_or_else(|_| GroupId::parse(b"bob").expect("an id"));
         let core = &mut self.shell.core;
-        match script.below(21) {
+        match script.below(26) {
+            20 => {
+                let friends = script.one_of(&[&NAMES[..4], &NAMES[..1], &[]]);
+                let friends = Friendship::Users(friends.iter().map(|name| user(name)).collect());
+                if let Some(conn) = self.friendless.pop() {
+                    core.befriend(now, conn, if script.once_in(2) { Friendship::Everyone } else { friends });
+                }
+            }
+            21 | 22 => {
+                if let Some((conn, id, users)) = self.watches.pop() {
+                    let users = users.into_iter().map(|user| (user, !script.once_in(4))).collect();
+                    core.permit(now, conn, id, users);
+                }
+            }
+            23 => core.watch(now, &[to, user(b"bob")]),
+            24 => core.unwatch(now, &[to]),
             0 => {
                 let flags = script.one_of(&[Flags::NONE, Flags::WANT_ACK, Flags::DROPPABLE]);
                 // What can't be sent is told to the caller, which is no concern here.
@@ -498,6 +520,7 @@ impl Site<'_> {
                 Event::LoggedIn { conn, user, .. } => {
                     if let Some(wire) = self.shell.wire_of(conn) {
                         self.shell.wires[wire].user = Some(user.as_bytes().to_vec());
+                        self.friendless.push(conn);
                     }
                 }
                 Event::Message(inbox) | Event::Query(inbox) => {
@@ -514,7 +537,12 @@ impl Site<'_> {
                     assert_eq!(self.shell.wires[wire].user, None, "it has logged in");
                     self.queries.push(QuerySource::Stranger { conn, addr, id });
                 }
+                Event::WatchAsked { conn, id, users, .. } => {
+                    assert!(users.len() <= 100, "a question to watch {} users", users.len());
+                    self.watches.push((conn, id, users));
+                }
                 Event::LoggedOut { .. }
+                | Event::Presence { .. }
                 | Event::DrainAsked
                 | Event::Blob(_)
                 | Event::Memory(_)
@@ -552,7 +580,12 @@ impl Site<'_> {
             }
             UNBIND => {
                 let moves = self.shell.moves_clients || self.shell.foreign_codes.contains(&MOVE);
-                assert!(seen.info == 0 || seen.info == MOVE && moves, "an UNBIND with {}", seen.info);
+                assert!(seen.info == 0 || (1000..1500).contains(&seen.info), "an UNBIND with {}", seen.info);
+                assert!(seen.info != MOVE || moves, "an UNBIND of a move that nobody asked for");
+            }
+            WATCH | UNWATCH => {
+                let (users, rest) = frame::watched(seen.body);
+                assert!(rest.is_empty() && users.is_empty() == (seen.info == 1), "{:#04x} {seen:?}", seen.kind);
             }
             STATE => {
                 let state: serde_json::Value = serde_json::from_slice(seen.body).expect("a STATE is JSON");
@@ -601,6 +634,11 @@ impl Site<'_> {
 
     fn judge_downward(&mut self, written: &Written, seen: &Seen<'_>) {
         let user = self.shell.wires[written.wire].user.as_deref();
+        if seen.kind == PRESENCE {
+            assert!(user.is_some() && seen.to.is_empty() && seen.body.is_empty() && seen.info <= 1, "{seen:?}");
+            assert_ne!(user, Some(seen.from), "a user hears of itself");
+            return;
+        }
         let is_for_members = matches!(seen.kind, GROUP_DATA | GROUP_EVENT);
         assert!(is_for_members || user.unwrap_or(b"") == seen.to, "{:#04x} to another's connection", seen.kind);
         match seen.kind {
@@ -691,7 +729,9 @@ const SPOKEN_ONLINE: [u8; 26] = [
 ];
 const SPOKEN_BEFORE: [u8; 14] =
     [LOGIN, LOGIN, LOGIN, LOGIN, LOGIN, LOGIN, LOGOUT, PING, PONG, CLOSE, DATA, WELCOME, QUERY, QUERY];
-const SAID_BY_THE_ACMS: [u8; 26] = [
+const SAID_BY_THE_ACMS: [u8; 28] = [
+    PRESENCE,
+    PRESENCE,
     DATA,
     DATA,
     DATA,
@@ -719,7 +759,9 @@ const SAID_BY_THE_ACMS: [u8; 26] = [
     LISTED,
     EVERYONE,
 ];
-const SAID_BY_ANY_ACMS: [u8; 35] = [
+const SAID_BY_ANY_ACMS: [u8; 37] = [
+    PRESENCE,
+    PRESENCE,
     DATA,
     DATA,
     DATA,
@@ -779,7 +821,7 @@ const SERVERS_BODIES: [&[u8]; 5] = [
     br#"{"servers":[{"server":2,"address":"b","draining":true},{"server":3,"address":"10.0.0.3:6000"}]}"#,
 ];
 
-static ASKED: LazyLock<[String; 10]> = LazyLock::new(|| {
+static ASKED: LazyLock<[String; 14]> = LazyLock::new(|| {
     let many = |count: usize| format!(r#"{{"ask":"online","users":[{}]}}"#, vec![r#""carol""#; count].join(","));
     [
         r#"{"ask":"where","users":["alice","bob","carol"]}"#.to_owned(),
@@ -792,6 +834,10 @@ static ASKED: LazyLock<[String; 10]> = LazyLock::new(|| {
         many(100),
         many(101),
         "{".to_owned(),
+        r#"{"ask":"watch","users":["alice","bob","carol"]}"#.to_owned(),
+        r#"{"ask":"watch","users":["dave"]}"#.to_owned(),
+        r#"{"ask":"unwatch","users":["bob","dave"]}"#.to_owned(),
+        r#"{"ask":"friends"}"#.to_owned(),
     ]
 });
 

@@ -34,6 +34,7 @@ pub(crate) fn client_engine(input: &[u8]) {
         asked: BTreeSet::new(),
         queries: Vec::new(),
         is_asking: false,
+        online: BTreeSet::new(),
     };
     program.begin();
     for _ in 0..STEPS_MAX {
@@ -85,6 +86,8 @@ struct Program<'a> {
     queries: Vec<(Option<UserId>, u64)>,
     /// It asked for a server and has no answer.
     is_asking: bool,
+    /// Who is online, by what was told.
+    online: BTreeSet<UserId>,
 }
 
 impl Program<'_> {
@@ -197,10 +200,16 @@ impl Program<'_> {
         let group = GroupId::parse(script.one_of(&[b"bob", b"car"])).expect("an id");
         let core = &mut self.shell.core;
         // What can't be sent now is told to the caller, which is no concern here.
-        match script.below(11) {
+        match script.below(13) {
             8 => self.asked.extend(core.join(now, &group)),
             9 => _ = core.leave(now, &group).is_ok(),
             10 => drop(core.broadcast(now, &group, Flags::NONE, 7, b"hi")),
+            11 => self.asked.extend(core.watch(now, &[bob, UserId::parse(b"carol").expect("an id")])),
+            12 => {
+                // What was told of it is not taken back.
+                self.online.remove(&bob);
+                self.asked.extend(core.unwatch(now, &[bob]));
+            }
             0 => drop(core.send(now, Some(&bob), Flags::NONE, 7, b"hi")),
             1 | 2 => {
                 let body = vec![0; script.one_of(&[0, 100, 100, 100, 300_000])];
@@ -236,6 +245,14 @@ impl Program<'_> {
                     assert!(self.asked.remove(&id), "query {id} is resolved twice");
                 }
                 Event::Query(query) => self.queries.push((query.from, query.id)),
+                Event::Presence { user, online } => {
+                    assert_ne!(self.online.contains(&user), online, "{user} is told of twice");
+                    if online {
+                        self.online.insert(user)
+                    } else {
+                        self.online.remove(&user)
+                    };
+                }
                 Event::State(_) | Event::Message(_) | Event::Bounced { .. } | Event::Blob(_) => {}
                 Event::Joined { id, .. } => assert!(self.asked.remove(&id), "join {id} is resolved twice"),
                 Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}

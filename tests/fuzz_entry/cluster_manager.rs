@@ -13,8 +13,9 @@ use trunkline::wire::link::{Membership, Prover};
 use super::frame::{
     self, ACK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft, EVERYONE,
     FOUND, GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_OFF, GROUP_ON, INSPECT,
-    INSPECTED, KICK, LIST, LISTED, LOGIN, LOOKUP, NAMES, OPENINGS, PING, PONG, PROVE, QUERY, REGISTER, REGISTERED,
-    RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY, SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
+    INSPECTED, KICK, LIST, LISTED, LOGIN, LOOKUP, NAMES, OPENINGS, PING, PONG, PRESENCE, PROVE, QUERY, REGISTER,
+    REGISTERED, RELAYED, REPLY, RESYNC, SERVER_DATA, SERVER_QUERY, SERVERS, STATE, SYNCED, Seen, Start, UNBIND,
+    UNWATCH, WATCH,
 };
 use super::script::Script;
 use super::shell::{Allowance, MEMORIES, SPANS, START, STORMS, Shell, Watched, Wire, Written, late};
@@ -230,6 +231,7 @@ impl Hub<'_> {
             (frame::name(script), frame::info(script), frame::id(script), frame::flags(script, kind));
         let body = match kind {
             BIND => bindings(script),
+            WATCH | UNWATCH => watched(script),
             CLAIM if !script.once_in(16) => script.one_of(&AGES).to_be_bytes().to_vec(),
             LIST if !script.once_in(16) => script.one_of(&LISTS).to_vec(),
             STATE if !script.once_in(16) => script.one_of(&STATES).to_vec(),
@@ -242,8 +244,10 @@ impl Hub<'_> {
             INSPECTED => (&b""[..], from),
             _ => (to, from),
         };
-        if kind == CLAIM {
-            info = script.one_of(&[0, 0, 1, info]);
+        match kind {
+            CLAIM => info = script.one_of(&[0, 0, 1, info]),
+            WATCH | UNWATCH => info = script.one_of(&[0, 0, 0, 0, 1, info]),
+            _ => {}
         }
         let late = late(script);
         let mut draft = Draft { kind, flags, info, id, to, from, body: &body };
@@ -300,6 +304,10 @@ impl Hub<'_> {
                 assert!(is_there, "asked of a user that it never told of");
             }
             INSPECTED => assert_eq!(seen.id >> 48, u64::from(receiver.server), "an answer to another server"),
+            PRESENCE => {
+                assert!(seen.to.is_empty() && seen.body.is_empty() && seen.info <= 1, "{seen:?}");
+                assert!(seen.info == 1 || !seen.from.is_empty(), "nobody is offline");
+            }
             kind if RELAYED.contains(&kind) => match written.source {
                 Some(source) => {
                     let is_told = |wire: usize, user: &[u8]| self.shell.wires[wire].told.contains(user);
@@ -367,7 +375,21 @@ fn bindings(script: &mut Script<'_>) -> Vec<u8> {
     body
 }
 
-const SPOKEN: [u8; 45] = [
+/// Users that a WATCH may name.
+fn watched(script: &mut Script<'_>) -> Vec<u8> {
+    let mut body = Vec::new();
+    for _ in 0..script.below(4) {
+        let user = frame::name(script);
+        body.push(user.len() as u8);
+        body.extend(user);
+    }
+    if script.once_in(16) {
+        body.pop();
+    }
+    body
+}
+
+const SPOKEN: [u8; 48] = [
     GROUP_ON,
     GROUP_ON,
     GROUP_ON,
@@ -413,6 +435,9 @@ const SPOKEN: [u8; 45] = [
     INSPECTED,
     LIST,
     EVERYONE,
+    WATCH,
+    WATCH,
+    UNWATCH,
 ];
 
 const LISTS: [&[u8]; 4] = [b"{}", br#"{"limit":1}"#, br#"{"after":1,"limit":9999,"server":1}"#, br#"{"after":-1}"#];

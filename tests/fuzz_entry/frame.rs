@@ -39,6 +39,8 @@ pub(crate) const LOOKUP: u8 = 0x8E;
 pub(crate) const FOUND: u8 = 0x8F;
 pub(crate) const DRAIN: u8 = 0x90;
 pub(crate) const STATE: u8 = 0x91;
+pub(crate) const WATCH: u8 = 0x92;
+pub(crate) const UNWATCH: u8 = 0x93;
 pub(crate) const GROUP_ON: u8 = 0x94;
 pub(crate) const GROUP_OFF: u8 = 0x95;
 pub(crate) const GROUP_EDIT: u8 = 0x96;
@@ -110,7 +112,7 @@ impl<'a> Draft<'a> {
 }
 
 /// A whole frame in a stream.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen<'a> {
     pub(crate) kind: u8,
     pub(crate) info: u32,
@@ -178,6 +180,17 @@ pub(crate) fn bindings(mut body: &[u8]) -> (Vec<&[u8]>, &[u8]) {
     let mut users = Vec::new();
     while let Some((fixed, rest)) = body.split_first_chunk::<17>() {
         let Some((user, rest)) = rest.split_at_checked(usize::from(fixed[16])) else { break };
+        users.push(user);
+        body = rest;
+    }
+    (users, body)
+}
+
+/// The users that a WATCH or UNWATCH names, and what can't be read as another.
+pub(crate) fn watched(mut body: &[u8]) -> (Vec<&[u8]>, &[u8]) {
+    let mut users = Vec::new();
+    while let Some((length, rest)) = body.split_first() {
+        let Some((user, rest)) = rest.split_at_checked(usize::from(*length)) else { break };
         users.push(user);
         body = rest;
     }

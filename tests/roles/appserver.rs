@@ -1461,7 +1461,7 @@ fn a_login_given_up_before_its_claim_is_answered_is_unbound() {
     let (mut server, up) = joined();
     let (conn, session) = claiming(&mut server, up, "alice");
     server.reset(conn);
-    assert_eq!(server.frame(up), Raw::of(UNBIND).id(session).from("alice"));
+    assert_eq!(server.frame(up), Raw::of(UNBIND).info(1003).id(session).from("alice"));
     server.put(up, Raw::of(CLAIMED).to("alice").id(session));
     server.silent(up);
     assert_eq!(server.core.users_online(), 0);

@@ -10,6 +10,7 @@ mod entrance;
 mod groups;
 mod newcomer;
 mod overload;
+mod presence;
 mod queries;
 mod wire_peer;
 
@@ -93,6 +94,7 @@ fn every_code_has_its_row_and_every_row_its_test() {
         include_str!("client.rs"),
         include_str!("overload.rs"),
         include_str!("groups.rs"),
+        include_str!("presence.rs"),
     ]
     .concat();
     let listed: Vec<(u32, Option<&str>)> = CLOSE_CODES.iter().map(|row| (row.code, Some(row.name))).collect();

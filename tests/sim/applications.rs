@@ -93,13 +93,17 @@ impl World {
             appserver::Event::Cluster(ClusterState::Refused { code, text }) => {
                 panic!("honest server {node} is refused: {code} {text}");
             }
-            appserver::Event::LoggedIn { conn, .. } | appserver::Event::Closed { conn, .. } => {
+            appserver::Event::LoggedIn { conn, user, .. } => {
                 self.check_login_wait(node, conn);
+                self.befriend(node, conn, user.as_str());
             }
+            appserver::Event::Closed { conn, .. } => self.check_login_wait(node, conn),
             appserver::Event::Located { token, servers } => {
                 assert!(self.locating.remove(&(node, token)), "n{node}: the question {token} is answered twice");
                 self.check_located(&servers);
             }
+            appserver::Event::WatchAsked { conn, id, users, .. } => self.permit(node, conn, id, users),
+            appserver::Event::Presence { user, .. } => panic!("n{node}: no application watches {user}"),
             appserver::Event::JoinAsked(_) | appserver::Event::Members { .. } => {}
             appserver::Event::Memory(_)
             | appserver::Event::DrainAsked
@@ -190,6 +194,7 @@ impl World {
                 self.query_failed(node, id, failure);
             }
             client::Event::Bounced { id, cause, .. } => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
+            client::Event::Presence { user, online } => self.sighted(node, user.as_str(), online),
             client::Event::Answered { .. } => {}
             client::Event::Blob(event) => panic!("nobody sends blobs: {event:?}"),
             client::Event::Joined { .. }
@@ -276,6 +281,9 @@ impl World {
                 engine.sessions += 1;
                 engine.server = welcome.server.0.into();
                 (engine.online, engine.online_since) = (true, now);
+                if engine.sessions == 1 {
+                    self.watch(node);
+                }
                 return;
             }
             client::State::Reconnecting { .. } | client::State::NoServer { .. } => {}
@@ -345,6 +353,8 @@ fn of_server(event: &appserver::Event) -> String {
         | appserver::Event::Members { .. }
         | appserver::Event::Cluster(_)
         | appserver::Event::DrainAsked
+        | appserver::Event::WatchAsked { .. }
+        | appserver::Event::Presence { .. }
         | appserver::Event::Memory(_)
         | appserver::Event::Closed { .. } => format!("{event:?}"),
     }
@@ -368,6 +378,7 @@ fn of_client(event: &client::Event) -> String {
         | client::Event::Member { .. }
         | client::Event::MembersMissed(_)
         | client::Event::Blob(_)
+        | client::Event::Presence { .. }
         | client::Event::Answered { .. } => format!("{event:?}"),
     }
 }

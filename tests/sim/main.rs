@@ -2,7 +2,7 @@
 //!
 //! One ACMS, three application servers, twenty users. `swarm` draws what kind of bad day a seed is, `scenario` lets it
 //! happen, `applications` hears what the cores say, `model`, `members` and `losses` know what may become of a message,
-//! `settle` what must be true at the end. `SIM_SEED=n` replays one seed and prints its trace; `SIM_SEEDS=m` and `SIM_FIRST=n` choose
+//! `presence` what was told of users, `settle` what must be true at the end. `SIM_SEED=n` replays one seed and prints its trace; `SIM_SEEDS=m` and `SIM_FIRST=n` choose
 //! others; `SIM_STEPS=k` sets how much users do in each. Add `-- --nocapture` to see it.
 
 mod answers;
@@ -13,6 +13,7 @@ mod members;
 mod model;
 mod network;
 mod node;
+mod presence;
 mod scenario;
 mod settle;
 mod stranger;

@@ -117,7 +117,7 @@ impl World {
         if !flushed || !self.network.is_still() {
             return Some("bytes are under way".to_owned());
         }
-        self.compare_directory().and_then(|()| self.check_no_leak()).err()
+        self.compare_directory().and_then(|()| self.check_no_leak()).and_then(|()| self.compare_presence()).err()
     }
 
     fn reads_everyone(&mut self) -> bool {
@@ -225,6 +225,7 @@ impl World {
     fn check_end(&mut self) {
         assert_eq!(self.compare_directory(), Ok(()));
         assert_eq!(self.check_no_leak(), Ok(()));
+        assert_eq!(self.compare_presence(), Ok(()));
         for user in &self.plan.users {
             let mut programs = self.engines.values().filter(|engine| engine.user == *user);
             let stays = programs.clone().any(|engine| !engine.killed && !engine.leaving);

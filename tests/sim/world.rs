@@ -15,6 +15,7 @@ use crate::members::Members;
 use crate::model::{Model, Session, checksum};
 use crate::network::{Answer, Death, Network, NodeId, Odds};
 use crate::node::{Clock, Node, Role};
+use crate::presence::Sightings;
 use crate::scenario::Step;
 use crate::swarm::Plan;
 
@@ -90,6 +91,7 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) model: Model,
     pub(crate) losses: Losses,
+    pub(crate) sightings: Sightings,
     /// Servers that send their users to others, until their process ends.
     pub(crate) drains: BTreeSet<NodeId>,
     /// No server was told to drain that knew of nowhere to send its users: that one stops at once.
@@ -135,6 +137,7 @@ impl World {
             engines: BTreeMap::new(),
             model: Model::default(),
             losses: Losses::default(),
+            sightings: Sightings::default(),
             drains: BTreeSet::new(),
             drains_in_order: true,
             moved: BTreeMap::new(),

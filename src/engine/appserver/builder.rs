@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 
 use super::AppServer;
 use crate::engine::blob::BlobLine;
+use crate::engine::friends::{Everyone, Friends};
 use crate::engine::groups::Groups;
 use crate::engine::handle::ServerHandle;
 use crate::engine::handler::{AnyUser, Authenticator, Handler};
@@ -68,6 +69,7 @@ pub struct AppServerBuilder {
     authenticator: Box<dyn Authenticator>,
     handler: Option<Box<dyn Handler>>,
     groups: Option<Box<dyn Groups>>,
+    friends: Box<dyn Friends>,
     threads: usize,
     membership: Option<Membership>,
     config: core::Config,
@@ -85,6 +87,7 @@ impl AppServerBuilder {
             authenticator: Box::new(AnyUser),
             handler: None,
             groups: None,
+            friends: Box::new(Everyone),
             threads: 0,
             membership: None,
             capacity: usize::MAX,
@@ -141,6 +144,13 @@ impl AppServerBuilder {
     /// Lets programs that have not logged in ask the handler something, to register, say; else they are closed PROTOCOL.
     pub fn queries_before_login(mut self) -> AppServerBuilder {
         self.config.takes_queries_before_login = true;
+        self
+    }
+
+    /// Who hears of whose comings and goings; everyone of everyone's where it is not told, which is for small deployments: see
+    /// [`Everyone`].
+    pub fn friends(mut self, friends: impl Friends) -> AppServerBuilder {
+        self.friends = Box::new(friends);
         self
     }
 
@@ -307,6 +317,7 @@ impl AppServerBuilder {
             authenticator: self.authenticator,
             handler: self.handler,
             groups: self.groups,
+            friends: self.friends,
             panics: AtomicU64::new(0),
         };
         let stage = Stage::new(application, self.threads, &handle, Arc::clone(&wake))?;

@@ -207,7 +207,8 @@ impl AppServer {
             }
             Event::LoggedIn { conn, user, addr } => {
                 log::info!("{conn} {addr} logged in as {user}");
-                self.give(Task::LoggedIn(user));
+                self.give(Task::LoggedIn(user.clone()));
+                self.give(Task::Friends { conn, user });
             }
             Event::LoggedOut { user, gone } => {
                 self.give(Task::LoggedOut(user, gone));
@@ -246,6 +247,12 @@ impl AppServer {
             }
             Event::JoinAsked(join) => _ = self.give(Task::Join(join)),
             Event::Members { token, members } => self.members_known(token, members),
+            Event::WatchAsked { conn, user, id, users } => {
+                self.give(Task::MayWatch { conn, id, watcher: user, users });
+            }
+            Event::Presence { user, online } => {
+                self.give(Task::Presence(user, online));
+            }
             Event::Cluster(state) => self.cluster_changed(state),
             Event::DrainAsked if self.stopping.has_begun() => {}
             Event::DrainAsked => {
@@ -336,7 +343,8 @@ impl AppServer {
             }
             Task::Join(join) => self.core.join_verdict(now, &join, Err(Bounce::Busy)),
             Task::Blob(incoming) => self.core.refuse_blob(now, incoming.key(), BlobCause::Busy, String::new()),
-            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => {
+            Task::MayWatch { conn, id, .. } => self.core.postpone(now, conn, id),
+            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Friends { .. } | Task::Presence(..) => {
                 unreachable!("a notice waits in the pool, it is not turned away")
             }
         }
@@ -346,6 +354,8 @@ impl AppServer {
         match done {
             Done::Nothing => {}
             Done::Checked(conn, verdict) => self.core.verdict(now, conn, verdict),
+            Done::Befriended(conn, friends) => self.core.befriend(now, conn, friends),
+            Done::MayWatch(conn, id, users) => self.core.permit(now, conn, id, users),
             Done::Denied(reference) => self.core.refuse(now, &reference, Bounce::Denied),
             Done::Joined(join, true) => self.core.join_verdict(now, &join, Ok(())),
             Done::Joined(join, false) => self.core.join_verdict(now, &join, Err(Bounce::Denied)),
@@ -435,6 +445,8 @@ impl AppServer {
                 self.core.locate(now, self.lookup_tokens, &users);
             }
             Command::Group(command) => self.obey_for_group(now, command),
+            Command::Watch(users) => self.core.watch(now, &users),
+            Command::Unwatch(users) => self.core.unwatch(now, &users),
             Command::Online(outcome) => {
                 let mut users: Vec<UserId> = self.core.online().cloned().collect();
                 users.sort_unstable();

@@ -1,6 +1,6 @@
 //! From a stranger to a member.
 
-use super::{Acms, Config, Event, Peer, Server};
+use super::{Acms, Config, Event, Interest, Peer, Server};
 use crate::buf::{Frame, Inbound};
 use crate::id::{ConnId, ServerId};
 use crate::limits;
@@ -149,6 +149,7 @@ impl Acms {
             draining: register.draining,
             digest: Digest::default(),
             mismatches: 0,
+            interest: Interest::new(&mut self.entropy),
         };
         let place = u32::try_from(self.servers.insert(server)).expect("server ids have 16 bits");
         self.places.insert(id, place);

@@ -50,6 +50,8 @@ impl Acms {
             Kind::Kick => self.kick(now, to, header.info_type, &frame.body()),
             Kind::Digest => self.compare_digest(now, place, Digest { count: header.info_type, hash: header.id }),
             Kind::Lookup => self.look_up(now, conn, header.id, to),
+            Kind::Watch => self.watch(now, place, header.info_type, &frame.body())?,
+            Kind::Unwatch => self.unwatch(place, header.info_type, &frame.body())?,
             Kind::Ping => self.pong(now, conn, header.id)?,
             Kind::Pong => {}
             Kind::Close => self.closed_by_peer(now, conn, frame)?,
@@ -194,7 +196,9 @@ impl Acms {
         Ok(())
     }
 
-    fn bind(&mut self, place: u32, user: UserId, session: u64, since: i64) {
+    fn bind(&mut self, now: Time, place: u32, user: UserId, session: u64, since: i64) {
+        let bound = self.directory.binding(user.as_bytes()).copied();
+        self.presence_came(now, &user, bound, session, place);
         self.forget(user.as_bytes());
         let was_moving = self.moves.arrived(user.as_bytes());
         let server = &mut self.servers[place as usize];
@@ -223,6 +227,7 @@ impl Acms {
             self.forget(user);
             self.directory.unbind(user, tenure, session);
             self.note_offline(user);
+            self.presence_gone(now, user, code);
         }
         // A session that its server's burst has not told of yet is sent away like any other.
         if code == CloseCode::MOVE.to_wire() && self.standing(user).is_none() {
@@ -255,6 +260,7 @@ impl Acms {
         server.digest = Digest::default();
         server.mismatches = 0;
         self.directory.tenure_ended();
+        self.forget_interest(place);
     }
 
     fn bind_all(&mut self, now: Time, place: u32, mut body: &[u8]) -> Result<(), Fault> {
@@ -283,7 +289,7 @@ impl Acms {
         match rival {
             Some((binding, _)) if binding.place == place => {
                 if binding.session < session {
-                    self.bind(place, user, session, since);
+                    self.bind(now, place, user, session, since);
                 }
             }
             Some((binding, rival)) if (binding.since, rival, binding.session) > (since, id, session) => {
@@ -292,9 +298,9 @@ impl Acms {
             }
             Some((binding, _)) => {
                 self.send_kick(now, binding, user.as_bytes(), CloseCode::REPLACED, &[]);
-                self.bind(place, user, session, since);
+                self.bind(now, place, user, session, since);
             }
-            None => self.bind(place, user, session, since),
+            None => self.bind(now, place, user, session, since),
         }
     }
 

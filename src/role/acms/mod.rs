@@ -1,9 +1,9 @@
 //! The cluster manager's core: it knows who is where, and passes frames from one server to another.
 //!
 //! `mod` holds the state, `admission` the way from a stranger to a member, `member` what members say, `claims` the logins
-//! that are under way, `moves` the users that are, `groups` the servers with members of each, `assignment` where new ones
-//! are sent, `operator` what an operator sees and does, `pages` the directory by pages, `servers` what servers say to each
-//! other; the way of a frame is
+//! that are under way, `moves` the users that are, `presence` who hears of whom, `groups` the servers with members of
+//! each, `assignment` where new ones are sent, `operator` what an operator sees and does, `pages` the directory by pages,
+//! `servers` what servers say to each other; the way of a frame is
 //! `Acms::relay` in `member`: one look-up of `to`, one of `from`, one slice to the receiver's server.
 
 mod admission;
@@ -15,6 +15,7 @@ mod member;
 mod moves;
 mod operator;
 mod pages;
+mod presence;
 mod servers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -44,6 +45,7 @@ use claims::Claims;
 use errands::Errands;
 use groups::Groups;
 use moves::Moves;
+use presence::{Interest, Presence};
 
 /// Directory places looked at between two turns while what a lost server left is swept.
 const SWEEP_PLACES: usize = 4096;
@@ -185,6 +187,7 @@ struct Server {
     draining: bool,
     digest: Digest,
     mismatches: u32,
+    interest: Interest,
 }
 
 /// The cluster manager's core.
@@ -198,6 +201,7 @@ pub struct Acms {
     claims: Claims,
     moves: Moves,
     groups: Groups,
+    presence: Presence,
     reservations: Reservations,
     /// Servers that nobody is sent to, by an operator's will.
     frozen: BTreeSet<ServerId>,
@@ -233,6 +237,7 @@ impl Acms {
             claims: Claims::new(&mut entropy),
             moves: Moves::new(&mut entropy),
             groups: Groups::new(&mut entropy),
+            presence: Presence::new(&mut entropy),
             reservations: Reservations::new(&mut entropy),
             frozen: BTreeSet::new(),
             last_assigned: ServerId(u16::MAX),
@@ -446,13 +451,8 @@ impl Core for Acms {
         self.moves.expire(now);
         self.reservations.expire(now);
         self.expire_errands(now);
-        let servers = &self.servers;
-        let swept = self.directory.sweep(SWEEP_PLACES, |binding| {
-            servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)
-        });
-        for user in swept {
-            self.note_offline(user.as_bytes());
-        }
+        self.sweep(now, SWEEP_PLACES);
+        self.expire_presence(now);
         self.ease(now);
         self.close_overwhelmed(now);
     }
@@ -461,6 +461,6 @@ impl Core for Acms {
         if self.directory.is_sweeping() {
             return Some(Time::ZERO);
         }
-        self.links.deadline().into_iter().chain(self.errands.deadline()).min()
+        [self.links.deadline(), self.errands.deadline(), self.presence_deadline()].into_iter().flatten().min()
     }
 }

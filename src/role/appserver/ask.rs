@@ -1,4 +1,4 @@
-//! Questions about who is where: from users (ASK) and from the application.
+//! Questions about who is where, and who is to be watched: from users (ASK) and from the application.
 
 use super::{AppServer, Event};
 use crate::buf::Frame;
@@ -9,7 +9,7 @@ use crate::time::Time;
 use crate::wire::{Answer, Ask, AskKind, Bounce, Kind, Located, Outgoing, parse_object};
 
 /// Who asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Asker {
     /// A user, with the id of its ASK.
     User {
@@ -19,6 +19,15 @@ enum Asker {
         id: u64,
         /// What it asks.
         ask: AskKind,
+    },
+    /// A user that wants to watch others: the ACMS, which was told so before, has said how they stand once it answers.
+    Watcher {
+        /// Its connection.
+        conn: ConnId,
+        /// Its ASK's id.
+        id: u64,
+        /// All that it asked for, and whether it watches them now.
+        users: Vec<(UserId, bool)>,
     },
     /// The application, with a number of its own.
     Application(u64),
@@ -48,10 +57,61 @@ impl AppServer {
                 self.answer(now, conn, id, &Answer::default());
                 return;
             }
+            Some(Ask { ask: AskKind::Friends, .. }) => {
+                let friends = self.friends_of(conn).into_iter().map(|friend| (friend, true)).collect();
+                return self.answer_states(now, conn, id, friends);
+            }
+            Some(Ask { ask: AskKind::Watch, users, .. }) => return self.ask_to_watch(conn, id, &users),
+            Some(Ask { ask: AskKind::Unwatch, users, .. }) => {
+                self.unwatch_for_client(now, conn, &parse_users(&users));
+                self.answer(now, conn, id, &Answer::default());
+                return;
+            }
             Some(Ask { ask: AskKind::Members, group, .. }) => return self.ask_members_from_user(now, conn, id, group),
             Some(Ask { ask, users, .. }) => return self.ask(now, Asker::User { conn, id, ask }, users),
         };
         self.answer(now, conn, id, &Answer { error: Some(error.to_owned()), ..Answer::default() });
+    }
+
+    fn ask_to_watch(&mut self, conn: ConnId, id: u64, users: &[String]) {
+        let Some(user) = self.links.get(conn).and_then(|link| link.peer.user()).cloned() else { return };
+        self.events.push_back(Event::WatchAsked { conn, user, id, users: parse_users(users) });
+    }
+
+    /// What the application says to an [`Event::WatchAsked`]: of each user, whether it may be watched. Nothing happens where
+    /// that connection has ended.
+    pub fn permit(&mut self, now: Time, conn: ConnId, id: u64, users: Vec<(UserId, bool)>) {
+        if self.links.get(conn).and_then(|link| link.peer.user()).is_none() {
+            return;
+        }
+        let permitted: Vec<UserId> =
+            users.iter().filter(|(_, is_permitted)| *is_permitted).map(|(user, _)| user.clone()).collect();
+        let mut watched = self.watch_for_client(now, conn, &permitted).into_iter();
+        let users: Vec<(UserId, bool)> = users
+            .into_iter()
+            .map(|(user, is_permitted)| (user, is_permitted && watched.next().is_some_and(|is_watched| is_watched)))
+            .collect();
+        let unknown = users.iter().filter(|(user, watched)| *watched && self.told_of(user.as_bytes()).is_none());
+        let unknown: Vec<String> = unknown.map(|(user, _)| user.as_str().to_owned()).collect();
+        self.ask(now, Asker::Watcher { conn, id, users }, unknown);
+        self.close_overwhelmed(now);
+    }
+
+    /// Refuses to look at an [`Event::WatchAsked`] now.
+    pub fn postpone(&mut self, now: Time, conn: ConnId, id: u64) {
+        self.answer(now, conn, id, &Answer { error: Some("busy; ask again".to_owned()), ..Answer::default() });
+    }
+
+    /// How users stand for one that watches them, as what it was told, or is told next, has it.
+    fn answer_states(&mut self, now: Time, conn: ConnId, id: u64, users: Vec<(UserId, bool)>) {
+        let state = |(user, is_watched): (UserId, bool)| Located {
+            online: self.told_of(user.as_bytes()).filter(|_| is_watched),
+            user: user.as_str().to_owned(),
+            server: None,
+            denied: !is_watched,
+        };
+        let users = users.into_iter().map(state).collect();
+        self.answer(now, conn, id, &Answer { users, ..Answer::default() });
     }
 
     /// Asks where users are; the answer is an [`Event::Located`] with `token`.
@@ -140,11 +200,18 @@ impl AppServer {
             Asker::Application(token) => {
                 self.events.push_back(Event::Located { token, servers: question.servers });
             }
+            Asker::Watcher { conn, id, users } => {
+                for (user, _) in &users {
+                    self.tell_standing(now, user);
+                }
+                self.answer_states(now, conn, id, users);
+            }
             Asker::User { conn, id, ask } => {
                 let located = |(user, server): (String, Result<Option<ServerId>, Bounce>)| Located {
                     user,
                     online: server.ok().map(|server| server.is_some()),
                     server: server.ok().flatten().filter(|_| ask == AskKind::Where),
+                    denied: false,
                 };
                 let users = question.users.into_iter().zip(question.servers).map(located).collect();
                 self.answer(now, conn, id, &Answer { users, ..Answer::default() });
@@ -168,4 +235,9 @@ impl AppServer {
             self.counters.count_drop(Drop::BounceFull);
         }
     }
+}
+
+/// Users of an ASK that was checked to name nothing else.
+fn parse_users(users: &[String]) -> Vec<UserId> {
+    users.iter().filter_map(|user| user.parse().ok()).collect()
 }

@@ -93,6 +93,24 @@ pub enum Event {
         /// Those that are known.
         members: Members,
     },
+    /// A user wants to watch others; answer with [`AppServer::permit`](super::AppServer::permit).
+    WatchAsked {
+        /// Its connection.
+        conn: ConnId,
+        /// Its id.
+        user: UserId,
+        /// The id of its question.
+        id: u64,
+        /// Whom it wants to watch; at most 100.
+        users: Vec<UserId>,
+    },
+    /// A user that the application watches: how it stands now, where that was not told before or has changed.
+    Presence {
+        /// Which.
+        user: UserId,
+        /// Whether it is in, on any server.
+        online: bool,
+    },
     /// The link to the cluster changed.
     Cluster(ClusterState),
     /// An operator asks the server to send its users to others and to stop.

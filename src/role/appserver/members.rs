@@ -200,6 +200,7 @@ impl AppServer {
                     user: user.to_string(),
                     online: Some(true),
                     server: Some(server),
+                    denied: false,
                 };
                 let users = members.users.into_iter().map(located).collect();
                 self.answer(now, conn, id, &Answer { users, complete: Some(members.complete), ..Answer::default() });

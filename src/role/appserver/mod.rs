@@ -1,10 +1,10 @@
 //! The application server's core: users log in here, and their frames go to each other or up to the ACMS.
 //!
 //! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
-//! to the ACMS, `ask` the questions about who is where, `queries` and `servers` what the server's own application asks and
-//! says to others, `directory` what is known of users, `newcomer` what is asked before a login, `meter` how fast a client
-//! may send, `drain` the way of all users to other servers, `groups` who is in which and what is said to one, `members` the
-//! lists of these, `blobs` what is larger than a frame.
+//! to the ACMS, `ask` the questions about who is where, `presence` who hears of whom, `queries` and `servers` what the
+//! server's own application asks and says to others, `directory` what is known of users, `newcomer` what is asked before a
+//! login, `meter` how fast a client may send, `drain` the way of all users to other servers, `groups` who is in which and
+//! what is said to one, `members` the lists of these, `blobs` what is larger than a frame.
 
 mod ask;
 mod blobs;
@@ -17,6 +17,7 @@ mod load;
 mod members;
 mod meter;
 mod newcomer;
+mod presence;
 mod queries;
 mod route;
 mod servers;
@@ -53,6 +54,8 @@ pub use members::Members;
 use members::Rosters;
 pub use meter::Rates;
 use meter::{Meter, Standing, Tariff};
+pub use presence::Friendship;
+use presence::Presence;
 use queries::{Asked, Queries};
 use session::Claims;
 pub use session::Verdict;
@@ -125,7 +128,7 @@ pub struct AppServer {
     strangers: Strangers,
     /// The ways to the cluster; none where the server stands alone.
     uplinks: Vec<Uplink>,
-    /// Uplinks whose queue had no room for control, to be closed before the call ends that found it so.
+    /// Connections whose queue had no room for control that must come, to be closed before the call ends that found it so.
     overwhelmed: Vec<ConnId>,
     sessions: u64,
     claims: Claims,
@@ -146,6 +149,7 @@ pub struct AppServer {
     announcements: Announcements,
     dedupe: Dedupe,
     blobs: Blobs,
+    presence: Presence,
     entropy: Entropy,
     events: VecDeque<Event>,
     counters: Counters,
@@ -182,6 +186,7 @@ impl AppServer {
             announcements: Announcements::default(),
             dedupe: Dedupe::new(entropy.hasher()),
             blobs: Blobs::new(config.blobs),
+            presence: Presence::new(&mut entropy),
             entropy,
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -427,7 +432,7 @@ impl AppServer {
         }
     }
 
-    /// Closes the uplinks that have no room for control. Not where that is found: their end opens sessions (`settle_claims`),
+    /// Closes the connections that have no room for control. Not where that is found: their end opens sessions (`settle_claims`),
     /// and whoever found it may be about to open or to end one of the same user.
     fn close_overwhelmed(&mut self, now: Time) {
         while let Some(conn) = self.overwhelmed.pop() {
@@ -604,6 +609,7 @@ impl Core for AppServer {
         self.continue_announcements(now);
         self.blobs.expire(now);
         self.carry_blobs(now);
+        self.expire_presence(now);
         self.ease(now);
         self.close_overwhelmed(now);
     }
@@ -613,10 +619,8 @@ impl Core for AppServer {
         let queries = self.queries.deadline();
         let groups = [self.groups.deadline(), self.rosters.deadline()].into_iter().flatten().min();
         let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
-        let own = [self.announcements.deadline(), self.blobs.deadline()].into_iter().flatten().min();
-        [self.links.deadline(), questions, queries, groups, uplinks, own, self.drain_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let own = [self.announcements.deadline(), self.blobs.deadline(), self.presence.deadline()];
+        let others = [questions, queries, groups, uplinks, self.drain_deadline(), self.links.deadline()];
+        own.into_iter().chain(others).flatten().min()
     }
 }

@@ -218,6 +218,7 @@ impl AppServer {
             return self.close(now, conn, &Fault::new(CloseCode::SLOW, "took nothing before its login"));
         }
         self.confirm(now, &entrant);
+        self.presence_came(&user);
         self.events.push_back(Event::LoggedIn { conn, user, addr });
     }
 
@@ -247,6 +248,7 @@ impl AppServer {
                 self.digest_remove(&user, session);
                 self.leave_groups(now, conn, &user);
                 self.unbind(now, &user, session, gone);
+                self.presence_gone(now, conn, &user, gone);
                 self.events.push_back(Event::LoggedOut { user: user.clone(), gone });
                 Some(user)
             }
@@ -270,7 +272,12 @@ impl AppServer {
     }
 
     fn unbind(&mut self, now: Time, user: &UserId, session: u64, gone: Gone) {
-        let info_type = if gone == Gone::Closed(CloseCode::MOVE) { CloseCode::MOVE.to_wire() } else { 0 };
+        let info_type = match gone {
+            Gone::Closed(code) if gone.may_be_back() => code.to_wire(),
+            // Of a connection that broke no code tells.
+            _ if gone.may_be_back() => CloseCode::NO_HEARTBEAT.to_wire(),
+            _ => 0,
+        };
         let unbind = Outgoing { info_type, id: session, from: user.as_bytes(), ..Outgoing::of(Kind::Unbind) };
         // Where the cluster can't be reached there is nothing to unbind: the burst will not name the session.
         self.control_up(now, &unbind);

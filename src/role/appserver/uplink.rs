@@ -216,6 +216,7 @@ impl AppServer {
             self.links.resume(now, client, Pause::Uplink);
         }
         self.continue_burst(now, place);
+        self.continue_interest(now);
     }
 
     pub(super) fn take_from_acms(&mut self, now: Time, place: usize, inbound: &mut Inbound<'_>) -> Result<(), Fault> {
@@ -335,6 +336,7 @@ impl AppServer {
             Kind::Inspect => self.inspected(now, place, frame),
             Kind::Inspected | Kind::Listed => self.returned_from_acms(now, frame),
             Kind::Everyone => self.announced(now, frame),
+            Kind::Presence => self.presence_from_acms(frame.envelope.from, header.info_type == link::ONLINE),
             Kind::Ping => self.pong(now, conn, &frame.envelope)?,
             Kind::Pong => self.ponged(now, header.id),
             Kind::Close => self.closed_by_peer(now, conn, frame)?,
@@ -442,6 +444,7 @@ impl AppServer {
                 self.uplinks[place].burst = None;
                 self.control_up(now, &synced);
                 self.claim_again(now);
+                self.begin_interest(now);
                 return;
             }
             self.control_up(now, &Outgoing { body: &body, ..Outgoing::of(Kind::Bind) });

@@ -105,6 +105,13 @@ pub enum Event {
     },
     /// Comings and goings may have been missed: who keeps a list of the group's members asks for it anew.
     MembersMissed(GroupId),
+    /// A friend, or a user that the application watches, came or went. Who is not told of is offline.
+    Presence {
+        /// Which.
+        user: UserId,
+        /// Whether it is in, on any server.
+        online: bool,
+    },
     /// The answer to an ASK: its JSON body.
     Answered {
         /// The id that [`Client::ask`](super::Client::ask) gave.

@@ -54,9 +54,9 @@ impl Client {
         self.events.push_back(Event::Replied { id, outcome });
     }
 
-    pub(super) fn answered(&mut self, frame: &Frame<'_>) {
+    pub(super) fn answered(&mut self, now: Time, frame: &Frame<'_>) {
         let id = frame.envelope.header.id;
-        if self.end_query(id) {
+        if self.end_query(id) && self.watch_answered(now, id, &frame.body()) {
             self.events.push_back(Event::Answered { id, body: frame.body() });
         }
     }
@@ -152,13 +152,18 @@ impl Client {
         while let Some((ends, id)) = self.query_ends.first().copied().filter(|(ends, _)| *ends <= now) {
             self.query_ends.remove(&(ends, id));
             self.queries.remove(&id);
-            self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::TimedOut) });
+            if self.watch_timed_out(now, id) {
+                self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::TimedOut) });
+            }
         }
     }
 
     pub(super) fn fail_queries(&mut self) {
         self.query_ends.clear();
         for (id, _) in std::mem::take(&mut self.queries) {
+            if self.watches_again_by(id) {
+                continue;
+            }
             self.events.push_back(Event::Replied { id, outcome: Err(QueryFailure::ConnectionLost) });
         }
     }

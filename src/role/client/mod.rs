@@ -5,6 +5,7 @@ mod entrance;
 mod event;
 mod groups;
 mod messages;
+mod presence;
 
 pub use entrance::{Entrance, NoServer};
 pub use event::{Event, JoinFailure, Message, QueryFailure, Reply, SendError, SendFailure, State};
@@ -93,6 +94,7 @@ pub struct Client {
     blobs: Blobs,
     entropy: Entropy,
     events: VecDeque<Event>,
+    presence: presence::Presence,
     logged_out: bool,
 }
 
@@ -121,6 +123,7 @@ impl Client {
             blobs: Blobs::new(config.blobs),
             entropy,
             events: VecDeque::new(),
+            presence: presence::Presence::default(),
             logged_out: false,
             config,
         };
@@ -383,6 +386,7 @@ impl Core for Client {
         self.blobs.expire(now);
         self.carry_blobs(now);
         self.expire_joins(now);
+        self.expire_watches(now);
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -392,7 +396,7 @@ impl Core for Client {
         };
         let pending = self.pending_times.first().map(|(at, _)| *at);
         let queries = self.query_ends.first().map(|(at, _)| *at);
-        let own = [self.blobs.deadline(), self.groups.deadline()].into_iter().flatten().min();
+        let own = [self.blobs.deadline(), self.groups.deadline(), self.watch_again_at()].into_iter().flatten().min();
         [self.links.deadline(), waiting, pending, queries, own].into_iter().flatten().min()
     }
 }
@@ -507,6 +511,7 @@ impl Client {
         }
         self.carry_blobs(now);
         self.join_again(now);
+        self.presence_begins(now);
         Ok(())
     }
 
@@ -518,11 +523,12 @@ impl Client {
             Kind::Reply => self.replied(now, frame),
             Kind::Ack => self.acked(&frame.envelope),
             Kind::Bounce => self.bounced(now, &frame.envelope),
-            Kind::Answer => self.answered(frame),
+            Kind::Answer => self.answered(now, frame),
+            Kind::Presence => self.presence_told(&frame.envelope),
             Kind::Ping => self.pong(now, conn, header.id)?,
             Kind::GroupData => self.said_to_group(now, conn, frame)?,
             Kind::GroupEvent => self.group_changed(&frame.envelope)?,
-            Kind::Pong | Kind::Presence => {}
+            Kind::Pong => {}
             Kind::Close => self.closed_by_server(now, conn, frame)?,
             kind => return Err(Fault::unexpected(kind)),
         }
