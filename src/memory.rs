@@ -101,6 +101,11 @@ impl Memory {
         self.queued + self.carried
     }
 
+    /// Whether holding so many bytes more would have somebody closed.
+    pub fn is_shed_by(&self, bytes: usize) -> bool {
+        self.held() + bytes >= Health::SendersPaused.stays(self.max).end
+    }
+
     /// Bytes in send queues.
     pub fn queued(&self) -> usize {
         self.queued

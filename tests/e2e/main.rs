@@ -11,6 +11,7 @@ mod cluster;
 mod descriptors;
 mod engines;
 mod entrance;
+mod groups;
 mod hostile;
 mod memory;
 mod operator;

@@ -288,6 +288,14 @@ impl Cluster {
         conn
     }
 
+    /// Logs a user in and lets it join a group; what it and the others are told is forgotten.
+    pub(crate) fn log_in_to_group(&mut self, number: usize, user: &str, group: &str) -> ConnId {
+        let conn = self.log_in(number, user);
+        self.server(number).receive(conn, &frame(0x20, group, user, b""));
+        self.pump();
+        conn
+    }
+
     /// Logs in `senders` on AS01 and `receivers` on AS02; returns a read of each sender with `frames` small frames, which
     /// go to the receivers in turn: to one of its own where there are as many of each.
     fn traffic(&mut self, senders: usize, receivers: usize, frames: usize) -> Vec<Read> {

@@ -3,6 +3,7 @@
 mod counting;
 mod harness;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use trunkline::id::ConnId;
@@ -64,6 +65,56 @@ fn alternating_receivers_cost_no_allocation() {
         }
     }
     assert_eq!(cluster.allocations(), [0; 3], "50 turns of 800 frames");
+}
+
+/// What is said to a group is in memory once on each machine, however many members have it in their queues.
+#[test]
+fn a_message_to_a_group_is_copied_for_no_member() {
+    const MEMBERS: usize = 50;
+    let mut cluster = Cluster::new();
+    let alice = cluster.log_in_to_group(1, "alice", "chess");
+    let here: Vec<ConnId> = (0..MEMBERS).map(|n| cluster.log_in_to_group(1, &format!("bob{n}"), "chess")).collect();
+    let there: Vec<ConnId> = (0..MEMBERS).map(|n| cluster.log_in_to_group(2, &format!("zoe{n}"), "chess")).collect();
+    for (body_bytes, count) in [(100, 200), (40_000, 1)] {
+        let bytes = frame(0x22, "chess", "alice", &vec![b'x'; body_bytes]).repeat(count);
+        let reads = [(alice, bytes)];
+        for turn in 0..24 {
+            if turn == 4 {
+                cluster.forget_counts();
+            }
+            cluster.relay(&reads);
+            let Cluster { as01, acms, as02, .. } = &cluster;
+            assert!(here.iter().all(|member| as01.written_to(*member) == &reads[0].1[..]), "everyone here has it");
+            assert!(there.iter().all(|member| as02.written_to(*member) == &reads[0].1[..]), "everyone there has it");
+            assert_eq!([as01.copied_bytes(), acms.copied_bytes(), as02.copied_bytes()], [0; 3], "bytes copied");
+        }
+        assert_eq!(cluster.allocations(), [0; 3], "20 turns of {count} frames to {} members", 2 * MEMBERS);
+    }
+}
+
+/// One that came in several reads is gathered once, not once a member.
+#[test]
+fn a_message_to_a_group_that_came_in_parts_is_copied_once() {
+    let mut cluster = Cluster::new();
+    let alice = cluster.log_in_to_group(1, "alice", "chess");
+    let members: Vec<ConnId> = (0..50).map(|n| cluster.log_in_to_group(1, &format!("bob{n}"), "chess")).collect();
+    let said = frame(0x22, "chess", "alice", &[b'x'; 20_000]);
+    for _ in 0..4 {
+        let before = live_bytes();
+        for part in said.chunks(5_000) {
+            cluster.as01.turn([(alice, part)]);
+        }
+        let places: BTreeSet<*const u8> = cluster
+            .as01
+            .written
+            .iter()
+            .filter(|slice| members.contains(&slice.conn))
+            .map(|slice| slice.at.start)
+            .collect();
+        assert_eq!(places.len(), 1, "each member has the same bytes");
+        assert!(members.iter().all(|member| cluster.as01.written_to(*member) == said));
+        assert!(live_bytes() - before < 1_500_000, "the harness's own record of what was written");
+    }
 }
 
 /// A read that ends inside a frame keeps that frame's start: memory for it, and a place in a row.

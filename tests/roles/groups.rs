@@ -317,6 +317,36 @@ fn a_burst_tells_of_the_groups_before_it_ends() {
 }
 
 #[test]
+fn members_are_told_that_they_missed_something_once_the_link_is_back() {
+    let (mut server, up) = joined();
+    let alice = member_through(&mut server, up, "alice");
+    server.put(up, Raw::of(RESYNC));
+    server.silent(alice);
+    server.reset(up);
+    server.silent(alice);
+    server.pass_ms(200);
+    let up = appserver::register(&mut server);
+    assert_eq!(server.frame(alice), Raw::of(GROUP_EVENT).info(MISSED).to("chess"));
+    server.put(up, Raw::of(RESYNC));
+    server.silent(alice);
+}
+
+#[test]
+fn members_that_fill_the_memory_there_is_are_bounced_not_closed() {
+    let mut server = alone_with(|config| config.memory_max = 8 << 20);
+    let members: Vec<ConnId> = (0..12).map(|number| member(&mut server, &format!("user{number}"))).collect();
+    forget(&mut server);
+    for member in &members[1..] {
+        server.wire(*member).room = Some(0);
+    }
+    server.put(members[0], said("user0", 1).body(vec![b'x'; 1_000_000]));
+    let bounces = server.frames(members[0]);
+    assert!((2..5).contains(&bounces.len()), "{} of 11 had no room", bounces.len());
+    assert!(bounces.iter().all(|frame| (frame.kind, frame.info, frame.id) == (BOUNCE, 4, 1)), "{bounces:?}");
+    assert_eq!((server.core.users_online(), server.core.counters().shed), (12, 0), "nobody is closed for it");
+}
+
+#[test]
 fn a_member_from_elsewhere_that_does_not_read_is_bounced_up_in_its_name() {
     let (mut server, up) = joined();
     let bob = member_through(&mut server, up, "bob");

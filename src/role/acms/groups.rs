@@ -18,11 +18,17 @@ pub(super) struct Groups {
     servers: HashMap<GroupId, BTreeSet<u32>, ahash::RandomState>,
     /// The same the other way round: at most [`limits::GROUPS_OF_SERVER_MAX`] a server.
     groups: HashMap<u32, BTreeSet<GroupId>, ahash::RandomState>,
+    /// Room for the places that a frame goes to.
+    targets: Vec<u32>,
 }
 
 impl Groups {
     pub(super) fn new(entropy: &mut Entropy) -> Groups {
-        Groups { servers: HashMap::with_hasher(entropy.hasher()), groups: HashMap::with_hasher(entropy.hasher()) }
+        Groups {
+            servers: HashMap::with_hasher(entropy.hasher()),
+            groups: HashMap::with_hasher(entropy.hasher()),
+            targets: Vec::new(),
+        }
     }
 
     /// Groups with a member anywhere.
@@ -62,16 +68,16 @@ impl Groups {
     }
 
     /// The servers with members of the group, but for that one, in a fixed order.
-    fn others(&self, group: &[u8], place: Option<u32>) -> Vec<u32> {
+    fn others(&self, group: &[u8], place: Option<u32>) -> impl Iterator<Item = u32> {
         let servers = self.servers.get(group).into_iter().flatten().copied();
-        servers.filter(|other| Some(*other) != place).collect()
+        servers.filter(move |other| Some(*other) != place)
     }
 }
 
 impl Acms {
     /// The servers with members of the group.
     pub fn servers_of_group(&self, group: &GroupId) -> Vec<ServerId> {
-        self.groups.others(group.as_bytes(), None).into_iter().map(|place| self.servers[place as usize].id).collect()
+        self.groups.others(group.as_bytes(), None).map(|place| self.servers[place as usize].id).collect()
     }
 
     /// Groups with a member on any server.
@@ -115,7 +121,7 @@ impl Acms {
     /// Members elsewhere cannot know what became of those on this server.
     pub(super) fn tell_missed(&mut self, now: Time, place: u32, group: &GroupId) {
         let event = Outgoing { info_type: GROUP_EVENT_MISSED, to: group.as_bytes(), ..Outgoing::of(Kind::GroupEvent) };
-        for other in self.groups.others(group.as_bytes(), Some(place)) {
+        for other in self.groups.others(group.as_bytes(), Some(place)).collect::<Vec<_>>() {
             let conn = self.servers[other as usize].conn;
             if self.links.send(now, conn, &event).is_err() {
                 self.counters.count_drop(Drop::BounceFull);
@@ -164,13 +170,11 @@ impl Acms {
 
     /// Puts a frame into the queue of each other server with members. False where it did not fit each.
     fn share(&mut self, now: Time, place: u32, frame: &mut Frame<'_>) -> bool {
-        let others = self.groups.others(frame.envelope.to, Some(place));
-        if others.is_empty() {
-            return true;
-        }
+        let mut targets = std::mem::take(&mut self.groups.targets);
+        targets.extend(self.groups.others(frame.envelope.to, Some(place)));
         let shared = frame.share();
         let mut fits = true;
-        for other in others {
+        for other in targets.drain(..) {
             let conn = self.servers[other as usize].conn;
             let is_shared = !self.is_held_back(now, conn) && self.links.share(now, conn, &shared).is_ok();
             if is_shared {
@@ -178,6 +182,7 @@ impl Acms {
             }
             fits &= is_shared;
         }
+        self.groups.targets = targets;
         fits
     }
 
@@ -203,7 +208,7 @@ impl Acms {
     /// The question goes to each other server with members, and back to the asker how many these are.
     fn ask_members(&mut self, now: Time, conn: ConnId, place: u32, frame: &mut Frame<'_>) {
         let Envelope { header, to, .. } = frame.envelope;
-        let others = self.groups.others(to, Some(place));
+        let others: Vec<u32> = self.groups.others(to, Some(place)).collect();
         let shared = frame.share();
         let mut asked = MembersAsked { servers: 0, complete: self.is_complete(now) };
         for other in others {

@@ -27,6 +27,8 @@ pub(super) struct Groups {
     /// What server code does with members elsewhere and has not heard of: whom with, and when it is given up.
     edits: HashMap<u64, (UserId, Time), ahash::RandomState>,
     edit_ends: BTreeSet<(Time, u64)>,
+    /// Whether the link was lost since the members here were last told that they may have missed something.
+    missed: bool,
     /// Members that what a client said went to and that it was not charged for.
     fan_out: u64,
 }
@@ -68,6 +70,7 @@ impl Groups {
             asked: HashMap::with_hasher(entropy.hasher()),
             edits: HashMap::with_hasher(entropy.hasher()),
             edit_ends: BTreeSet::new(),
+            missed: false,
             fan_out: 0,
         }
     }
@@ -395,7 +398,8 @@ impl AppServer {
                 continue;
             }
             // A frame for many may fill what memory there is before anyone has had the time to take any of it.
-            let is_held_back = self.links.memory().health().pauses_senders();
+            let memory = self.links.memory();
+            let is_held_back = memory.health().pauses_senders() || memory.is_shed_by(shared.wire_bytes());
             let shared = match (is_too_big, is_held_back) {
                 (true, _) => Err(Bounce::TooBig),
                 (false, true) => Err(Bounce::Busy),
@@ -594,6 +598,23 @@ impl AppServer {
         if let Some((_, ends)) = self.groups.edits.remove(&id) {
             self.groups.edit_ends.remove(&(ends, id));
             self.events.push_back(Event::Outcome { id, outcome });
+        }
+    }
+
+    /// What is told elsewhere does not come here until the link is back.
+    pub(super) fn groups_cut_off(&mut self) {
+        self.groups.missed = true;
+    }
+
+    /// The cluster knows of this server's groups again: members here hear of those elsewhere from now on.
+    pub(super) fn groups_told(&mut self, now: Time) {
+        if !std::mem::take(&mut self.groups.missed) {
+            return;
+        }
+        for group in self.groups.list() {
+            let to = group.as_bytes();
+            let event = Outgoing { info_type: GROUP_EVENT_MISSED, to, ..Outgoing::of(Kind::GroupEvent) };
+            self.tell_members(now, to, None, &Shared::encode(&event));
         }
     }
 

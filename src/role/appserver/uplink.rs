@@ -195,6 +195,7 @@ impl AppServer {
         self.settle_claims(now);
         self.settle_questions(now);
         self.settle_rosters(now);
+        self.groups_cut_off();
         self.release_waiters(now, place);
         if matches!(self.phase, Phase::Leaving) {
             self.stop(now);
@@ -443,6 +444,7 @@ impl AppServer {
                 let synced = Outgoing { info_type: burst.told, ..Outgoing::of(Kind::Synced) };
                 self.uplinks[place].burst = None;
                 self.control_up(now, &synced);
+                self.groups_told(now);
                 self.claim_again(now);
                 self.begin_interest(now);
                 return;

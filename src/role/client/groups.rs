@@ -1,6 +1,6 @@
 //! Groups that the user is in, and is in again after a lost connection.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::messages::message_of;
 use super::{Client, Event, JoinFailure, Phase, SendError, TRACKED};
@@ -17,7 +17,9 @@ pub(super) struct Groups {
     wishes: BTreeMap<GroupId, Wish>,
     /// When the application's joins are given up, oldest first: all have the same patience.
     ends: VecDeque<(Time, u64, GroupId)>,
-    /// When those that were turned away for a while ask again.
+    /// Those left while there was no room to say so.
+    leaving: BTreeSet<GroupId>,
+    /// When these say so, and those that were turned away for a while ask again.
     again: Option<Time>,
 }
 
@@ -41,6 +43,7 @@ impl Groups {
     /// The session has ended.
     pub(super) fn interrupt(&mut self) {
         self.wishes.values_mut().for_each(|wish| wish.is_in = false);
+        self.leaving.clear();
         self.again = None;
     }
 }
@@ -74,14 +77,21 @@ impl Client {
 
     /// Out of a group; nothing that is said in it is handed over any more.
     pub fn leave(&mut self, now: Time, group: &GroupId) -> Result<(), SendError> {
-        match self.put(now, Kind::GroupLeave, Flags::NONE, 0, 0, group.as_bytes(), &[]) {
-            Ok(()) | Err(SendError::NotConnected) => {}
-            Err(error) => return Err(error),
+        if matches!(self.phase, Phase::Stopped) {
+            return Err(SendError::Stopped);
         }
+        self.say_left(now, group);
         if let Some(wish) = self.groups.wishes.remove(group) {
             self.resolve_joins(wish.waiting, &Err(JoinFailure::Refused(Bounce::NotInGroup)));
         }
         Ok(())
+    }
+
+    fn say_left(&mut self, now: Time, group: &GroupId) {
+        if self.put(now, Kind::GroupLeave, Flags::NONE, 0, 0, group.as_bytes(), &[]) == Err(SendError::Full) {
+            self.groups.leaving.insert(group.clone());
+            self.groups.again = Some(now + limits::JOIN_PAUSE);
+        }
     }
 
     /// Says something to the other members of a group, at most once. What comes back does so as [`Event::Bounced`] with
@@ -130,6 +140,7 @@ impl Client {
 
     fn ask_to_join(&mut self, now: Time, group: &GroupId) {
         let id = self.take_id() | TRACKED;
+        self.groups.leaving.remove(group);
         match self.put(now, Kind::GroupJoin, Flags::NONE, 0, id, group.as_bytes(), &[]) {
             Ok(()) => {
                 if let Some(wish) = self.groups.wishes.get_mut(group) {
@@ -241,11 +252,14 @@ impl Client {
             if wish.waiting.is_empty() && !wish.is_told {
                 self.groups.wishes.remove(&group);
                 // It may come to be in after all, and nobody would know.
-                _ = self.put(now, Kind::GroupLeave, Flags::NONE, 0, 0, group.as_bytes(), &[]).is_ok();
+                self.say_left(now, &group);
             }
             self.events.push_back(Event::Joined { id, outcome: Err(JoinFailure::TimedOut) });
         }
         if self.groups.again.take_if(|at| *at <= now).is_some() {
+            for group in std::mem::take(&mut self.groups.leaving) {
+                self.say_left(now, &group);
+            }
             self.join_again(now);
         }
     }
