@@ -11,6 +11,7 @@ mod groups;
 mod newcomer;
 mod overload;
 mod queries;
+mod unheard;
 mod wire_peer;
 
 use trunkline::wire::CloseCode;

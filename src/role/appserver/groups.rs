@@ -341,10 +341,10 @@ impl AppServer {
     }
 
     /// Says something to a group in the server's own name. The id tells its outcomes from others': a BOUNCE for each member
-    /// that it did not reach.
+    /// that it did not reach, and one for all that are on other servers where none of them could be.
     ///
     /// # Errors
-    /// Members on other servers could not be reached; those that are here were.
+    /// It is too big.
     pub fn broadcast(
         &mut self,
         now: Time,
@@ -363,14 +363,20 @@ impl AppServer {
         let envelope = Envelope::parse(shared.as_bytes()).ok().flatten().expect("it was just encoded");
         self.fan_out(now, None, &envelope, None, &shared);
         if !self.uplinks.is_empty() {
-            let up = self.uplink_conn()?;
-            if flags.has(Flags::DROPPABLE) && self.is_congested(up) {
-                self.counters.count_drop(Drop::Droppable);
-            } else {
-                self.links.share(now, up, &shared).map_err(|_| Bounce::Busy)?;
+            if let Err(cause) = self.share_up(now, flags, &shared) {
+                self.events.push_back(Event::Outcome { id, outcome: Outcome::Bounced(cause) });
             }
         }
         Ok(id)
+    }
+
+    fn share_up(&mut self, now: Time, flags: Flags, shared: &Shared) -> Result<(), Bounce> {
+        let up = self.uplink_conn()?;
+        if flags.has(Flags::DROPPABLE) && self.is_congested(up) {
+            self.counters.count_drop(Drop::Droppable);
+            return Ok(());
+        }
+        self.links.share(now, up, shared).map(drop).map_err(|_| Bounce::Busy)
     }
 
     /// Puts a frame into the queue of each member that is here, but for `except`; a BOUNCE in its name goes back for each
@@ -435,7 +441,10 @@ impl AppServer {
         let is_sent = match origin {
             Some(Origin::Client(conn)) => self.links.send_control(now, conn, &bounce).is_ok(),
             Some(Origin::Acms(_)) => self.uplink_conn().is_ok_and(|up| self.links.send(now, up, &bounce).is_ok()),
-            None => true,
+            None => {
+                self.events.push_back(Event::Outcome { id: envelope.header.id, outcome: Outcome::Bounced(cause) });
+                true
+            }
         };
         if !is_sent {
             self.counters.count_drop(Drop::BounceFull);
@@ -595,6 +604,13 @@ impl AppServer {
             self.groups.edit_ends.remove(&(ends, id));
             self.events.push_back(Event::Outcome { id, outcome });
         }
+    }
+
+    /// Tells the members that are here that those elsewhere may have come and gone while the ACMS did not pass it on.
+    pub(super) fn tell_missed(&mut self, now: Time, group: &GroupId) {
+        let to = group.as_bytes();
+        let event = Outgoing { info_type: GROUP_EVENT_MISSED, to, ..Outgoing::of(Kind::GroupEvent) };
+        self.tell_members(now, to, None, &Shared::encode(&event));
     }
 
     /// Tells the ACMS that a group has members here, if it still has.

@@ -158,7 +158,7 @@ impl AppServer {
     fn dial(&mut self, now: Time, place: usize) {
         let patience = Patience {
             first_byte: limits::DIAL_TIMEOUT,
-            greeting: limits::LOGIN_TIMEOUT,
+            greeting: limits::DIAL_TIMEOUT,
             keep_alive: KeepAlive::WhenUnsent(limits::LINK_KEEPALIVE),
             silence: limits::LINK_TIMEOUT,
         };
@@ -436,6 +436,7 @@ impl AppServer {
             if body.is_empty() {
                 if let Some(group) = burst.groups.pop() {
                     self.tell_group(now, &group);
+                    self.tell_missed(now, &group);
                     continue;
                 }
                 let synced = Outgoing { info_type: burst.told, ..Outgoing::of(Kind::Synced) };
