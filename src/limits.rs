@@ -277,7 +277,7 @@ pub const LINK_TIMEOUT: Span = Span::from_secs(3);
 pub const REDIAL_MIN: Span = Span::from_millis(100);
 /// Longest pause before a redial.
 pub const REDIAL_MAX: Span = Span::from_secs(5);
-/// How long a dial may take.
+/// How long a dial may take; to the ACMS, until the server is registered.
 pub const DIAL_TIMEOUT: Span = Span::from_secs(5);
 /// How long a question to the management interface may take, the connection included.
 pub const MANAGEMENT_TIMEOUT: Span = Span::from_secs(5);

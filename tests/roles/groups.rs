@@ -16,20 +16,20 @@ use crate::wire_peer::{
     WANT_ACK,
 };
 
-const JOINED: u32 = 1;
-const LEFT: u32 = 2;
-const OFFLINE: u32 = 3;
-const MISSED: u32 = 4;
+pub(crate) const JOINED: u32 = 1;
+pub(crate) const LEFT: u32 = 2;
+pub(crate) const OFFLINE: u32 = 3;
+pub(crate) const MISSED: u32 = 4;
 
-fn chess() -> GroupId {
+pub(crate) fn chess() -> GroupId {
     "chess".parse().expect("an id")
 }
 
-fn event(change: u32, member: &str) -> Raw {
+pub(crate) fn event(change: u32, member: &str) -> Raw {
     Raw::of(GROUP_EVENT).info(change).to("chess").from(member)
 }
 
-fn said(from: &str, id: u64) -> Raw {
+pub(crate) fn said(from: &str, id: u64) -> Raw {
     Raw::of(GROUP_DATA).info(7).id(id).to("chess").from(from).body(b"hi")
 }
 
@@ -46,7 +46,7 @@ fn member(server: &mut Server, name: &str) -> ConnId {
 }
 
 /// A user of a server in a cluster, in the group; what the ACMS hears of it is taken.
-fn member_through(server: &mut Server, up: ConnId, name: &str) -> ConnId {
+pub(crate) fn member_through(server: &mut Server, up: ConnId, name: &str) -> ConnId {
     let (conn, _) = log_in_through(server, up, name);
     server.put(conn, join(name, 5));
     assert_eq!(server.next(conn), event(JOINED, name).id(5));
@@ -54,7 +54,7 @@ fn member_through(server: &mut Server, up: ConnId, name: &str) -> ConnId {
     conn
 }
 
-fn forget(server: &mut Server) {
+pub(crate) fn forget(server: &mut Server) {
     server.wires.values_mut().for_each(|wire| wire.got.clear());
 }
 
@@ -537,7 +537,7 @@ fn only_a_member_is_told_who_is_in() {
 // The ACMS.
 
 /// Three servers with a user each, `alice` on 1, `bob` on 2, `carol` on 3; the first two have members of the group.
-fn three(hub: &mut Hub) -> [ConnId; 3] {
+pub(crate) fn three(hub: &mut Hub) -> [ConnId; 3] {
     let (one, two) = acms::two_with_users(hub);
     let three = acms::member(hub, 3);
     acms::log_in(hub, three, "carol", 1);

@@ -12,6 +12,7 @@ mod newcomer;
 mod overload;
 mod presence;
 mod queries;
+mod unheard;
 mod wire_peer;
 
 use trunkline::wire::CloseCode;

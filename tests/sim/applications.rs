@@ -104,7 +104,8 @@ impl World {
             }
             appserver::Event::WatchAsked { conn, id, users, .. } => self.permit(node, conn, id, users),
             appserver::Event::Presence { user, .. } => panic!("n{node}: no application watches {user}"),
-            appserver::Event::JoinAsked(_) | appserver::Event::Members { .. } => {}
+            appserver::Event::JoinAsked(join) => self.join_asked(node, join),
+            appserver::Event::Members { token, members } => self.server_has_members(node, token, &members),
             appserver::Event::Memory(_)
             | appserver::Event::DrainAsked
             | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
@@ -136,7 +137,7 @@ impl World {
     }
 
     fn hear_outcome(&mut self, node: NodeId, id: u64, outcome: Outcome) {
-        if self.model.is_of_former(node, id) {
+        if self.model.is_of_former(node, id) || self.is_of_groups(node, id, &outcome) {
             return;
         }
         match outcome {
@@ -190,17 +191,29 @@ impl World {
             client::Event::Replied { id, outcome: Ok(reply) } => {
                 self.model.replied(node, id, &reply.body);
             }
+            client::Event::Replied { id, outcome: Err(_) } if self.members_answered(node, id, None) => {}
             client::Event::Replied { id, outcome: Err(failure) } => {
                 self.query_failed(node, id, failure);
             }
-            client::Event::Bounced { id, cause, .. } => self.end(node, id, Ending::Bounced(format!("{cause:?}"))),
             client::Event::Presence { user, online } => self.sighted(node, user.as_str(), online),
-            client::Event::Answered { .. } => {}
+            client::Event::Bounced { id, to, cause } => {
+                if !self.broadcast_bounced(node, id, &to, cause) {
+                    self.end(node, id, Ending::Bounced(format!("{cause:?}")));
+                }
+            }
+            client::Event::Answered { id, body } => {
+                let is_known = self.members_answered(node, id, Some(&body)) || self.watches(node);
+                assert!(is_known, "{user} has an answer to what it did not ask: {id:x}");
+            }
+            client::Event::Joined { id, outcome } => self.joined(node, id, &outcome),
+            client::Event::GroupMessage { group, message } => {
+                self.said_in_group(node, group.as_str(), &message, &sender_of(&message));
+            }
+            client::Event::Member { group, user, change } => {
+                self.member_changed(node, group.as_str(), user.as_str(), change);
+            }
+            client::Event::MembersMissed(group) => self.members_missed(node, group.as_str()),
             client::Event::Blob(event) => panic!("nobody sends blobs: {event:?}"),
-            client::Event::Joined { .. }
-            | client::Event::GroupMessage { .. }
-            | client::Event::Member { .. }
-            | client::Event::MembersMissed(_) => {}
         }
     }
 
@@ -292,6 +305,11 @@ impl World {
                 engine.stopped = true;
             }
         }
+        self.groups.session_ended(node);
+        if self.engines[&node].stopped {
+            self.groups.engine_gone(node);
+        }
+        let engine = self.engines.get_mut(&node).expect("a client has its engine");
         if std::mem::take(&mut engine.online) {
             assert!(ends_sessions, "the session of {} ended, and nothing broke it: {state:?}", engine.user);
             self.losses.sender_ended(now, session);
@@ -371,14 +389,17 @@ fn of_client(event: &client::Event) -> String {
         }
         client::Event::Sent { id, outcome } => format!("outcome of {id:x}: {outcome:?}"),
         client::Event::Bounced { id, cause, .. } => format!("bounce of {id:x}: {cause:?}"),
+        client::Event::GroupMessage { group, message } => {
+            let client::Message { from, id, body, .. } = message;
+            format!("hears {id:x} from {from:?} in {group}, {} bytes", body.len())
+        }
+        client::Event::Answered { id, body } => format!("answer to {id:x}: {} bytes", body.len()),
         client::Event::Asking
         | client::Event::State(_)
         | client::Event::Joined { .. }
-        | client::Event::GroupMessage { .. }
         | client::Event::Member { .. }
         | client::Event::MembersMissed(_)
         | client::Event::Blob(_)
-        | client::Event::Presence { .. }
-        | client::Event::Answered { .. } => format!("{event:?}"),
+        | client::Event::Presence { .. } => format!("{event:?}"),
     }
 }

@@ -72,9 +72,9 @@ pub(crate) fn server(now: Time, node: NodeId, boot: u64, settings: &Settings, se
         cut_off: settings.cut_off,
         takes_messages: true,
         takes_queries: true,
-        asks_joins: false,
         takes_queries_before_login: false,
         blobs: Default::default(),
+        asks_joins: true,
         cluster: Some(cluster),
         seed,
     };

@@ -71,6 +71,16 @@ impl Losses {
             .map(|place| dropped[place])
     }
 
+    /// Whether something explains it, whatever else the same thing explains.
+    pub(crate) fn explain(&self, message: &Vanished<'_>) -> bool {
+        self.break_behind(message).is_some() || self.drops.iter().any(|drop| message.may_be(drop))
+    }
+
+    /// Whether somebody had no room for a bounce or an event.
+    pub(crate) fn lost_an_event(&self) -> bool {
+        self.drops.iter().any(|(_, _, cause)| *cause == Drop::BounceFull)
+    }
+
     /// What broke on the message's way since it was sent.
     fn break_behind(&self, message: &Vanished<'_>) -> Option<&'static str> {
         let Vanished { sent, ways, crosses, .. } = message;

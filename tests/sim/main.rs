@@ -8,6 +8,8 @@
 mod answers;
 mod applications;
 mod cluster;
+mod gatherings;
+mod groups;
 mod losses;
 mod members;
 mod model;

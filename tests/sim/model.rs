@@ -145,7 +145,7 @@ fn compose(serial: u64, from: &str, to: &str, filler: usize) -> Vec<u8> {
     body
 }
 
-fn parse(body: &[u8]) -> Option<(u64, String, String)> {
+pub(crate) fn parse(body: &[u8]) -> Option<(u64, String, String)> {
     let (told, sum) = body.split_last_chunk::<8>()?;
     let (mark, rest) = told.split_first_chunk::<5>()?;
     let (serial, rest) = rest.split_first_chunk::<8>()?;
@@ -247,7 +247,7 @@ impl Model {
         serial
     }
 
-    fn keep_order(&mut self, sender: Session, receiver: Session, serial: u64) {
+    pub(crate) fn keep_order(&mut self, sender: Session, receiver: Session, serial: u64) {
         let last = self.ordered.insert((sender, receiver), serial).unwrap_or(0);
         assert!(last < serial, "#{serial} overtaken by #{last} from {sender:?} to {receiver:?}");
     }

@@ -175,6 +175,8 @@ pub(crate) struct Shell {
     /// What got something to write after this turn's writes.
     dirty: BTreeSet<ConnId>,
     accepted: u16,
+    /// It has more to do, soon: once, however many its reasons.
+    is_restless: bool,
     /// Whether deadlines are met before the application's part of a turn, or after its writes.
     expires_early: bool,
     /// What a write is gathered in.
@@ -186,7 +188,7 @@ impl Shell {
         let mut rng = fastrand::Rng::with_seed(seed);
         let expires_early = rng.bool();
         let (sockets, dirty) = (BTreeMap::new(), BTreeSet::new());
-        Shell { id, rng, sockets, dirty, accepted: 0, expires_early, gathered: Vec::new() }
+        Shell { id, rng, sockets, dirty, accepted: 0, is_restless: false, expires_early, gathered: Vec::new() }
     }
 
     /// Forgets the sockets of a process that died.
@@ -205,7 +207,9 @@ impl Shell {
             network.advance(world, socket.port);
             let opens =
                 !socket.open && network.is_open(socket.port) && !matches!(network.ended(socket.port), Some(Some(_)));
-            if opens {
+            // What was ended between two turns is still listed here.
+            let is_wanted = core.links().get(*conn).is_some_and(Link::is_live);
+            if opens && is_wanted {
                 socket.open = true;
                 core.connected(now, *conn);
             }
@@ -239,9 +243,7 @@ impl Shell {
             network.read(world, port, budget, &mut chunk);
             let middle = if self.rng.u8(0..8) == 0 { self.rng.usize(start..chunk.len()) } else { start };
             reads.extend([(conn, start..middle), (conn, middle..chunk.len())]);
-            if unread > budget {
-                network.wake_soon(world, self.id);
-            }
+            self.is_restless |= unread > budget;
         }
         let chunk = chunk.freeze();
         for (conn, range) in reads.into_iter().filter(|(_, range)| !range.is_empty()) {
@@ -311,9 +313,8 @@ impl Shell {
             if taken < offered {
                 socket.blocked = true;
                 core.links().blocked(conn);
-                if cut_short {
-                    network.wake_soon(world, self.id);
-                } else {
+                self.is_restless |= cut_short;
+                if !cut_short {
                     network.await_room(socket.port);
                 }
                 return;
@@ -328,16 +329,14 @@ impl Shell {
                 network.half_close(world, socket.port);
             }
         }
-        if !core.links().take_resumed().is_empty() {
-            network.wake_soon(world, self.id);
-        }
+        self.is_restless |= !core.links().take_resumed().is_empty();
         for conn in core.links().take_ended() {
             if let Some(socket) = self.sockets.remove(&conn) {
                 network.drop_port(world, socket.port);
             }
         }
         self.take_dirty(core);
-        if !self.dirty.is_empty() {
+        if std::mem::take(&mut self.is_restless) || !self.dirty.is_empty() {
             network.wake_soon(world, self.id);
         }
         core.deadline().filter(|deadline| *deadline != Time::NEVER)

@@ -63,10 +63,15 @@ impl World {
         }
     }
 
+    /// Whether the program names whom it wants to hear of.
+    pub(crate) fn watches(&self, node: NodeId) -> bool {
+        self.interest_of(&self.engines[&node].user) == Interest::Watches
+    }
+
     /// A program is online for the first time.
     pub(crate) fn watch(&mut self, node: NodeId) {
         let users = self.everyone();
-        if self.interest_of(&self.engines[&node].user) != Interest::Watches {
+        if !self.watches(node) {
             return;
         }
         let now = self.nodes[node].now(self.clock);

@@ -2,6 +2,7 @@
 
 use trunkline::id::{ConnId, ServerId, UserId};
 use trunkline::limits;
+use trunkline::role::appserver::JoinRef;
 use trunkline::role::client::{NoServer, SendError};
 use trunkline::time::{Span, Time};
 use trunkline::wire::{Bounce, Flags};
@@ -45,6 +46,12 @@ pub(crate) enum Step {
     Verdict { node: NodeId, boot: u64, conn: ConnId, user: String, accepts: bool },
     /// An application answers a query that it has had for a while.
     Answer(Question),
+    /// A user's program joins a group.
+    Join { user: usize, group: String },
+    /// The application answers a join.
+    JoinVerdict { node: NodeId, boot: u64, join: JoinRef, accepts: bool },
+    /// A program asks again who is in a group.
+    AskMembers { node: NodeId, group: String },
     /// Something goes wrong.
     Fault(Fault),
     /// A crashed process is started again.
@@ -68,6 +75,14 @@ impl World {
         for user in 0..plan.users.len() {
             let at = self.rng.u64(0..500_000);
             self.schedule(at, Step::Arrive(user));
+        }
+        for group in &plan.groups {
+            for user in 0..plan.users.len() {
+                if self.rng.u8(0..3) > 0 {
+                    let at = self.rng.u64(300_000..SETTLED_MICROS);
+                    self.schedule(at, Step::Join { user, group: group.clone() });
+                }
+            }
         }
         for _ in 0..plan.acts {
             let at = self.rng.u64(0..plan.ends);
@@ -96,6 +111,19 @@ impl World {
                 }
             }
             Step::Answer(question) => self.answer(question),
+            Step::Join { user, group } => {
+                let programs = self.engines.iter().filter(|(_, engine)| engine.user == self.plan.users[user]);
+                let program = programs.filter(|(_, engine)| !engine.is_over()).map(|(node, _)| *node).next();
+                if let Some(node) = program {
+                    self.join(node, &group);
+                }
+            }
+            Step::JoinVerdict { node, boot, join, accepts } => {
+                if self.nodes[node].boot == boot {
+                    self.join_verdict(node, &join, accepts);
+                }
+            }
+            Step::AskMembers { node, group } => self.ask_members(node, &group),
             Step::Fault(fault) => self.strike(fault),
             Step::Restart(node) => self.restart(node),
             Step::Heal(a, b) => {
@@ -112,7 +140,7 @@ impl World {
         }
     }
 
-    fn any_server(&mut self) -> NodeId {
+    pub(crate) fn any_server(&mut self) -> NodeId {
         self.rng.choice(SERVERS).expect("there are servers")
     }
 
@@ -149,19 +177,22 @@ impl World {
         self.touch(node);
     }
 
-    fn any_user(&mut self) -> String {
+    pub(crate) fn any_user(&mut self) -> String {
         let user = if self.rng.u8(0..self.plan.crowding) == 0 { 0 } else { self.rng.usize(0..self.plan.users.len()) };
         self.plan.users[user].clone()
     }
 
     /// Some user's program that runs.
-    fn any_engine(&mut self) -> Option<NodeId> {
+    pub(crate) fn any_engine(&mut self) -> Option<NodeId> {
         let running = self.engines.iter().filter(|(_, engine)| !engine.is_over()).map(|(node, _)| *node);
         let running: Vec<NodeId> = running.collect();
         self.rng.choice(running)
     }
 
     fn act(&mut self) {
+        if !self.plan.groups.is_empty() && self.rng.u8(0..3) == 0 {
+            return self.act_in_group();
+        }
         let Some(node) = self.any_engine() else { return };
         let to = if self.rng.u8(0..20) == 0 { GHOST.to_owned() } else { self.any_user() };
         match self.rng.u8(0..16) {

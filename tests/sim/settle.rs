@@ -61,11 +61,13 @@ impl World {
                 | Step::Unhold(_)
                 | Step::Listen(_)
                 | Step::Verdict { .. }
-                | Step::Answer(_) => {
+                | Step::Answer(_)
+                | Step::JoinVerdict { .. }
+                | Step::AskMembers { .. } => {
                     self.take_step(step);
                 }
                 Step::Hurry { .. } | Step::Guide(_) => self.schedule(at, step),
-                Step::Act | Step::Insist(_) | Step::Arrive(_) | Step::Fault(_) => {}
+                Step::Act | Step::Insist(_) | Step::Arrive(_) | Step::Join { .. } | Step::Fault(_) => {}
             }
         }
         for node in 0..self.nodes.len() {
@@ -113,6 +115,9 @@ impl World {
         if !unresolved.is_empty() {
             return Some(format!("unresolved: {unresolved:?}"));
         }
+        if let Some(unrest) = self.groups_unrest() {
+            return Some(unrest);
+        }
         let flushed = self.nodes.iter_mut().all(|node| node.is_flushed());
         if !flushed || !self.network.is_still() {
             return Some("bytes are under way".to_owned());
@@ -128,14 +133,14 @@ impl World {
         self.engines.values().all(|engine| engine.online || engine.is_over())
     }
 
-    fn server(&self, node: NodeId) -> &AppServer {
+    pub(crate) fn server(&self, node: NodeId) -> &AppServer {
         match &self.nodes[node].role {
             Role::Server(server) => server,
             Role::Acms(_) | Role::Client(_) | Role::Stranger(_) | Role::Down => panic!("n{node} is no running server"),
         }
     }
 
-    fn acms(&self) -> &Acms {
+    pub(crate) fn acms(&self) -> &Acms {
         match &self.nodes[ACMS].role {
             Role::Acms(acms) => acms,
             Role::Server(_) | Role::Client(_) | Role::Stranger(_) | Role::Down => panic!("the ACMS is not running"),
@@ -194,6 +199,10 @@ impl World {
             if kept != (0, (0, 0), 0) {
                 return Err(format!("n{node} keeps claims, questions and their users, queries: {kept:?}"));
             }
+            let kept = (server.open_joins(), server.open_rosters());
+            if kept != (0, 0) {
+                return Err(format!("n{node} keeps joins, lists of members: {kept:?}"));
+            }
         }
         if self.locating.is_empty() { Ok(()) } else { Err(format!("not answered: {:?}", self.locating)) }
     }
@@ -214,12 +223,14 @@ impl World {
             self.ask_as_server(node);
             self.speak_as_server(node, manners[2 * (node % 2)], &server_name(SERVERS[node % SERVERS.len()]));
         }
+        self.call_groups();
         self.run_until(self.clock + 100_000);
         while let Some(unrest) = self.unrest() {
             assert!(self.clock < end, "no rest {} s after everyone was called: {unrest}", CALL_MICROS / 1_000_000);
             self.run_until(self.clock + 100_000);
         }
         self.model.check_all_arrived(start, GHOST);
+        self.check_groups_losses();
     }
 
     fn check_end(&mut self) {
@@ -233,6 +244,7 @@ impl World {
             assert!(!stays || is_in, "every program of {user} was turned out");
         }
         self.check_losses();
+        self.check_groups_losses();
         if self.plan.is_calm() {
             self.model.check_all_arrived(SETTLED_MICROS, GHOST);
         }

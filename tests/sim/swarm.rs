@@ -94,6 +94,8 @@ pub(crate) struct Plan {
     pub(crate) slow_verdict: u8,
     /// One query in so many is answered later.
     pub(crate) slow_answer: u8,
+    /// Groups that users are in; none in some.
+    pub(crate) groups: Vec<String>,
     /// Whether servers' own code sends and asks.
     pub(crate) servers_talk: bool,
     /// Whether the ACMS says where users log in; else they go anywhere.
@@ -141,6 +143,9 @@ impl Plan {
             crowding: rng.u8(1..20),
             slow_verdict: rng.u8(2..20),
             slow_answer: rng.u8(2..8),
+            groups: (0..*rng.choice(&[0, 0, 1, 2, 3]).expect("not empty"))
+                .map(|number| format!("group{number}"))
+                .collect(),
             servers_talk: rng.bool(),
             assigns: rng.bool(),
             settings: Settings {

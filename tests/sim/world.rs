@@ -10,6 +10,7 @@ use trunkline::time::Span;
 use trunkline::wire::CloseCode;
 
 use crate::cluster::{self, ACMS, SERVERS};
+use crate::groups::Groups;
 use crate::losses::Losses;
 use crate::members::Members;
 use crate::model::{Model, Session, checksum};
@@ -90,6 +91,7 @@ pub(crate) struct World {
     pub(crate) engines: BTreeMap<NodeId, Engine>,
     pub(crate) network: Network,
     pub(crate) model: Model,
+    pub(crate) groups: Groups,
     pub(crate) losses: Losses,
     pub(crate) sightings: Sightings,
     /// Servers that send their users to others, until their process ends.
@@ -136,6 +138,7 @@ impl World {
             nodes: Vec::new(),
             engines: BTreeMap::new(),
             model: Model::default(),
+            groups: Groups::default(),
             losses: Losses::default(),
             sightings: Sightings::default(),
             drains: BTreeSet::new(),
@@ -242,6 +245,7 @@ impl World {
 
     fn forget_process(&mut self, node: NodeId) {
         self.model.engine_gone(node);
+        self.groups.engine_gone(node);
         self.accepted.retain(|(server, _), _| *server != node);
         self.locating.retain(|(server, _)| *server != node);
         self.drains.remove(&node);

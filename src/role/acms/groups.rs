@@ -156,8 +156,8 @@ impl Acms {
         let is_elsewhere = self.standing(from).is_some_and(|(binding, _)| binding.place != place);
         // Who went is no longer bound to the server that says so, where a newer session has taken over.
         let is_allowed = match GroupChange::from_wire(header.info_type) {
-            Some(GroupChange::Joined | GroupChange::Left) => !is_elsewhere,
-            Some(GroupChange::Offline) => true,
+            Some(GroupChange::Joined) => !is_elsewhere,
+            Some(GroupChange::Left | GroupChange::Offline) => true,
             None => false,
         };
         if !is_allowed {

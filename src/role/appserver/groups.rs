@@ -27,8 +27,6 @@ pub(super) struct Groups {
     /// What server code does with members elsewhere and has not heard of: whom with, and when it is given up.
     edits: HashMap<u64, (UserId, Time), ahash::RandomState>,
     edit_ends: BTreeSet<(Time, u64)>,
-    /// Whether the link was lost since the members here were last told that they may have missed something.
-    missed: bool,
     /// Members that what a client said went to and that it was not charged for.
     fan_out: u64,
 }
@@ -70,7 +68,6 @@ impl Groups {
             asked: HashMap::with_hasher(entropy.hasher()),
             edits: HashMap::with_hasher(entropy.hasher()),
             edit_ends: BTreeSet::new(),
-            missed: false,
             fan_out: 0,
         }
     }
@@ -344,10 +341,10 @@ impl AppServer {
     }
 
     /// Says something to a group in the server's own name. The id tells its outcomes from others': a BOUNCE for each member
-    /// that it did not reach.
+    /// that it did not reach, and one for all that are on other servers where none of them could be.
     ///
     /// # Errors
-    /// Members on other servers could not be reached; those that are here were.
+    /// It is too big.
     pub fn broadcast(
         &mut self,
         now: Time,
@@ -366,14 +363,20 @@ impl AppServer {
         let envelope = Envelope::parse(shared.as_bytes()).ok().flatten().expect("it was just encoded");
         self.fan_out(now, None, &envelope, None, &shared);
         if !self.uplinks.is_empty() {
-            let up = self.uplink_conn()?;
-            if flags.has(Flags::DROPPABLE) && self.is_congested(up) {
-                self.counters.count_drop(Drop::Droppable);
-            } else {
-                self.links.share(now, up, &shared).map_err(|_| Bounce::Busy)?;
+            if let Err(cause) = self.share_up(now, flags, &shared) {
+                self.events.push_back(Event::Outcome { id, outcome: Outcome::Bounced(cause) });
             }
         }
         Ok(id)
+    }
+
+    fn share_up(&mut self, now: Time, flags: Flags, shared: &Shared) -> Result<(), Bounce> {
+        let up = self.uplink_conn()?;
+        if flags.has(Flags::DROPPABLE) && self.is_congested(up) {
+            self.counters.count_drop(Drop::Droppable);
+            return Ok(());
+        }
+        self.links.share(now, up, shared).map(drop).map_err(|_| Bounce::Busy)
     }
 
     /// Puts a frame into the queue of each member that is here, but for `except`; a BOUNCE in its name goes back for each
@@ -439,7 +442,10 @@ impl AppServer {
         let is_sent = match origin {
             Some(Origin::Client(conn)) => self.links.send_control(now, conn, &bounce).is_ok(),
             Some(Origin::Acms(_)) => self.uplink_conn().is_ok_and(|up| self.links.send(now, up, &bounce).is_ok()),
-            None => true,
+            None => {
+                self.events.push_back(Event::Outcome { id: envelope.header.id, outcome: Outcome::Bounced(cause) });
+                true
+            }
         };
         if !is_sent {
             self.counters.count_drop(Drop::BounceFull);
@@ -601,21 +607,11 @@ impl AppServer {
         }
     }
 
-    /// What is told elsewhere does not come here until the link is back.
-    pub(super) fn groups_cut_off(&mut self) {
-        self.groups.missed = true;
-    }
-
-    /// The cluster knows of this server's groups again: members here hear of those elsewhere from now on.
-    pub(super) fn groups_told(&mut self, now: Time) {
-        if !std::mem::take(&mut self.groups.missed) {
-            return;
-        }
-        for group in self.groups.list() {
-            let to = group.as_bytes();
-            let event = Outgoing { info_type: GROUP_EVENT_MISSED, to, ..Outgoing::of(Kind::GroupEvent) };
-            self.tell_members(now, to, None, &Shared::encode(&event));
-        }
+    /// Tells the members that are here that those elsewhere may have come and gone while the ACMS did not pass it on.
+    pub(super) fn tell_missed(&mut self, now: Time, group: &GroupId) {
+        let to = group.as_bytes();
+        let event = Outgoing { info_type: GROUP_EVENT_MISSED, to, ..Outgoing::of(Kind::GroupEvent) };
+        self.tell_members(now, to, None, &Shared::encode(&event));
     }
 
     /// Tells the ACMS that a group has members here, if it still has.

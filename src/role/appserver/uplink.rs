@@ -158,7 +158,7 @@ impl AppServer {
     fn dial(&mut self, now: Time, place: usize) {
         let patience = Patience {
             first_byte: limits::DIAL_TIMEOUT,
-            greeting: limits::LOGIN_TIMEOUT,
+            greeting: limits::DIAL_TIMEOUT,
             keep_alive: KeepAlive::WhenUnsent(limits::LINK_KEEPALIVE),
             silence: limits::LINK_TIMEOUT,
         };
@@ -195,7 +195,6 @@ impl AppServer {
         self.settle_claims(now);
         self.settle_questions(now);
         self.settle_rosters(now);
-        self.groups_cut_off();
         self.release_waiters(now, place);
         if matches!(self.phase, Phase::Leaving) {
             self.stop(now);
@@ -439,12 +438,12 @@ impl AppServer {
             if body.is_empty() {
                 if let Some(group) = burst.groups.pop() {
                     self.tell_group(now, &group);
+                    self.tell_missed(now, &group);
                     continue;
                 }
                 let synced = Outgoing { info_type: burst.told, ..Outgoing::of(Kind::Synced) };
                 self.uplinks[place].burst = None;
                 self.control_up(now, &synced);
-                self.groups_told(now);
                 self.claim_again(now);
                 self.begin_interest(now);
                 return;
