@@ -25,7 +25,10 @@ pub(super) struct Server {
     capacity: u64,
     connected_seconds: u64,
     incarnation: u64,
-    pub(super) queued_bytes: u64,
+    queued_bytes: u64,
+    /// Bytes that wait in the ACMS for it.
+    #[serde(default)]
+    link_queued_bytes: u64,
     pub(super) busy_permille: u64,
     frames: u64,
     bytes: u64,
@@ -86,6 +89,13 @@ pub(super) struct Reaction {
     body_base64: Option<String>,
 }
 
+impl Server {
+    /// Bytes that wait in it and for it.
+    pub(super) fn queued(&self) -> u64 {
+        self.queued_bytes.saturating_add(self.link_queued_bytes)
+    }
+}
+
 pub(super) fn servers(servers: &[Server]) -> String {
     let mut table = Table::new([
         ("SERVER", Align::Right),
@@ -127,7 +137,10 @@ pub(super) fn server(server: &Server) -> String {
         ("connected", format!("for {}", span(server.connected_seconds))),
         ("incarnation", server.incarnation.to_string()),
         ("forwarded", forwarded),
-        ("queued", format!("{} bytes", bytes(server.queued_bytes))),
+        (
+            "queued",
+            format!("{} bytes, and {} at the ACMS", bytes(server.queued_bytes), bytes(server.link_queued_bytes)),
+        ),
         ("busy", busy),
         ("bounced", or_none(reasons([&server.bounced]))),
         ("dropped", or_none(reasons([&server.dropped]))),

@@ -133,7 +133,7 @@ fn table(servers: &[Server], height: usize, width: usize) -> Vec<String> {
             count(server.users),
             count(server.frames_per_second),
             bytes(server.bytes_per_second),
-            bytes(server.queued_bytes),
+            bytes(server.queued()),
             share(server.busy_permille),
             reasons([&server.bounced, &server.dropped]),
         ]);
@@ -158,7 +158,7 @@ fn table(servers: &[Server], height: usize, width: usize) -> Vec<String> {
         count(sum(|server| server.users)),
         count(sum(|server| server.frames_per_second)),
         bytes(sum(|server| server.bytes_per_second)),
-        bytes(sum(|server| server.queued_bytes)),
+        bytes(sum(Server::queued)),
         String::new(),
         String::new(),
     ]);

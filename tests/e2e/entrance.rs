@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use trunkline::{AppServer, Client, CloseCode, ConnectError, Event, Running, ServerHandle, State};
 
 use crate::PATIENCE;
+use crate::cluster::Cluster;
 use crate::program::{CHAT, Program};
 use crate::responder::{Answer, Responder, json, problem};
 
@@ -95,4 +96,22 @@ fn a_chat_needs_the_acms_alone() {
     bob.expect_exit(0);
     handle.stop();
     running.join().expect("it ends");
+}
+
+#[test]
+fn clients_of_a_server_that_is_lost_find_another_by_the_acms() {
+    let mut cluster = Cluster::start();
+    let acms = format!("http://{}", cluster.acms.ready("management"));
+    let mut chats = ["alice", "bob"].map(|user| Program::start(CHAT, &["--acms", &acms, "--user", user]));
+    let servers = chats.each_ref().map(|chat| {
+        let line = chat.stdout.line_with("connected as");
+        line.trim_end().rsplit(' ').next().and_then(|server| server.parse::<usize>().ok()).expect("a number")
+    });
+    assert_ne!(servers[0], servers[1], "the second is sent where there are fewer");
+    cluster.servers.remove(servers[0]).kill();
+    chats[0].stdout.line_with(&format!("again connected as alice to server {}", servers[1]));
+    chats[0].write("/to bob\nstill there?\n");
+    chats[0].stdout.line_with("delivered to bob in");
+    chats[1].stdout.line_with("alice: still there?");
+    chats.iter_mut().for_each(|chat| chat.expect_exit(0));
 }

@@ -1,4 +1,4 @@
-//! The operator's commands, as processes, at a management interface that the test answers for.
+//! The operator's commands, as processes: at a management interface that the test answers for, and at a cluster's.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -7,21 +7,26 @@ use std::process::{Command, Output, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::program::TRUNKLINE;
+use crate::cluster::Cluster;
+use crate::program::{CHAT, Program, TRUNKLINE};
 use crate::responder::{Answer, Asked, Responder, json, problem};
 
 const SERVERS: &str = r#"{"servers":[
     {"server":0,"address":"127.0.0.1:6000","state":"open","users":12,"assigned":3,"capacity":10000,"connected_seconds":33,
-     "incarnation":1795868030000,"queued_bytes":0,"busy_permille":12,"frames":123456,"bytes":999999,
+     "incarnation":1795868030000,"queued_bytes":1024,"link_queued_bytes":2048,"busy_permille":12,"frames":123456,"bytes":999999,
      "frames_per_second":1000,"bytes_per_second":64000,"bounced":{"offline":1,"busy":30},"dropped":{"droppable":2}},
     {"server":11,"address":"as11.example:6001","state":"draining","users":123456,"assigned":0,"capacity":200000,
      "connected_seconds":90000,"incarnation":1795868030001,"queued_bytes":5242880,"busy_permille":1000,"frames":1,
      "bytes":2,"frames_per_second":45678,"bytes_per_second":104857600,"bounced":{},"dropped":{},"later":[]}]}"#;
 
-/// Runs `trunkline` with these arguments, no environment but the ACMS's address, and no terminal.
 fn trunkline(acms: &Responder, args: &[&str]) -> Output {
+    operate(&acms.url(), args)
+}
+
+/// Runs `trunkline` with these arguments, no environment but the ACMS's URL, and no terminal.
+fn operate(acms: &str, args: &[&str]) -> Output {
     let mut command = Command::new(TRUNKLINE);
-    command.args(args).env_clear().env("TRUNKLINE_ACMS", acms.url()).stdin(Stdio::null());
+    command.args(args).env_clear().env("TRUNKLINE_ACMS", acms).stdin(Stdio::null());
     command.output().expect("the binary was built with this test")
 }
 
@@ -75,7 +80,7 @@ users        12 of 10000, and 3 on their way
 connected    for 33s
 incarnation  1795868030000
 forwarded    123456 frames, 976K bytes; 1000 frames/s, 62.5K bytes/s
-queued       0 bytes
+queued       1.0K bytes, and 2.0K at the ACMS
 busy         1.2% of its time
 bounced      busy 30 offline 1
 dropped      droppable 2
@@ -89,7 +94,7 @@ fn top_without_a_terminal_is_one_table() {
     let acms = saying(json(SERVERS));
     let expected = "\
 SERVER  STATE     USERS  FRAMES/S  BYTES/S  QUEUED    BUSY  BOUNCED, DROPPED
-     0  open         12      1000    62.5K       0    1.2%  busy 30 droppable 2 offline 1
+     0  open         12      1000    62.5K    3.0K    1.2%  busy 30 droppable 2 offline 1
     11  draining   123k     45.6k     100M    5.0M  100.0%
    all             123k     46.6k     100M    5.0M
 ";
@@ -286,6 +291,86 @@ fn top_moves_on_a_terminal_and_leaves_it_as_it_was() {
     let picture: Vec<&str> = seen.split("\x1b[H").nth(1).expect("a picture").split("\r\n").collect();
     assert_eq!(picture[0], format!("\x1b[K{}: 2 servers, 123457 users; q ends", acms.url()));
     assert_eq!(picture[2], "\x1b[KSERVER  STATE     USERS  FRAMES/S  BYTES/S  QUEUED    BUSY  BOUNCED, DROPPED");
-    assert_eq!(picture[3], "\x1b[K     0  open          1      1000    62.5K       0    1.2%  busy 30 droppable 2…");
+    assert_eq!(picture[3], "\x1b[K     0  open          1      1000    62.5K    3.0K    1.2%  busy 30 droppable 2…");
     assert!(seen.contains("\x1b[?25l"), "the cursor is hidden");
+}
+
+/// A cluster, two users of it, alice on server 0 and bob on 1, and what happens there.
+struct Scene {
+    cluster: Cluster,
+    acms: String,
+    chats: [Program; 2],
+    events: Program,
+}
+
+impl Scene {
+    fn open() -> Scene {
+        let cluster = Cluster::start();
+        let acms = format!("http://{}", cluster.acms.ready("management"));
+        let mut events = Program::start(TRUNKLINE, &["events", "--acms", &acms]);
+        events.close_stdin();
+        // Nothing says when the ACMS has begun to tell.
+        while events.stdout.text().is_empty() {
+            events.expect_running();
+            Program::start(CHAT, &["--acms", &acms, "--user", "probe"]).expect_exit(0);
+        }
+        let chats = [("alice", 0), ("bob", 1)].map(|(user, server)| {
+            let server = cluster.clients()[server].to_string();
+            Program::start(CHAT, &["--server", &server, "--user", user])
+        });
+        let scene = Scene { cluster, acms, chats, events };
+        scene.hears("user_online       server=0 user=alice");
+        scene.hears("user_online       server=1 user=bob");
+        scene
+    }
+
+    #[track_caller]
+    fn hears(&self, event: &str) {
+        self.events.stdout.line_with(event);
+    }
+
+    #[track_caller]
+    fn says(&self, args: &[&str], stdout: &str) {
+        assert_exit(&operate(&self.acms, args), 0, stdout, "");
+    }
+
+    /// A column of the table that lists the servers.
+    fn column(&self, place: usize) -> Vec<String> {
+        let table = String::from_utf8(operate(&self.acms, &["servers"]).stdout).expect("UTF-8");
+        let words = |line: &str| line.split_whitespace().nth(place).map(str::to_owned);
+        table.lines().skip(1).map(|line| words(line).expect("a column")).collect()
+    }
+}
+
+#[test]
+fn a_cluster_tells_who_is_where() {
+    let scene = Scene::open();
+    scene.says(&["count"], "2 users on 2 servers\n");
+    scene.says(&["users", "--server", "1"], "SERVER  USER\n     1  bob\n");
+    let all = String::from_utf8(operate(&scene.acms, &["users", "--limit", "1"]).stdout).expect("UTF-8");
+    assert!(all.contains("1 of 2; the next with --after "), "{all}");
+    assert_eq!((scene.column(1), scene.column(2)), (vec!["open".to_owned(); 2], vec!["1".to_owned(); 2]));
+    assert_exit(&operate(&scene.acms, &["servers", "7"]), 1, "", "trunkline: server 7 is not registered\n");
+}
+
+#[test]
+fn a_cluster_is_steered() {
+    let mut scene = Scene::open();
+    scene.says(&["freeze", "0"], "server 0 is frozen\n");
+    assert_eq!(scene.column(1), ["frozen", "open"]);
+    let mut carol = Program::start(CHAT, &["--acms", &scene.acms, "--user", "carol"]);
+    carol.stdout.line_with("connected as carol to server 1");
+    carol.expect_exit(0);
+    scene.says(&["unfreeze", "0"], "server 0 takes new users\n");
+    assert_eq!(scene.column(1), ["open", "open"]);
+    scene.says(&["kick", "bob", "--text", "go and rest"], "bob is kicked\n");
+    scene.chats[1].stdout.line_with("removed: ");
+    scene.hears("user_offline      user=bob");
+    assert_exit(&operate(&scene.acms, &["kick", "bob"]), 1, "", "trunkline: bob is not online\n");
+    scene.says(&["drain", "0"], "server 0 drains\n");
+    scene.chats[0].stdout.line_with("again connected as alice to server 1");
+    scene.cluster.servers[0].expect_exit(0);
+    scene.hears("server_lost");
+    scene.says(&["remove", "1"], "server 1 is removed\n");
+    scene.events.stdout.lines_with("server_lost", 2);
 }
