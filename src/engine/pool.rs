@@ -52,7 +52,7 @@ pub(super) enum Task {
         body: Bytes,
     },
     ServerMessage(ServerInbox),
-    Blob(IncomingBlob),
+    Blob(Box<IncomingBlob>),
     Cluster(ClusterState),
     Join(JoinRef),
 }
@@ -207,7 +207,7 @@ impl Application {
                 Done::Nothing
             }
             Task::Blob(incoming) => {
-                handler.on_blob(server, incoming);
+                handler.on_blob(server, *incoming);
                 Done::Nothing
             }
             Task::Cluster(state) => {
@@ -342,7 +342,9 @@ impl Lane {
         };
         match refused {
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) => self.deferred.push_back(refused),
-            Task::Blob(IncomingBlob::Failed { .. }) => self.deferred.push_back(refused),
+            Task::Blob(ref incoming) if matches!(**incoming, IncomingBlob::Failed { .. }) => {
+                self.deferred.push_back(refused);
+            }
             Task::Check { .. } | Task::Message { .. } | Task::Query { .. } | Task::ServerMessage(_) | Task::Join(_) => {
                 return Err(refused);
             }
