@@ -54,7 +54,7 @@ pub(super) enum Task {
         body: Bytes,
     },
     ServerMessage(ServerInbox),
-    Blob(IncomingBlob),
+    Blob(Box<IncomingBlob>),
     Cluster(ClusterState),
     Join(JoinRef),
     Friends {
@@ -259,7 +259,7 @@ impl Application {
                 Done::Nothing
             }
             Task::Blob(incoming) => {
-                handler.on_blob(server, incoming);
+                handler.on_blob(server, *incoming);
                 Done::Nothing
             }
             Task::Cluster(state) => {
@@ -400,7 +400,9 @@ impl Lane {
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Friends { .. } => {
                 self.deferred.push_back(refused);
             }
-            Task::Blob(IncomingBlob::Failed { .. }) => self.deferred.push_back(refused),
+            Task::Blob(ref incoming) if matches!(**incoming, IncomingBlob::Failed { .. }) => {
+                self.deferred.push_back(refused);
+            }
             Task::Presence(user, online) => _ = self.presence.insert(user, online),
             Task::Check { .. }
             | Task::Message { .. }

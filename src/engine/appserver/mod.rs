@@ -274,7 +274,7 @@ impl AppServer {
     fn hear_blob(&mut self, event: BlobEvent) {
         let Some(incoming) = self.blobs.hear(event) else { return };
         let whole = matches!(incoming, IncomingBlob::Whole(_)).then(|| incoming.key().clone());
-        let taken = self.give(Task::Blob(incoming));
+        let taken = self.give(Task::Blob(Box::new(incoming)));
         if let Some(key) = whole.filter(|_| taken) {
             self.core.take_blob(self.reactor.now(), &key);
         }

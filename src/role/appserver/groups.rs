@@ -362,10 +362,10 @@ impl AppServer {
         let shared = Shared::encode(&frame);
         let envelope = Envelope::parse(shared.as_bytes()).ok().flatten().expect("it was just encoded");
         self.fan_out(now, None, &envelope, None, &shared);
-        if !self.uplinks.is_empty() {
-            if let Err(cause) = self.share_up(now, flags, &shared) {
-                self.events.push_back(Event::Outcome { id, outcome: Outcome::Bounced(cause) });
-            }
+        if !self.uplinks.is_empty()
+            && let Err(cause) = self.share_up(now, flags, &shared)
+        {
+            self.events.push_back(Event::Outcome { id, outcome: Outcome::Bounced(cause) });
         }
         Ok(id)
     }
