@@ -40,7 +40,7 @@ impl Bot {
                 }
                 Event::State(State::Stopped { code, text }) => return Err(format!("{code}: {text}").into()),
                 Event::State(_) | Event::Member { .. } | Event::MembersMissed(_) => {}
-                Event::Undelivered { .. } | Event::Blob(_) => {}
+                Event::Undelivered { .. } | Event::Blob(_) | Event::Presence { .. } => {}
             }
         }
         Ok(())
