@@ -9,6 +9,7 @@ mod directory;
 mod entrance;
 mod groups;
 mod newcomer;
+mod operator;
 mod overload;
 mod presence;
 mod queries;
@@ -96,6 +97,7 @@ fn every_code_has_its_row_and_every_row_its_test() {
         include_str!("overload.rs"),
         include_str!("groups.rs"),
         include_str!("presence.rs"),
+        include_str!("operator.rs"),
     ]
     .concat();
     let listed: Vec<(u32, Option<&str>)> = CLOSE_CODES.iter().map(|row| (row.code, Some(row.name))).collect();

@@ -38,6 +38,8 @@ pub enum MessageTo {
     User(UserId),
     /// All members of a group.
     Group(GroupId),
+    /// Every user of every server.
+    Everyone,
     /// A server's application.
     Server(ServerId),
     /// A server's application, whose answer is awaited.
@@ -66,6 +68,7 @@ pub(crate) enum Command {
     Users { server: Option<ServerId>, after: u64, limit: usize, asker: Asker<DirectoryPage> },
     Message { message: OperatorMessage, asker: Asker<MessageOutcome> },
     Members { group: GroupId, asker: Asker<MessageOutcome> },
+    Inspect { user: UserId, asker: Asker<MessageOutcome> },
     Vitals(Asker<AcmsVitals>),
     Subscribe { subscriber: Subscriber, asker: Asker<Result<(), Overloaded>> },
 }
@@ -212,6 +215,11 @@ impl AcmsHandle {
     /// Sends a message; its outcome is there after its patience at the latest.
     pub fn send(&self, message: OperatorMessage) -> Result<Pending<MessageOutcome>, Overloaded> {
         self.ask(|asker| Command::Message { message, asker })
+    }
+
+    /// What a user's server knows of the user: [`Settled::Known`], after 3 s at the latest.
+    pub fn inspect(&self, user: UserId) -> Result<Pending<MessageOutcome>, Overloaded> {
+        self.ask(|asker| Command::Inspect { user, asker })
     }
 
     /// Who is in a group: [`Settled::Members`], after 3 s at the latest.

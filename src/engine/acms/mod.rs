@@ -6,6 +6,7 @@ mod operator;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,12 +20,13 @@ pub(crate) use handle::{Command, Subscriber};
 
 use super::newcomers::Newcomers;
 use super::{Asker, Running, Stopping, boot_number, check_name, ending, listen_at, log_strain, resolve_address, seed};
+use crate::id::{ServerId, UserId};
 use crate::limits;
 #[cfg(feature = "management")]
 use crate::management::{Bound, Token};
 use crate::net::{Reactor, Tuning, default_memory_max, raise_descriptor_limit};
 use crate::role::Gone;
-use crate::role::acms::{self as core, Event, Policy};
+use crate::role::acms::{self as core, Assignment, Candidate, Event, Policy};
 use crate::time::Span;
 use crate::wire::CloseCode;
 
@@ -33,6 +35,7 @@ pub struct AcmsBuilder {
     config: core::Config,
     memory_max: Option<usize>,
     tuning: Tuning,
+    own_assignment: Option<Box<dyn Assignment>>,
     #[cfg(feature = "management")]
     management: Option<(SocketAddr, Option<Token>)>,
 }
@@ -56,6 +59,13 @@ impl AcmsBuilder {
     /// from 95 % on the slowest are closed SLOW.
     pub fn max_memory(mut self, bytes: usize) -> AcmsBuilder {
         self.memory_max = Some(bytes.max(limits::MEMORY_MAX_FLOOR));
+        self
+    }
+
+    /// Which server a new user is sent to, by the application's own policy. A panic of it is caught, and sends the user
+    /// nowhere.
+    pub fn own_assignment(mut self, own: impl Assignment) -> AcmsBuilder {
+        self.own_assignment = Some(Box::new(own));
         self
     }
 
@@ -101,7 +111,10 @@ impl AcmsBuilder {
         let listener = listen_at(resolve_address(addr)?)?;
         let local_addr = listener.local_addr()?;
         let reactor = Reactor::new(self.tuning)?;
-        let core = core::Acms::new(reactor.now(), config);
+        let mut core = core::Acms::new(reactor.now(), config);
+        if let Some(own) = self.own_assignment {
+            core.assign_by(Box::new(Guarded(own)));
+        }
         let (sender, commands) = bounded(limits::OPERATOR_COMMANDS_MAX);
         let handle = AcmsHandle { commands: sender, told_to_stop: Arc::default(), wake: reactor.wake() };
         Ok(Acms {
@@ -165,6 +178,7 @@ impl Acms {
             config,
             memory_max: None,
             tuning: Tuning::default(),
+            own_assignment: None,
             #[cfg(feature = "management")]
             management: None,
         }
@@ -272,5 +286,18 @@ impl Acms {
                 }
             }
         }
+    }
+}
+
+/// An application's policy, whose panics send a user nowhere.
+struct Guarded(Box<dyn Assignment>);
+
+impl Assignment for Guarded {
+    fn choose(&mut self, user: Option<&UserId>, candidates: &[Candidate<'_>]) -> Option<ServerId> {
+        let chosen = std::panic::catch_unwind(AssertUnwindSafe(|| self.0.choose(user, candidates)));
+        chosen.unwrap_or_else(|_| {
+            log::error!("the application's assignment panicked");
+            None
+        })
     }
 }

@@ -40,6 +40,10 @@ impl Acms {
                 let asked = self.core.ask_members_of(now, &group, now + limits::LOOKUP_TIMEOUT);
                 self.await_outcome(asked.map(Some), asker);
             }
+            Command::Inspect { user, asker } => {
+                let asked = self.core.ask_about(now, &user, now + limits::LOOKUP_TIMEOUT);
+                self.await_outcome(asked.map(Some), asker);
+            }
             Command::Vitals(asker) => asker.tell(self.vitals()),
             Command::Subscribe { subscriber, asker } => asker.tell(self.subscribe(subscriber)),
         }
@@ -68,6 +72,10 @@ impl Acms {
             MessageTo::User(user) => self.core.send_to_user(now, user, info_type, body, ends).map(Some),
             MessageTo::ServerQuery(server) => self.core.query_server(now, *server, info_type, body, ends).map(Some),
             MessageTo::Server(server) => self.core.send_to_server(now, *server, info_type, body).map(|()| None),
+            MessageTo::Everyone => {
+                self.core.send_to_everyone(now, info_type, body);
+                Ok(None)
+            }
             MessageTo::Group(group) => self.core.send_to_group(now, group, info_type, body).map(|()| None),
         }
     }

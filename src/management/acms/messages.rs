@@ -24,6 +24,7 @@ enum To {
     User(String),
     Group(String),
     Server(u16),
+    Everyone,
 }
 
 #[derive(Deserialize)]
@@ -78,7 +79,7 @@ pub(super) async fn send(State(handle): State<AcmsHandle>, body: Body) -> Result
         Ok(Some(Settled::Answered { info_type, body })) => Ok(json(&reply(info_type, &body))),
         Err(Bounce::Offline) => Err(Problem::not_found("there is no such server, or nobody in that group")),
         Err(cause) | Ok(Some(Settled::Bounced(cause))) => Err(Problem::unavailable(format!("not now: {cause}"))),
-        Ok(Some(Settled::TimedOut | Settled::Members { .. })) => {
+        Ok(Some(Settled::TimedOut | Settled::Members { .. } | Settled::Known(_))) => {
             Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "nothing came back in time"))
         }
     }
@@ -110,10 +111,11 @@ fn read(message: Message) -> Result<OperatorMessage, Problem> {
         }
         To::Server(number) if answer => MessageTo::ServerQuery(ServerId(number)),
         To::Server(number) => MessageTo::Server(ServerId(number)),
-        To::User(_) | To::Group(_) if answer => {
+        To::User(_) | To::Group(_) | To::Everyone if answer => {
             return Err(Problem::bad_request("only a server's handler answers"));
         }
         To::User(user) => MessageTo::User(parse_user(&user)?),
+        To::Everyone => MessageTo::Everyone,
         To::Group(group) => MessageTo::Group(parse_group(&group)?),
     };
     Ok(OperatorMessage { to, info_type, body, patience })

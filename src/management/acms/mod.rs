@@ -43,7 +43,7 @@ fn table() -> [(&'static str, MethodRouter<AcmsHandle>); 15] {
         ("/v1/servers/{id}/drain", post(servers::drain)),
         ("/v1/servers/{id}/remove", post(servers::remove)),
         ("/v1/users", get(users::list)),
-        ("/v1/users/{id}", axum::routing::delete(users::kick)),
+        ("/v1/users/{id}", get(users::one).delete(users::kick)),
         ("/v1/groups/{id}", get(messages::members)),
         ("/v1/messages", post(messages::send)),
         ("/v1/count", get(count)),

@@ -11,6 +11,8 @@ use crate::engine::{AcmsCommand as Command, AcmsHandle};
 use crate::id::ServerId;
 use crate::limits;
 use crate::management::{Problem, json, path, query};
+use crate::role::acms::Settled;
+use crate::wire::Profile;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +61,31 @@ pub(super) async fn list(
     }
     page.next = next.map(|place| place.to_string());
     Ok(json(&page))
+}
+
+#[derive(Serialize)]
+struct Known {
+    user: String,
+    server: ServerId,
+    address: String,
+    login_seconds: u64,
+    tag: Option<String>,
+}
+
+pub(super) async fn one(
+    State(handle): State<AcmsHandle>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let user = parse_user(&path(id)?)?;
+    let asked = user.clone();
+    match ask_reactor(&handle, |asker| Command::Inspect { user, asker }).await? {
+        Ok(Some(Settled::Known(Profile { server, address, login_ms, tag }))) => {
+            let (user, login_seconds) = (asked.to_string(), login_ms / 1_000);
+            Ok(json(&Known { user, server, address, login_seconds, tag }))
+        }
+        Err(cause) | Ok(Some(Settled::Bounced(cause))) => Err(absent(&asked, cause)),
+        Ok(_) => Err(Problem::unavailable(format!("the server of {asked} has not answered in time"))),
+    }
 }
 
 pub(super) async fn kick(

@@ -23,6 +23,29 @@ pub enum Policy {
     LeastBusy,
 }
 
+/// A server that a user can be sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    /// Its number.
+    pub server: ServerId,
+    /// Where clients reach it.
+    pub address: &'a str,
+    /// Users that are in and on their way; fewer than `capacity`.
+    pub users: u64,
+    /// Users that it takes.
+    pub capacity: u32,
+    /// What it last said of itself.
+    pub state: &'a ServerState,
+}
+
+/// An application's own policy, in place of those of [`Policy`].
+pub trait Assignment: Send + 'static {
+    /// The number of the one that the user is sent to; there is at least one, and they are in the order of their numbers.
+    /// None, or one that is not among them, sends the user nowhere: [`NoServer::Declined`]. It runs in the reactor, where
+    /// the time it takes is everybody's.
+    fn choose(&mut self, user: Option<&UserId>, candidates: &[Candidate<'_>]) -> Option<ServerId>;
+}
+
 /// Where a user is to log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assigned {
@@ -44,6 +67,9 @@ pub enum NoServer {
     /// Each that takes users has as many as it can.
     #[error("every server of the cluster is full")]
     Full,
+    /// The application's own policy chose none.
+    #[error("the cluster's own policy sends this user nowhere")]
+    Declined,
     /// More users are on their way than are counted.
     #[error("too many users were assigned within a few seconds")]
     TooMany,
@@ -170,6 +196,20 @@ impl Acms {
         if self.reservations.list.len() >= limits::RESERVATIONS_MAX {
             return Err(NoServer::TooMany);
         }
+        let mut own = self.own_assignment.take();
+        let chosen = self.choose(user, own.as_deref_mut());
+        self.own_assignment = own;
+        let assigned = chosen?;
+        self.last_assigned = assigned.server;
+        self.reservations.add(now, assigned.server, user);
+        Ok(assigned)
+    }
+
+    fn choose(
+        &self,
+        user: Option<&UserId>,
+        own: Option<&mut (dyn Assignment + 'static)>,
+    ) -> Result<Assigned, NoServer> {
         let mean_cost = mean_cost(self.servers.iter().map(|(_, server)| server));
         let servers = self.places.values().map(|place| &self.servers[*place as usize]);
         let open = servers.filter(|server| server.takes_users(&self.frozen));
@@ -177,7 +217,17 @@ impl Acms {
         if open.peek().is_none() {
             return Err(NoServer::NoneOpen);
         }
-        let with_room = open.filter(|(server, users)| *users < u64::from(server.capacity));
+        let mut with_room = open.filter(|(server, users)| *users < u64::from(server.capacity)).peekable();
+        if with_room.peek().is_none() {
+            return Err(NoServer::Full);
+        }
+        if let Some(own) = own {
+            let candidates: Vec<Candidate<'_>> = with_room.map(|(server, users)| server.candidate(users)).collect();
+            let chosen = own.choose(user, &candidates);
+            let chosen =
+                candidates.iter().find(|candidate| Some(candidate.server) == chosen).ok_or(NoServer::Declined)?;
+            return Ok(Assigned { server: chosen.server, address: chosen.address.to_owned() });
+        }
         let chosen = with_room.min_by_key(|(server, users)| {
             // Among equals each in turn: those behind the last one chosen come first.
             let turn = (server.id <= self.last_assigned, server.id);
@@ -188,10 +238,12 @@ impl Acms {
             }
         });
         let (server, _) = chosen.ok_or(NoServer::Full)?;
-        let assigned = Assigned { server: server.id, address: server.address.clone() };
-        self.last_assigned = assigned.server;
-        self.reservations.add(now, assigned.server, user);
-        Ok(assigned)
+        Ok(Assigned { server: server.id, address: server.address.clone() })
+    }
+
+    /// From now on servers are chosen by the application's own policy.
+    pub fn assign_by(&mut self, own: Box<dyn Assignment>) {
+        self.own_assignment = Some(own);
     }
 
     /// Sends nobody to that server any more, nor does a server that drains, until [`Acms::thaw`]; who is there is served as
@@ -218,6 +270,11 @@ impl Acms {
 }
 
 impl Server {
+    fn candidate(&self, users: u64) -> Candidate<'_> {
+        let Server { id, address, capacity, state, .. } = self;
+        Candidate { server: *id, address, users, capacity: *capacity, state }
+    }
+
     /// One that has not told of all its users looks emptier than it is.
     fn takes_users(&self, frozen: &BTreeSet<ServerId>) -> bool {
         self.synced && !self.draining && !frozen.contains(&self.id)

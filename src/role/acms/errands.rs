@@ -11,7 +11,7 @@ use crate::limits;
 use crate::role::{Drop, Fault};
 use crate::time::Time;
 use crate::wire::link::{MembersTold, ServerMessageId, UserList};
-use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing};
+use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing, Profile, parse_object};
 
 /// What came of what an operator asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum Settled {
         /// Whether these are all: each server that has members has told of all of them.
         complete: bool,
     },
+    /// What a user's server knows of the user.
+    Known(Profile),
     /// Nothing came in time.
     TimedOut,
 }
@@ -61,6 +63,8 @@ enum Awaited {
     Receipt(UserId),
     /// The server's REPLY.
     Reply(ServerId),
+    /// What the user's server knows of the user.
+    Profile(UserId),
     /// What each of the servers has to say of a group.
     Members { servers: BTreeSet<ServerId>, users: BTreeMap<UserId, ServerId>, complete: bool },
 }
@@ -144,6 +148,28 @@ impl Acms {
         outcome
     }
 
+    /// Sends a message to every user of every server, at most once each. A server whose queue is full misses it, which is
+    /// counted.
+    pub fn send_to_everyone(&mut self, now: Time, info_type: u32, body: &[u8]) {
+        let id = self.next_errand();
+        self.tell_everyone(now, None, info_type, id, body);
+    }
+
+    /// Asks the user's server what it knows of the user; settled with [`Settled::Known`] at best.
+    ///
+    /// # Errors
+    /// The user is not found, or too much is open.
+    pub fn ask_about(&mut self, now: Time, user: &UserId, ends: Time) -> Result<u64, Bounce> {
+        let id = self.begin_errand(ends, Awaited::Profile(user.clone()))?;
+        match self.inspect(now, user, id) {
+            Ok(()) => Ok(id),
+            Err(cause) => {
+                self.errands.close(id);
+                Err(cause)
+            }
+        }
+    }
+
     /// Asks who is in a group; settled with [`Settled::Members`] at `ends` at the latest.
     ///
     /// # Errors
@@ -203,8 +229,11 @@ impl Acms {
         let Envelope { header, from, .. } = frame.envelope;
         let server = self.servers[place as usize].id;
         let is_awaited = match self.errands.open.get(&header.id).map(|errand| &errand.awaited) {
-            Some(Awaited::Receipt(user)) => header.kind != Kind::Reply && user.as_bytes() == from,
-            Some(Awaited::Reply(asked)) => header.kind != Kind::Ack && *asked == server,
+            Some(Awaited::Receipt(user)) => matches!(header.kind, Kind::Ack | Kind::Bounce) && user.as_bytes() == from,
+            Some(Awaited::Profile(user)) => {
+                matches!(header.kind, Kind::Inspected | Kind::Bounce) && user.as_bytes() == from
+            }
+            Some(Awaited::Reply(asked)) => matches!(header.kind, Kind::Reply | Kind::Bounce) && *asked == server,
             Some(Awaited::Members { .. }) | None => false,
         };
         if !is_awaited {
@@ -212,6 +241,10 @@ impl Acms {
         }
         let settled = match header.kind {
             Kind::Ack => Settled::Delivered,
+            Kind::Inspected => match parse_object(&frame.body()) {
+                Some(profile) => Settled::Known(profile),
+                None => return self.counters.count_drop(Drop::Unroutable),
+            },
             Kind::Reply if !header.flags.has(Flags::ERROR) => {
                 Settled::Answered { info_type: header.info_type, body: frame.body() }
             }
@@ -263,7 +296,7 @@ impl Acms {
             Some(Awaited::Members { servers, users, complete }) => {
                 Settled::Members { users, complete: complete && servers.is_empty() }
             }
-            Some(Awaited::Receipt(_) | Awaited::Reply(_)) => Settled::TimedOut,
+            Some(Awaited::Receipt(_) | Awaited::Reply(_) | Awaited::Profile(_)) => Settled::TimedOut,
             None => return,
         };
         self.events.push_back(Event::Settled { id, settled });
@@ -286,14 +319,16 @@ impl Acms {
                 servers.is_empty()
             }
             // It may have said so before, and the user is asked anew where it comes back.
-            Awaited::Receipt(_) => false,
+            Awaited::Receipt(_) | Awaited::Profile(_) => false,
         };
         let open = self.errands.open.iter_mut();
         let over: Vec<u64> = open.filter_map(|(id, errand)| is_over(&mut errand.awaited).then_some(*id)).collect();
         for id in over {
             match self.errands.open.get(&id).map(|errand| &errand.awaited) {
                 Some(Awaited::Reply(_)) => self.settle(id, Settled::Bounced(Bounce::Unreachable)),
-                Some(Awaited::Members { .. } | Awaited::Receipt(_)) | None => self.give_up_errand(id),
+                Some(Awaited::Members { .. } | Awaited::Receipt(_) | Awaited::Profile(_)) | None => {
+                    self.give_up_errand(id)
+                }
             }
         }
     }

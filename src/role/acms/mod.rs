@@ -35,7 +35,7 @@ use crate::time::{Span, Time};
 use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof, ServerState};
 
-pub use assignment::{Assigned, NoServer, Policy};
+pub use assignment::{Assigned, Assignment, Candidate, NoServer, Policy};
 pub use errands::Settled;
 pub use operator::{Pace, ServerView, Standing};
 pub use pages::DirectoryPage;
@@ -206,6 +206,8 @@ pub struct Acms {
     /// Servers that nobody is sent to, by an operator's will.
     frozen: BTreeSet<ServerId>,
     last_assigned: ServerId,
+    /// Chooses in place of the config's policy, where there is one.
+    own_assignment: Option<Box<dyn Assignment>>,
     tenures: u64,
     /// Servers that were in the cluster before this start and have not told of their users.
     awaited: BTreeSet<ServerId>,
@@ -241,6 +243,7 @@ impl Acms {
             reservations: Reservations::new(&mut entropy),
             frozen: BTreeSet::new(),
             last_assigned: ServerId(u16::MAX),
+            own_assignment: None,
             tenures: 0,
             awaited: BTreeSet::new(),
             overwhelmed: Vec::new(),
