@@ -4,12 +4,37 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::Value;
 use trunkline::management::Token;
-use trunkline::{Acms, AcmsHandle, AppServer, Client, Membership, Running, ServerHandle, ServerId};
+use trunkline::{Acms, AcmsHandle, AppServer, Client, Handler, Membership, Responder, Running, ServerHandle, ServerId};
 
 use crate::http::{self, Answer};
 use crate::until;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Answers servers by the information type: 1 with the body, 2 with bytes that are no text, 3 fails, 4 never.
+struct Application;
+
+impl Handler for Application {
+    fn on_server_query(&self, server: &ServerHandle, from: ServerId, info_type: u32, body: &[u8], reply: Responder) {
+        assert_eq!(from, ServerId::ACMS);
+        match info_type {
+            1 => reply.send(body.to_vec()),
+            2 => reply.send(vec![0xFF, 0]),
+            3 => reply.fail("tired"),
+            4 => KEPT.lock().expect("nobody panics with it").push(reply),
+            _ => reply.decline(),
+        }
+        drop(server.clone());
+    }
+
+    fn on_server_message(&self, server: &ServerHandle, _from: ServerId, info_type: u32, body: &[u8]) {
+        let to = std::str::from_utf8(body).expect("a text").parse().expect("an id");
+        server.send(&to, info_type, b"from your server".to_vec()).expect("room");
+    }
+}
+
+/// What is never answered.
+static KEPT: std::sync::Mutex<Vec<Responder>> = std::sync::Mutex::new(Vec::new());
 
 /// A cluster manager with its management port, and the servers that it has.
 pub(crate) struct Cluster {
@@ -50,6 +75,7 @@ impl Cluster {
     /// One server more.
     pub(crate) fn add(&mut self, id: u16) -> &Server {
         let server = AppServer::builder()
+            .handler(Application)
             .cluster(Membership::new(ServerId(id), self.transfer.to_string()))
             .drain(std::time::Duration::ZERO)
             .management(ANY_PORT, None)

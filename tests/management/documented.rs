@@ -76,12 +76,19 @@ fn each_answer_is_as_described() {
         assert_eq!(answer.status, 200, "{path}");
         document.expect("get", path, &answer);
     }
-    let cases: [(&str, &str, &str, Option<Value>, u16); 12] = [
+    let cases: [(&str, &str, &str, Option<Value>, u16); 19] = [
         ("get", "/v1/servers/{id}", "1", None, 200),
         ("get", "/v1/servers/{id}", "x", None, 400),
         ("get", "/v1/servers/{id}", "9", None, 404),
         ("post", "/v1/servers/{id}/freeze", "1", None, 204),
         ("post", "/v1/servers/{id}/unfreeze", "1", None, 204),
+        ("get", "/v1/users/{id}", "alice", None, 200),
+        ("get", "/v1/groups/{id}", "chess", None, 404),
+        ("post", "/v1/messages", "", Some(json!({"to": {"user": "alice"}, "body": "hi"})), 200),
+        ("post", "/v1/messages", "", Some(json!({"to": {"user": "zoe"}, "body_base64": "aGk="})), 200),
+        ("post", "/v1/messages", "", Some(json!({"to": {"server": 1}, "answer": true, "info_type": 1})), 200),
+        ("post", "/v1/messages", "", Some(json!({"to": {"server": 1}, "answer": true, "info_type": 3})), 502),
+        ("post", "/v1/messages", "", Some(json!({"to": "everyone"})), 202),
         ("delete", "/v1/users/{id}", "alice", None, 204),
         ("delete", "/v1/users/{id}", "nobody", None, 404),
         ("post", "/v1/assign", "", None, 200),

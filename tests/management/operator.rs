@@ -220,3 +220,90 @@ fn both_roles_tell_their_health_and_what_they_measure() {
     http::request(cluster.server(0).management, "GET", "/v1/servers", None).problem(404);
     drop(alice);
 }
+
+#[track_caller]
+fn next_message(client: &trunkline::Client) -> (u32, String) {
+    loop {
+        match client.events().recv_timeout(PATIENCE).expect("a message in time") {
+            Event::Message(message) => {
+                assert_eq!(message.from, None, "a server's");
+                return (message.info_type, String::from_utf8(message.body).expect("a text"));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn an_operator_speaks_to_users_and_hears_what_came_of_it() {
+    let cluster = Cluster::of(2);
+    let (alice, bob) = (cluster.server(0).client("alice"), cluster.server(1).client("bob"));
+    let say =
+        |to: serde_json::Value| cluster.post("/v1/messages", Some(&json!({"to": to, "info_type": 7, "body": "hi"})));
+    let answer = say(json!({"user": "bob"}));
+    assert_eq!((answer.status, answer.json()), (200, json!({"outcome": "delivered"})));
+    assert_eq!(next_message(&bob), (7, "hi".to_owned()));
+    assert_eq!(say(json!({"user": "nobody"})).json(), json!({"outcome": "bounced", "cause": "offline"}));
+    assert_eq!(say(json!("everyone")).status, 202);
+    for client in [&alice, &bob] {
+        assert_eq!(next_message(client), (7, "hi".to_owned()));
+    }
+    say(json!({"group": "nobody's"})).problem(404);
+    for bad in [json!({"user": ""}), json!({"user": "a", "group": "b"}), json!("someone"), json!({"server": 65_535})] {
+        say(bad).problem(400);
+    }
+    let both = json!({"to": {"user": "bob"}, "body": "a", "body_base64": "YQ=="});
+    cluster.post("/v1/messages", Some(&both)).problem(400);
+    let long = json!({"to": {"user": "bob"}, "body": "x".repeat((64 << 10) + 1)});
+    cluster.post("/v1/messages", Some(&long)).problem(413);
+}
+
+#[test]
+fn an_operator_asks_a_servers_handler() {
+    let cluster = Cluster::of(2);
+    let alice = cluster.server(0).client("alice");
+    let ask = |info_type: u32| {
+        let message =
+            json!({"to": {"server": 1}, "info_type": info_type, "body": "how?", "answer": true, "timeout_ms": 300});
+        cluster.post("/v1/messages", Some(&message))
+    };
+    let answer = ask(1);
+    assert_eq!((answer.status, answer.json()["body"].as_str()), (200, Some("how?")));
+    assert_eq!(ask(2).json()["body_base64"], "/wA=");
+    assert_eq!(ask(3).problem(502), "the handler failed: tired");
+    assert_eq!(ask(4).problem(504), "nothing came back in time");
+    assert_eq!(ask(5).problem(502), "the server has no handler for it");
+    let absent = json!({"to": {"server": 9}, "answer": true});
+    cluster.post("/v1/messages", Some(&absent)).problem(404);
+    let message = json!({"to": {"server": 1}, "info_type": 8, "body": "alice"});
+    assert_eq!(cluster.post("/v1/messages", Some(&message)).status, 202);
+    assert_eq!(next_message(&alice), (8, "from your server".to_owned()), "the handler of another server sent it on");
+}
+
+#[test]
+fn a_group_over_two_servers_is_seen_and_spoken_to() {
+    let cluster = Cluster::of(2);
+    let (alice, bob) = (cluster.server(0).client("alice"), cluster.server(1).client("bob"));
+    let chess: trunkline::GroupId = "chess".parse().expect("an id");
+    for client in [&alice, &bob] {
+        client.join(&chess).expect("room").wait().expect("it runs").expect("it is sent").expect("all may join");
+    }
+    let members = json!([{"user": "alice", "server": 0}, {"user": "bob", "server": 1}]);
+    let group = until(|| cluster.get("/v1/groups/chess").json(), |group| group["members"] == members);
+    assert_eq!(group, json!({"group": "chess", "members": members, "complete": true}));
+    cluster.get("/v1/groups/go").problem(404);
+    let message = json!({"to": {"group": "chess"}, "info_type": 7, "body": "your move"});
+    assert_eq!(cluster.post("/v1/messages", Some(&message)).status, 202);
+}
+
+#[test]
+fn a_user_is_known_by_its_server() {
+    let cluster = Cluster::of(2);
+    let bob = cluster.server(1).client("bob");
+    let known = cluster.get("/v1/users/bob").json();
+    assert_eq!((&known["user"], &known["server"], &known["tag"]), (&json!("bob"), &json!(1), &json!(null)));
+    assert!(known["address"].as_str().expect("a text").starts_with("127.0.0.1:"), "{known}");
+    assert!(known["login_seconds"].as_u64() < Some(60), "{known}");
+    assert_eq!(cluster.get("/v1/users/alice").problem(404), "alice is not online");
+    drop(bob);
+}

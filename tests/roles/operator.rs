@@ -281,12 +281,13 @@ fn an_applications_own_policy_chooses_among_those_that_take_users() {
     hub.core.assign_by(Box::new(ByName));
     let assign = |hub: &mut Hub, name: &str| hub.core.assign(hub.now, Some(&user(name))).map(|to| to.server.0);
     assert_eq!(assign(&mut hub, "alice"), Err(NoServer::NoneRegistered));
-    let conns = [1, 2, 3].map(|id| member(&mut hub, id));
+    for id in [1, 2, 3] {
+        member(&mut hub, id);
+    }
     assert_eq!(assign(&mut hub, "alice"), Ok(1));
     assert_eq!(assign(&mut hub, "zoe"), Ok(3));
     assert_eq!(hub.core.assign(hub.now, None), Err(NoServer::Declined));
     hub.core.freeze(hub.now, ServerId(3));
     assert_eq!(assign(&mut hub, "yves"), Ok(2));
     assert_eq!(hub.core.assigned_count(), 3);
-    drop(conns);
 }
