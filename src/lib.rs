@@ -36,10 +36,11 @@ pub mod wire;
 #[cfg(feature = "net")]
 pub use engine::{
     Acms, AcmsBuilder, AcmsHandle, AcmsVitals, AnyUser, AppServer, AppServerBuilder, Authenticator, Blob, BlobHandle,
-    BlobOffer, BlobOutcome, Client, ClientBuilder, ClusterEvent, ConnectError, Cursor, Delivery, Denied, Event,
-    Everyone, Friends, Groups, Handler, Incoming, IncomingBlob, LoginRequest, Membership, Message, MessageOutcome,
-    MessageTo, Nobody, OperatorMessage, Overloaded, Pending, Profile, Query, Refusal, Responder, Running, ServerChange,
-    ServerHandle, ServerVitals, Stopped, Subscription, TagError, Undelivered, Unnamed, UserPage,
+    BlobOffer, BlobOutcome, Client, ClientBuilder, ClusterEvent, ConnectError, Cursor, Delivery, Denied, EntryFailure,
+    Event, Everyone, Friends, Groups, Handler, Incoming, IncomingBlob, LoginRequest, Membership, Message,
+    MessageOutcome, MessageTo, Nobody, OperatorMessage, Overloaded, Pending, Profile, Query, Refusal, Responder,
+    Running, ServerChange, ServerHandle, ServerVitals, Stopped, Subscription, TagError, Undelivered, Unnamed, UserPage,
+    query_without_login,
 };
 pub use id::{GroupId, ServerId, UserId};
 #[cfg(feature = "net")]

@@ -4,6 +4,7 @@ mod acms;
 mod appserver;
 mod blob;
 mod client;
+mod entry;
 mod friends;
 mod groups;
 mod guide;
@@ -24,6 +25,7 @@ pub(crate) use acms::{Command as AcmsCommand, Subscriber};
 pub use appserver::{AppServer, AppServerBuilder, Membership};
 pub use blob::{Blob, BlobHandle, BlobOffer, BlobOutcome, IncomingBlob};
 pub use client::{Client, ClientBuilder, ConnectError, Delivery, Event, Message, Query, Undelivered};
+pub use entry::{EntryFailure, query_without_login};
 pub use friends::{Everyone, Friends, Nobody};
 pub use groups::Groups;
 #[cfg(feature = "management")]

@@ -17,6 +17,7 @@ mod memory;
 mod operator;
 mod overload;
 mod partition;
+mod platform;
 mod port;
 mod processes;
 mod program;
