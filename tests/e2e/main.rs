@@ -18,6 +18,7 @@ mod operator;
 mod overload;
 mod partition;
 mod port;
+mod presence;
 mod processes;
 mod program;
 mod queries;
