@@ -19,6 +19,7 @@ mod overload;
 mod partition;
 mod platform;
 mod port;
+mod presence;
 mod processes;
 mod program;
 mod queries;
