@@ -351,6 +351,20 @@ fn a_cluster_tells_who_is_where() {
     assert!(all.contains("1 of 2; the next with --after "), "{all}");
     assert_eq!((scene.column(1), scene.column(2)), (vec!["open".to_owned(); 2], vec!["1".to_owned(); 2]));
     assert_exit(&operate(&scene.acms, &["servers", "7"]), 1, "", "trunkline: server 7 is not registered\n");
+    let bob = String::from_utf8(operate(&scene.acms, &["where", "bob"]).stdout).expect("UTF-8");
+    assert!(bob.starts_with("user       bob\nserver     1\naddress    127.0.0.1:"), "{bob}");
+    assert_exit(&operate(&scene.acms, &["where", "carol"]), 1, "", "trunkline: carol is not online\n");
+}
+
+#[test]
+fn a_cluster_takes_an_operators_messages() {
+    let scene = Scene::open();
+    scene.says(&["send", "--user", "bob", "hello from the operator"], "delivered to bob\n");
+    scene.chats[1].stdout.line_with("the server: hello from the operator");
+    let absent = operate(&scene.acms, &["send", "--user", "carol", "hello"]);
+    assert_exit(&absent, 1, "", "trunkline: not delivered: offline\n");
+    let unanswered = operate(&scene.acms, &["send", "--server", "1", "--answer", "rooms?"]);
+    assert_exit(&unanswered, 1, "", "trunkline: the server has no handler for it\n");
 }
 
 #[test]
