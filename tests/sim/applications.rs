@@ -95,21 +95,23 @@ impl World {
             }
             appserver::Event::LoggedIn { conn, user, .. } => {
                 self.check_login_wait(node, conn);
-                self.befriend(node, conn, user.as_str());
+                self.has_logged_in(node, conn, user.as_str().to_owned());
             }
             appserver::Event::Closed { conn, .. } => self.check_login_wait(node, conn),
             appserver::Event::Located { token, servers } => {
                 assert!(self.locating.remove(&(node, token)), "n{node}: the question {token} is answered twice");
                 self.check_located(&servers);
             }
-            appserver::Event::WatchAsked { conn, id, users, .. } => self.permit(node, conn, id, users),
-            appserver::Event::Presence { user, .. } => panic!("n{node}: no application watches {user}"),
+            appserver::Event::WatchAsked { conn, user, id, users } => {
+                self.watch_asked(node, conn, user.as_str(), id, users);
+            }
+            appserver::Event::Presence { user, online } => self.server_hears_of(node, user.as_str(), online),
             appserver::Event::JoinAsked(join) => self.join_asked(node, join),
             appserver::Event::Members { token, members } => self.server_has_members(node, token, &members),
             appserver::Event::Memory(_)
             | appserver::Event::DrainAsked
             | appserver::Event::Cluster(ClusterState::Up { .. }) => {}
-            appserver::Event::Blob(event) => panic!("nobody sends blobs: {event:?}"),
+            appserver::Event::Blob(event) => self.hear_of_blob(node, event),
         }
     }
 
@@ -191,18 +193,18 @@ impl World {
             client::Event::Replied { id, outcome: Ok(reply) } => {
                 self.model.replied(node, id, &reply.body);
             }
-            client::Event::Replied { id, outcome: Err(_) } if self.members_answered(node, id, None) => {}
+            client::Event::Replied { id, outcome: Err(_) } if self.ask_answered(node, id, None) => {}
             client::Event::Replied { id, outcome: Err(failure) } => {
                 self.query_failed(node, id, failure);
             }
-            client::Event::Presence { user, online } => self.sighted(node, user.as_str(), online),
+            client::Event::Presence { user, online } => self.client_hears_of(node, user.as_str(), online),
             client::Event::Bounced { id, to, cause } => {
                 if !self.broadcast_bounced(node, id, &to, cause) {
                     self.end(node, id, Ending::Bounced(format!("{cause:?}")));
                 }
             }
             client::Event::Answered { id, body } => {
-                let is_known = self.members_answered(node, id, Some(&body)) || self.watches(node);
+                let is_known = self.ask_answered(node, id, Some(&body));
                 assert!(is_known, "{user} has an answer to what it did not ask: {id:x}");
             }
             client::Event::Joined { id, outcome } => self.joined(node, id, &outcome),
@@ -213,7 +215,7 @@ impl World {
                 self.member_changed(node, group.as_str(), user.as_str(), change);
             }
             client::Event::MembersMissed(group) => self.members_missed(node, group.as_str()),
-            client::Event::Blob(event) => panic!("nobody sends blobs: {event:?}"),
+            client::Event::Blob(event) => self.hear_of_blob(node, event),
         }
     }
 
@@ -235,6 +237,11 @@ impl World {
         });
         let newer = newer.map(|engine| engine.online_since);
         assert!(newer.is_none(), "#{serial} of {sender:?} crossed the hub; a newer session is in since {newer:?}");
+    }
+
+    /// Whether the answer, or none, was to an ASK.
+    fn ask_answered(&mut self, node: NodeId, id: u64, body: Option<&[u8]>) -> bool {
+        self.members_answered(node, id, body) || self.watch_answered(node, id, body)
     }
 
     /// A query of a client's or a server's has no reply.
@@ -294,9 +301,6 @@ impl World {
                 engine.sessions += 1;
                 engine.server = welcome.server.0.into();
                 (engine.online, engine.online_since) = (true, now);
-                if engine.sessions == 1 {
-                    self.watch(node);
-                }
                 return;
             }
             client::State::Reconnecting { .. } | client::State::NoServer { .. } => {}
@@ -308,6 +312,8 @@ impl World {
         self.groups.session_ended(node);
         if self.engines[&node].stopped {
             self.groups.engine_gone(node);
+            self.blobs.process_gone(node);
+            self.sightings.process_gone(node);
         }
         let engine = self.engines.get_mut(&node).expect("a client has its engine");
         if std::mem::take(&mut engine.online) {

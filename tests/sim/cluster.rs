@@ -6,6 +6,7 @@ use trunkline::id::ServerId;
 use trunkline::limits;
 use trunkline::role::acms::{self, Acms};
 use trunkline::role::appserver::{self, AppServer, CutOff, Membership, Rates};
+use trunkline::role::blob;
 use trunkline::role::client::{self, Client, Entrance};
 use trunkline::time::{Span, Time};
 use trunkline::wire::Login;
@@ -73,7 +74,7 @@ pub(crate) fn server(now: Time, node: NodeId, boot: u64, settings: &Settings, se
         takes_messages: true,
         takes_queries: true,
         takes_queries_before_login: false,
-        blobs: Default::default(),
+        blobs: blob::Config { taken: true, ..blob::Config::default() },
         asks_joins: true,
         cluster: Some(cluster),
         seed,
@@ -92,7 +93,7 @@ pub(crate) fn client(now: Time, user: &str, entrance: Entrance, seed: [u8; 32]) 
         user: user.parse().expect("a user id"),
         login: Login { password: Some(PASSWORD.to_owned()), ..Login::default() },
         takes_queries: true,
-        blobs: Default::default(),
+        blobs: blob::Config { taken: true, ..blob::Config::default() },
         seed,
     };
     Box::new(Client::new(now, config))

@@ -7,7 +7,9 @@
 
 mod answers;
 mod applications;
+mod blobs;
 mod cluster;
+mod friends;
 mod gatherings;
 mod groups;
 mod losses;
@@ -15,7 +17,6 @@ mod members;
 mod model;
 mod network;
 mod node;
-mod presence;
 mod scenario;
 mod settle;
 mod stranger;

@@ -3,6 +3,7 @@
 use trunkline::id::{ConnId, ServerId, UserId};
 use trunkline::limits;
 use trunkline::role::appserver::JoinRef;
+use trunkline::role::blob::BlobKey;
 use trunkline::role::client::{NoServer, SendError};
 use trunkline::time::{Span, Time};
 use trunkline::wire::{Bounce, Flags};
@@ -52,6 +53,12 @@ pub(crate) enum Step {
     JoinVerdict { node: NodeId, boot: u64, join: JoinRef, accepts: bool },
     /// A program asks again who is in a group.
     AskMembers { node: NodeId, group: String },
+    /// A sender gives a blob up.
+    CancelBlob { node: NodeId, boot: u64, id: u64 },
+    /// An application says whether it wants a blob.
+    BlobVerdict { node: NodeId, boot: u64, key: BlobKey, accepts: bool },
+    /// The application says who a user's friends are.
+    Befriend { node: NodeId, boot: u64, conn: ConnId, user: String },
     /// Something goes wrong.
     Fault(Fault),
     /// A crashed process is started again.
@@ -124,6 +131,21 @@ impl World {
                 }
             }
             Step::AskMembers { node, group } => self.ask_members(node, &group),
+            Step::CancelBlob { node, boot, id } => {
+                if self.nodes[node].boot == boot {
+                    self.cancel_blob(node, id);
+                }
+            }
+            Step::BlobVerdict { node, boot, key, accepts } => {
+                if self.nodes[node].boot == boot {
+                    self.blob_verdict(node, &key, accepts);
+                }
+            }
+            Step::Befriend { node, boot, conn, user } => {
+                if self.nodes[node].boot == boot {
+                    self.befriend(node, conn, &user);
+                }
+            }
             Step::Fault(fault) => self.strike(fault),
             Step::Restart(node) => self.restart(node),
             Step::Heal(a, b) => {
@@ -192,6 +214,12 @@ impl World {
     fn act(&mut self) {
         if !self.plan.groups.is_empty() && self.rng.u8(0..3) == 0 {
             return self.act_in_group();
+        }
+        if self.plan.has_blobs && self.rng.u8(0..8) == 0 {
+            return self.act_with_blob();
+        }
+        if self.plan.has_friends() && self.rng.u8(0..6) == 0 {
+            return self.act_on_friends();
         }
         let Some(node) = self.any_engine() else { return };
         let to = if self.rng.u8(0..20) == 0 { GHOST.to_owned() } else { self.any_user() };

@@ -1,9 +1,12 @@
 //! What one seed is about: each kind of fault is on or off and has odds of its own, so that each seed is another kind of
 //! bad day.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use trunkline::role::appserver::{CutOff, Rates};
 
 use crate::cluster::Settings;
+use crate::friends::Friends;
 
 /// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +99,10 @@ pub(crate) struct Plan {
     pub(crate) slow_answer: u8,
     /// Groups that users are in; none in some.
     pub(crate) groups: Vec<String>,
+    /// Whether blobs are sent.
+    pub(crate) has_blobs: bool,
+    /// Whose comings and goings each user hears of.
+    pub(crate) friends: BTreeMap<String, Friends>,
     /// Whether servers' own code sends and asks.
     pub(crate) servers_talk: bool,
     /// Whether the ACMS says where users log in; else they go anywhere.
@@ -134,8 +141,11 @@ impl Plan {
             let count = rng.usize(1..=4) * (1 + acts / 300);
             faults.extend((0..count).map(|_| (rng.u64(300_000..ends), fault)));
         }
+        let users: Vec<String> = (0..20).map(|number| format!("user{number}")).collect();
+        let friends = draw_friends(rng, &users);
         Plan {
-            users: (0..20).map(|number| format!("user{number}")).collect(),
+            users,
+            friends,
             ends,
             acts,
             faults,
@@ -146,6 +156,7 @@ impl Plan {
             groups: (0..*rng.choice(&[0, 0, 1, 2, 3]).expect("not empty"))
                 .map(|number| format!("group{number}"))
                 .collect(),
+            has_blobs: rng.u8(0..3) == 0,
             servers_talk: rng.bool(),
             assigns: rng.bool(),
             settings: Settings {
@@ -164,6 +175,11 @@ impl Plan {
 
     fn has(&self, kind: impl Fn(Fault) -> bool) -> bool {
         self.faults.iter().any(|(_, fault)| kind(*fault))
+    }
+
+    /// Whether anybody hears of anybody.
+    pub(crate) fn has_friends(&self) -> bool {
+        self.friends.values().any(|friends| *friends != Friends::These(Vec::new()))
     }
 
     /// Whether what connections hold may be too much: then some are closed, and logins are refused for a while.
@@ -217,4 +233,22 @@ impl Plan {
         let is_crash = |fault| matches!(fault, Fault::CrashAcms | Fault::CrashServer);
         !self.has(|fault| (fault.ends_links() || fault.ends_sessions()) && !is_crash(fault))
     }
+}
+
+/// On some days nobody has friends, on others some users hear of a few, and some of everyone.
+fn draw_friends(rng: &mut fastrand::Rng, users: &[String]) -> BTreeMap<String, Friends> {
+    let (share_of_lonely, share_of_curious) =
+        *rng.choice(&[(8, 0), (8, 0), (3, 0), (3, 1), (0, 4)]).expect("not empty");
+    let mut friends_of = |user: &String| {
+        let kind = rng.u8(0..8);
+        if kind < share_of_lonely {
+            return Friends::These(Vec::new());
+        }
+        if kind < share_of_lonely + share_of_curious {
+            return Friends::Everyone;
+        }
+        let friends = (0..4).filter_map(|_| rng.choice(users)).filter(|friend| *friend != user);
+        Friends::These(friends.cloned().collect::<BTreeSet<String>>().into_iter().collect())
+    };
+    users.iter().map(|user| (user.clone(), friends_of(user))).collect()
 }

@@ -9,14 +9,15 @@ use trunkline::role::{Gone, acms};
 use trunkline::time::Span;
 use trunkline::wire::CloseCode;
 
+use crate::blobs::Blobs;
 use crate::cluster::{self, ACMS, SERVERS};
+use crate::friends::Sightings;
 use crate::groups::Groups;
 use crate::losses::Losses;
 use crate::members::Members;
 use crate::model::{Model, Session, checksum};
 use crate::network::{Answer, Death, Network, NodeId, Odds};
 use crate::node::{Clock, Node, Role};
-use crate::presence::Sightings;
 use crate::scenario::Step;
 use crate::swarm::Plan;
 
@@ -93,6 +94,7 @@ pub(crate) struct World {
     pub(crate) model: Model,
     pub(crate) groups: Groups,
     pub(crate) losses: Losses,
+    pub(crate) blobs: Blobs,
     pub(crate) sightings: Sightings,
     /// Servers that send their users to others, until their process ends.
     pub(crate) drains: BTreeSet<NodeId>,
@@ -140,6 +142,7 @@ impl World {
             model: Model::default(),
             groups: Groups::default(),
             losses: Losses::default(),
+            blobs: Blobs::default(),
             sightings: Sightings::default(),
             drains: BTreeSet::new(),
             drains_in_order: true,
@@ -245,6 +248,8 @@ impl World {
 
     fn forget_process(&mut self, node: NodeId) {
         self.model.engine_gone(node);
+        self.blobs.process_gone(node);
+        self.sightings.process_gone(node);
         self.groups.engine_gone(node);
         self.accepted.retain(|(server, _), _| *server != node);
         self.locating.retain(|(server, _)| *server != node);

@@ -88,6 +88,15 @@ impl Presence {
     }
 }
 
+/// For tests that count.
+impl Acms {
+    /// Users that servers watch by name, each as often as it is watched; users who left and are waited for.
+    pub fn presence_counts(&self) -> (usize, usize) {
+        let watched = self.servers.iter().map(|(_, server)| server.interest.users.len()).sum();
+        (watched, self.presence.departures.count())
+    }
+}
+
 /// What servers say.
 impl Acms {
     pub(super) fn watch(&mut self, now: Time, place: u32, info_type: u32, body: &[u8]) -> Result<(), Fault> {
