@@ -1,9 +1,7 @@
 //! Friends on different servers, over real sockets: who hears of whom, and how often.
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use trunkline::{
-    AppServer, Client, ClusterState, Event, Friends, Friendship, Handler, ServerHandle, State, UserId,
-};
+use trunkline::{AppServer, Client, ClusterState, Event, Friends, Friendship, Handler, ServerHandle, State, UserId};
 
 use crate::PATIENCE;
 use crate::cluster::{Cluster, INFO, NO_GRACE, start_acms};
