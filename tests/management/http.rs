@@ -137,6 +137,7 @@ impl Events {
     pub(crate) fn next(&mut self) -> (String, Value) {
         let mut name = None;
         loop {
+            assert!(!self.0.fill_buf().expect("an event in time").is_empty(), "the stream ended");
             let line = line(&mut self.0);
             if let Some(found) = line.strip_prefix("event: ") {
                 name = Some(found.to_owned());

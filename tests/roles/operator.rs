@@ -1,6 +1,5 @@
 //! What an operator sees of the cluster manager's core, and has it do.
 
-use trunkline::role::Core;
 use trunkline::role::acms::{Assignment, Candidate, Event, NoServer, Settled, Standing};
 use trunkline::time::Span;
 use trunkline::{Bounce, ServerId, UserId};
@@ -8,7 +7,7 @@ use trunkline::{Bounce, ServerId, UserId};
 use crate::acms::{Hub, bind, drain, hub, hub_with, log_in, member, register, registering, two_with_users, unsynced};
 use crate::wire_peer::{
     ACK, BOUNCE, BURST_BEGIN, DATA, DRAIN, ERROR, GROUP_DATA, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_ON, KICK, REPLY,
-    Raw, SERVERS, STATE, UNBIND, WANT_ACK,
+    Raw, SERVERS, STATE, SYNCED, UNBIND, WANT_ACK,
 };
 
 const SERVER_DATA: u8 = 0x99;
@@ -36,7 +35,7 @@ fn a_server_is_seen_with_its_pace_and_its_standing() {
     let standing = |hub: &Hub| hub.core.servers(hub.now).map(|view| view.standing).collect::<Vec<_>>();
     assert_eq!(standing(&hub), [Standing::Syncing]);
     hub.put(conn, Raw::of(BURST_BEGIN));
-    hub.put(conn, Raw::of(0x89));
+    hub.put(conn, Raw::of(SYNCED));
     assert_eq!(standing(&hub), [Standing::Open]);
     let report = |frames: u64| Raw::of(STATE).body(format!(r#"{{"frames":{frames},"bytes":{}}}"#, frames * 100));
     hub.pass_ms(1_000);
@@ -122,7 +121,7 @@ fn a_page_looks_at_a_bounded_number_of_places_however_many_users_match() {
     assert_eq!((page.users.len(), page.next), (10, Some(10)));
 }
 
-/// As they come, and those of a lost server as they are swept.
+/// As they come and go, but not those of a burst or of a lost server.
 #[test]
 fn users_are_told_of_only_to_those_who_ask() {
     let mut hub = hub();
@@ -146,10 +145,12 @@ fn users_are_told_of_only_to_those_who_ask() {
     hub.put(b, Raw::of(UNBIND).from("carol").id(9));
     assert_eq!(told(&mut hub), ["carol off"]);
     hub.reset(a);
-    while hub.core.deadline().is_some_and(|due| due <= hub.now) {
-        hub.turn();
-    }
-    assert_eq!(told(&mut hub), ["alice off"]);
+    hub.put(b, Raw::of(BURST_BEGIN));
+    hub.put(b, bind(&[(1, 0, "bob"), (10, 0, "dora")]));
+    hub.put(b, Raw::of(SYNCED).info(2));
+    assert_eq!(told(&mut hub), Vec::<String>::new(), "what concerns many is told of the server");
+    hub.put(b, Raw::of(UNBIND).from("dora").id(10));
+    assert_eq!(told(&mut hub), ["dora off"]);
 }
 
 #[test]

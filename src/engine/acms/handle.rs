@@ -108,14 +108,14 @@ pub enum ClusterEvent {
         /// Its boot number.
         incarnation: u64,
     },
-    /// A server has told of all its users.
+    /// A server has told of all its users, at once: none of them is a [`ClusterEvent::UserOnline`].
     ServerSynced {
         /// Which.
         server: ServerId,
         /// How many there are.
         users: u32,
     },
-    /// A server is out, and its users with it.
+    /// A server is out, and its users with it: none of them is a [`ClusterEvent::UserOffline`].
     ServerLost {
         /// Which.
         server: ServerId,
@@ -124,14 +124,14 @@ pub enum ClusterEvent {
         /// Why.
         cause: String,
     },
-    /// A user is in, or in on another server. May be told again for a user who is in.
+    /// A user has come, or is in on another server now.
     UserOnline {
         /// Who.
         user: UserId,
         /// Where.
         server: ServerId,
     },
-    /// A user is out. The users of a server that is lost are told so one by one behind that, unless they are in again.
+    /// A user has left.
     UserOffline {
         /// Who.
         user: UserId,

@@ -206,8 +206,11 @@ impl Acms {
         let newcomer_of = (server.synced && !was_moving).then_some(server.id);
         self.reservations.redeem(user.as_bytes(), newcomer_of);
         server.digest.add(server.incarnation, user.as_bytes(), session);
-        let (id, tenure) = (server.id, server.tenure);
-        self.note_online(&user, id);
+        let (id, tenure, synced) = (server.id, server.tenure, server.synced);
+        // A burst is told of as a whole, at its end.
+        if synced {
+            self.note_online(&user, id);
+        }
         self.directory.bind(user, Binding { tenure, place, session, since });
     }
 

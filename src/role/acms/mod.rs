@@ -106,15 +106,15 @@ pub enum Event {
         /// Which server.
         server: ServerId,
     },
-    /// A user is in, or is so on another server, or its server has told of it anew. Only where [`Acms::tell_of_users`]
-    /// asked for it.
+    /// A user has come, or is in on another server now. Those that a server's burst tells of are not: [`Event::Synced`] says
+    /// how many there are. Only where [`Acms::tell_of_users`] asked for it.
     Online {
         /// Who.
         user: UserId,
         /// Where.
         server: ServerId,
     },
-    /// A user is out; one of a lost server some time behind [`Event::Lost`], unless the user is in again. Only where asked
+    /// A user has left. Those of a lost server are not told of: [`Event::Lost`] says how many they were. Only where asked
     /// for.
     Offline {
         /// Who.

@@ -194,7 +194,6 @@ impl Acms {
             servers.get(binding.place as usize).is_some_and(|server| server.tenure == binding.tenure)
         };
         for user in self.directory.sweep(places, stands) {
-            self.note_offline(user.as_bytes());
             self.wait_for(now, user.as_bytes());
         }
     }
