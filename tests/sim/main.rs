@@ -1,9 +1,10 @@
 //! The cluster under a simulated network: real cores, virtual time, byte streams that are cut, late, full and broken.
 //!
 //! One ACMS, three application servers, twenty users. `swarm` draws what kind of bad day a seed is, `scenario` lets it
-//! happen, `applications` hears what the cores say, `model`, `members` and `losses` know what may become of a message,
-//! `presence` what was told of users, `settle` what must be true at the end. `SIM_SEED=n` replays one seed and prints its trace; `SIM_SEEDS=m` and `SIM_FIRST=n` choose
-//! others; `SIM_STEPS=k` sets how much users do in each. Add `-- --nocapture` to see it.
+//! happen, `applications` hears what the cores say, `answers` what is made of queries, `model`, `members` and `losses` know
+//! what may become of a message, `groups` and `gatherings` what of groups, `friends` who hears of whom, `blobs` what of
+//! blobs, `settle` what must be true at the end. `SIM_SEED=n` replays one seed and prints its trace; `SIM_SEEDS=m` and
+//! `SIM_FIRST=n` choose others; `SIM_STEPS=k` sets how much users do in each. Add `-- --nocapture` to see it.
 
 mod answers;
 mod applications;
