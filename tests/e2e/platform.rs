@@ -11,7 +11,7 @@ use trunkline::{
 };
 
 use crate::PATIENCE;
-use crate::engines::{Engine, id, member, message, outcome, parts, query, start_acms, stopped};
+use crate::engines::{Engine, event, id, member, message, outcome, parts, query, start_acms, stopped};
 
 /// Information types that [`Desk`] tells apart: it answers, or fails, or declines, or keeps the query to itself.
 const ANSWER: u32 = 1;
@@ -252,7 +252,7 @@ fn each_end_of_a_session_is_told_apart_at_the_client() {
 
     let interrupted = as1.connect("bob");
     as1.handle.stop();
-    match interrupted.events().recv_timeout(PATIENCE).expect("a state") {
+    match event(&interrupted) {
         Event::State(State::Reconnecting { gone, pause, .. }) => {
             assert_eq!(gone, trunkline::Gone::ClosedByPeer(CloseCode::SHUTDOWN));
             assert!(pause.as_millis() > 0);
