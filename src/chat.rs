@@ -1,9 +1,11 @@
 //! A conversation in lines of text, for `trunkline-chat` and `trunkline demo`.
 
+mod blobs;
 mod groups;
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, bounded};
@@ -25,6 +27,7 @@ const HELP: &str = "\
 /leave GROUP  hear it no more
 /say GROUP .. say it to all in GROUP
 /members GROUP  who is in GROUP, and on which server
+/blob FILE    send a file to whom you write to
 /help         this
 /quit         leave
 anything else is sent to whom you write to";
@@ -40,6 +43,9 @@ pub struct Chat {
     sent: VecDeque<Sent>,
     asked: Option<Pending<Result<Result<Answer, QueryFailure>, SendError>>>,
     joining: Option<groups::Joining>,
+    files: Vec<blobs::SentFile>,
+    /// Where the files of others are saved; without it they are refused.
+    blob_dir: Option<PathBuf>,
     all_delivered: bool,
     was_interrupted: bool,
 }
@@ -65,6 +71,8 @@ enum Next {
     Outcome(usize),
     Answer,
     Join,
+    File(usize),
+    FilesGoOn,
     EchoLate,
 }
 
@@ -84,6 +92,8 @@ impl Chat {
             sent: VecDeque::new(),
             asked: None,
             joining: None,
+            files: Vec::new(),
+            blob_dir: None,
             all_delivered: true,
             was_interrupted: false,
         }
@@ -112,7 +122,7 @@ impl Chat {
         }
         let mut input_open = true;
         loop {
-            let is_asking = self.asked.is_some() || self.joining.is_some();
+            let is_asking = self.asked.is_some() || self.joining.is_some() || !self.files.is_empty();
             let idle = self.sent.is_empty() && !is_asking && self.awaited_echo().is_none();
             if !input_open && idle {
                 break;
@@ -134,6 +144,8 @@ impl Chat {
                 Next::Outcome(place) => self.show_outcome(place, output)?,
                 Next::Answer => self.show_answer(output)?,
                 Next::Join => self.show_join(output)?,
+                Next::File(place) => self.show_sent_file(place, output)?,
+                Next::FilesGoOn => self.show_progress(output)?,
                 Next::EchoLate => {
                     writeln!(output, "no echo within {} s", ECHO_PATIENCE.as_secs())?;
                     self.all_delivered = false;
@@ -165,11 +177,15 @@ impl Chat {
         }
         let answer = self.asked.as_ref().map(|asked| select.recv(asked.receiver()));
         let join = self.joining.as_ref().map(|joining| select.recv(joining.outcome.receiver()));
+        let files: Vec<usize> = self.files.iter().map(|file| select.recv(file.handle.receiver())).collect();
         let line = takes_lines.then(|| select.recv(lines));
-        let ready = match self.awaited_echo() {
-            Some(since) => match select.ready_deadline(since + ECHO_PATIENCE) {
+        let echo_ends = self.awaited_echo().map(|since| since + ECHO_PATIENCE);
+        let tick = (!files.is_empty()).then(|| now() + blobs::PROGRESS_TICK);
+        let ready = match echo_ends.into_iter().chain(tick).min() {
+            Some(ends) => match select.ready_deadline(ends) {
                 Ok(ready) => ready,
-                Err(_) => return Next::EchoLate,
+                Err(_) if Some(ends) == echo_ends => return Next::EchoLate,
+                Err(_) => return Next::FilesGoOn,
             },
             None => select.ready(),
         };
@@ -178,7 +194,10 @@ impl Chat {
             ready if Some(ready) == answer => Next::Answer,
             ready if Some(ready) == join => Next::Join,
             ready if Some(ready) == line => Next::Line(lines.try_recv().ok()),
-            ready => Next::Outcome(ready - events - 1),
+            ready => match files.iter().position(|file| *file == ready) {
+                Some(place) => Next::File(place),
+                None => Next::Outcome(ready - events - 1),
+            },
         }
     }
 
@@ -202,6 +221,7 @@ impl Chat {
                 Ok(pending) => self.asked = Some(pending),
                 Err(error) => writeln!(output, "cannot ask: {error}")?,
             },
+            "/blob" => self.send_file(rest, output)?,
             command if self.obey_for_group(command, rest, output)? => {}
             command if command.starts_with('/') => writeln!(output, "{command} is not known; /help tells what is")?,
             _ => self.send(line, output)?,
@@ -305,7 +325,8 @@ impl Chat {
             Event::Member { group, user, change } => self.show_member(&group, &user, change, output)?,
             Event::MembersMissed(group) => writeln!(output, "[{group}] some may have come or gone; /members {group}")?,
             Event::Undelivered { to: Some(to), cause, .. } => self.show_undelivered(&to, cause, output)?,
-            Event::Undelivered { to: None, .. } | Event::Blob(_) => {}
+            Event::Undelivered { to: None, .. } => {}
+            Event::Blob(incoming) => self.show_blob(incoming, output)?,
             Event::State(State::Online { welcome, .. }) => {
                 let again = if self.was_interrupted { "again " } else { "" };
                 writeln!(output, "{again}{}", connected(self.client.user(), &welcome))?;

@@ -514,12 +514,18 @@ fn the_users_file_lists_who_may_log_in() {
 fn a_chat_needs_a_user_from_anywhere() {
     let chat: ChatSettings = settings::<ChatArgs>(&["--user", "alice"]);
     assert_eq!((server_of(&chat).as_str(), chat.user.as_str()), ("127.0.0.1:6000", "alice"));
-    assert_eq!((chat.password, chat.to), (None, None));
+    assert_eq!((chat.password, chat.to, chat.blob_dir), (None, None, None));
     let dir = Dir::new("chat");
     let file = dir.file("chat.toml", "user = \"alice\"\nserver = \"as01\"\nto = \"bob\"\npassword = \"wonder\"\n");
     let chat = settings::<ChatArgs>(&["--config", &file, "--to", "carol"]);
     assert_eq!((server_of(&chat).as_str(), chat.user.as_str()), ("as01:6000", "alice"));
     assert_eq!((chat.password.as_deref(), chat.to.expect("a flag").as_str()), (Some("wonder"), "carol"));
+    let here = dir.file("here", "");
+    let folder = std::path::Path::new(&here).parent().expect("a file is in a folder").to_string_lossy().into_owned();
+    let chat = settings::<ChatArgs>(&["--user", "alice", "--blob-dir", &folder]);
+    assert_eq!(chat.blob_dir.as_deref(), Some(std::path::Path::new(&folder)));
+    let refused = error::<ChatArgs>(&["--user", "alice", "--blob-dir", &here]).to_string();
+    assert_eq!(refused, format!("cannot read {here}: Not a directory (os error 20)"));
     assert_eq!(check(CHAT, &[], &[]).status.code(), Some(2));
     assert_exit(&check(CHAT, &[("TRUNKLINE_USER", "alice")], &[]), 0, "configuration ok\n", "");
 }

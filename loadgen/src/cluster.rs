@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use trunkline::net::Tuning;
 use trunkline::role::appserver::ClusterState;
-use trunkline::{Acms, AppServer, Handler, Membership, ServerHandle, ServerId};
+use trunkline::{Acms, AppServer, Handler, Membership, Nobody, ServerHandle, ServerId};
 
 use crate::dialect::Dialect;
 use crate::process::{Server, end_with_parent, part, say_ready};
@@ -156,7 +156,7 @@ pub(crate) fn run_appserver(id: u16, acms: SocketAddr, tuning: Tuning, limited: 
     end_with_parent();
     let (tell, told) = crossbeam_channel::bounded(1);
     let membership = Membership::new(ServerId(id), acms.to_string());
-    let mut builder = AppServer::builder().cluster(membership).handler(Ready(tell)).tuning(tuning);
+    let mut builder = AppServer::builder().cluster(membership).friends(Nobody).handler(Ready(tell)).tuning(tuning);
     if !limited {
         builder = builder.max_accepts_per_second(0).max_messages_per_second(0).max_bytes_per_second(0);
     }

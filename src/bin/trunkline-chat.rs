@@ -21,8 +21,8 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: ChatSettings) -> Result<bool, String> {
-    let ChatSettings { entrance, user, password, to } = settings;
-    let mut builder = Client::builder(user.as_str());
+    let ChatSettings { entrance, user, password, to, blob_dir } = settings;
+    let mut builder = Client::builder(user.as_str()).takes_blobs();
     if let Some(password) = password {
         builder = builder.password(password);
     }
@@ -34,7 +34,7 @@ fn run(settings: ChatSettings) -> Result<bool, String> {
             builder.connect_via_acms(&url, token.as_deref()).map_err(|error| error.to_string())
         }
     }?;
-    let mut chat = Chat::new(client, to);
+    let mut chat = Chat::new(client, to).saving_in(blob_dir);
     if io::stdin().is_terminal() {
         chat = chat.interactive();
     }

@@ -17,6 +17,8 @@ pub struct ChatSettings {
     pub password: Option<String>,
     /// Who a line is sent to that names nobody; none where each line must name someone.
     pub to: Option<UserId>,
+    /// Where files of others are saved; none where they are refused.
+    pub blob_dir: Option<PathBuf>,
 }
 
 /// Where a chat client connects to.
@@ -55,6 +57,9 @@ pub struct ChatArgs {
     /// User to send lines to that name nobody
     #[arg(long, value_name = "USER")]
     to: Option<UserId>,
+    /// Folder that files of others are saved in; without it they are refused
+    #[arg(long, value_name = "FOLDER")]
+    blob_dir: Option<PathBuf>,
 }
 
 impl Arguments for ChatArgs {
@@ -68,7 +73,11 @@ impl Arguments for ChatArgs {
             (Some(server), None) => ChatEntrance::Server(server),
             (None, None) => ChatEntrance::Server(HostPort { host: "127.0.0.1".to_owned(), port: CLIENT_PORT }),
         };
-        Ok(ChatSettings { entrance, user: self.user, password: self.password, to: self.to })
+        if let Some(path) = &self.blob_dir {
+            std::fs::read_dir(path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        }
+        let ChatArgs { user, password, to, blob_dir, .. } = self;
+        Ok(ChatSettings { entrance, user, password, to, blob_dir })
     }
 }
 

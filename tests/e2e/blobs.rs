@@ -8,6 +8,7 @@ use trunkline::{
 
 use crate::PATIENCE;
 use crate::engines::{Engine, event, id, member, start_acms};
+use crate::program::{CHAT, Program};
 
 const MIB: usize = 1 << 20;
 
@@ -224,4 +225,44 @@ fn what_is_received_and_not_let_go_of_is_bounded() {
     drop(cluster.servers[0].whole.recv_timeout(PATIENCE).expect("the first"));
     // What is let go of is told to the engine before what is sent then.
     assert_eq!(send(MIB), Ok(Ok(())));
+}
+
+#[test]
+fn the_chat_sends_a_file_and_saves_it_where_it_is_told_to() {
+    let cluster = Two::start();
+    let dir = std::env::temp_dir().join(format!("trunkline-blobs-{}", std::process::id()));
+    let saved = dir.join("saved");
+    std::fs::create_dir_all(&saved).expect("a folder of this test's");
+    let file = dir.join("notes.txt");
+    std::fs::write(&file, body(MIB)).expect("a file of this test's");
+    let chat = |place: usize, user: &str, more: &[&str]| {
+        let addr = &cluster.servers[place].addr;
+        let program = Program::start(CHAT, &[&["--server", addr, "--user", user], more].concat());
+        program.stdout.line_with("connected as");
+        program
+    };
+    let bob = chat(1, "bob", &["--blob-dir", &saved.to_string_lossy()]);
+    let carol = chat(1, "carol", &[]);
+    let mut alice = chat(0, "alice", &["--to", "bob"]);
+    let line = format!("/blob {}\n", file.display());
+    alice.write(&[&line[..], &line, "/to carol\n", &line, "/blob /dev/null\n"].concat());
+    alice.expect_exit(1);
+    let said = alice.stdout.text();
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("to ") || line.contains("/blob")).skip(1).collect();
+    assert_eq!(
+        lines,
+        [
+            "notes.txt: delivered to bob, 1048576 bytes",
+            "notes.txt: delivered to bob, 1048576 bytes",
+            "writing to carol",
+            "notes.txt: failed, to carol: refused: no files are taken here",
+            "/blob /dev/null: not a file",
+        ]
+    );
+    carol.stdout.line_with("alice wants to send the file \"notes.txt\", 1048576 bytes; --blob-dir lets it in");
+    bob.stdout.lines_with("alice: saved", 2);
+    for name in ["notes.txt", "notes.txt.1"] {
+        assert!(std::fs::read(saved.join(name)).expect("it is saved") == body(MIB), "{name}");
+    }
+    std::fs::remove_dir_all(&dir).expect("a folder of this test's");
 }

@@ -302,10 +302,10 @@ fn what_others_say_and_what_is_out_of_turn_settles_nothing() {
     program.put(conn, Raw { from: b"mallory".into(), ..reply(id, ERROR, b"\x01") });
     program.put(conn, Raw { from: Vec::new(), ..credit(id, 0) });
     program.put(conn, credit(id, 1));
-    program.put(conn, reply(id, MORE, b"short"));
     program.silent(conn);
     program.put(conn, credit(id, 0));
     program.frames(conn);
+    program.put(conn, reply(id, MORE, b"short"));
     program.put(conn, credit(id, u64::MAX));
     program.put(conn, credit(id, PART as u64 + 1));
     program.put(conn, reply(id, 0, b"fine"));
@@ -506,6 +506,7 @@ fn what_is_offered_and_received_is_bounded_in_number_and_bytes() {
         program.put(conn, manifest(id, 1_000));
         program.core.accept_blob(program.now, &key("bob", id));
     }
+    program.turn();
     program.frames(conn);
     program.put(conn, manifest(5, 1));
     assert_eq!(program.frame(conn), refuses(5, b"\x03"), "the fifth of one sender");

@@ -272,7 +272,8 @@ fn the_cluster_hears_of_the_first_and_the_last_member() {
     server.put(alice, Raw::of(GROUP_LEAVE).id(7).to("chess").from("alice"));
     assert_eq!(server.frames(up), [event(LEFT, "alice")]);
     server.reset(bob);
-    let unbind = Raw::of(UNBIND).id(bobs).from("bob");
+    // It may be back.
+    let unbind = Raw::of(UNBIND).info(1003).id(bobs).from("bob");
     assert_eq!(server.frames(up), [event(OFFLINE, "bob"), Raw::of(GROUP_OFF).to("chess"), unbind]);
 }
 
@@ -320,15 +321,15 @@ fn a_burst_tells_of_the_groups_before_it_ends() {
 fn members_are_told_that_they_missed_something_once_the_link_is_back() {
     let (mut server, up) = joined();
     let alice = member_through(&mut server, up, "alice");
-    server.put(up, Raw::of(RESYNC));
-    server.silent(alice);
+    let missed = Raw::of(GROUP_EVENT).info(MISSED).to("chess");
     server.reset(up);
     server.silent(alice);
     server.pass_ms(200);
     let up = appserver::register(&mut server);
-    assert_eq!(server.frame(alice), Raw::of(GROUP_EVENT).info(MISSED).to("chess"));
+    assert_eq!(server.frame(alice), missed);
+    // The burst's beginning made the ACMS forget that there is a member here.
     server.put(up, Raw::of(RESYNC));
-    server.silent(alice);
+    assert_eq!(server.frame(alice), missed);
 }
 
 #[test]

@@ -55,6 +55,13 @@ fn pairs() {
 }
 
 #[test]
+fn groups_on_both_servers() {
+    let outcome = writes("--clients 8 --scenario groups");
+    assert_eq!(outcome["bounced"], 0, "{outcome}");
+    writes("--clients 404 --scenario groups --window 2 --size 24..2000");
+}
+
+#[test]
 fn both_with_a_window() {
     writes("--clients 6 --scenario both --window 16");
 }

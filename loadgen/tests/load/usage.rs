@@ -29,7 +29,7 @@ fn sizes() {
 fn other_arguments() {
     refuses(
         "--scenario quarrel",
-        "[possible values: pairs, both, random, many-to-one, idle, storm, churn, slow, one-flooder, one-stalled]",
+        "[possible values: pairs, both, random, many-to-one, idle, storm, churn, slow, one-flooder, one-stalled, groups]",
     );
     refuses("--clients 7", "not an even number");
     refuses("--clients 0", "not an even number");
