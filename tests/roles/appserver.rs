@@ -789,7 +789,7 @@ fn a_kick_of_a_user_elsewhere_goes_up() {
     let (mut server, up) = joined();
     assert!(server.core.kick(server.now, &user("zoe"), "be nice"));
     server.turn();
-    assert_eq!(server.frame(up), Raw::of(KICK).info(1510).to("zoe"));
+    assert_eq!(server.frame(up), Raw::of(KICK).info(1510).to("zoe").body("be nice"));
 }
 
 #[test]
