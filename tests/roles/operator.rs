@@ -84,11 +84,12 @@ fn a_server_is_asked_to_drain_and_another_is_removed() {
 fn a_user_is_ended_wherever_it_is_or_not_found() {
     let mut hub = hub_with(|config| config.directory_grace = Span::from_secs(1));
     let (a, _) = two_with_users(&mut hub);
-    assert_eq!(hub.core.evict(hub.now, &user("alice")), Ok(()));
-    assert_eq!(hub.core.evict(hub.now, &user("nobody")), Err(Bounce::Retry));
+    assert_eq!(hub.core.evict(hub.now, &user("alice"), "enough"), Ok(()));
+    assert_eq!(hub.core.evict(hub.now, &user("nobody"), ""), Err(Bounce::Retry));
     hub.turn();
     let kick = hub.frame(a);
     assert_eq!((kick.kind, kick.info, kick.to.as_slice()), (KICK, 1510, &b"alice"[..]));
+    assert_eq!(kick.text(), "enough");
 }
 
 #[test]
