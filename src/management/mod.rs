@@ -1,8 +1,8 @@
 //! HTTP for operators, on a thread of its own.
 //!
-//! It asks the reactor by commands over a bounded channel and waits for the answers; the reactor never waits for it. What
-//! strangers can do here is bounded in `limits`: connections, bytes, and time, of this thread and of no other. `mod` is the
-//! thread and its connections, `access` who may ask, `acms` and `appserver` what can be asked of each.
+//! It asks the reactor by commands over a bounded channel and waits for the answers; the reactor never waits for it.
+//! What strangers can do here is bounded in `limits`: connections, bytes, and time, of this thread and of no other.
+//! `mod` is the thread and its connections, `access` who may ask, `acms` and `appserver` what can be asked of each.
 
 mod access;
 mod acms;

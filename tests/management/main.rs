@@ -1,5 +1,5 @@
-//! The management port from outside: what an operator sees and does, by HTTP over real sockets, and what strangers can do
-//! to it.
+//! The management port from outside: what an operator sees and does, by HTTP over real sockets, and what strangers can
+//! do to it.
 //!
 //! Nothing waits for time to pass: each wait is for an event, and [`PATIENCE`] only ends a wait that has failed.
 #![cfg(feature = "management")]

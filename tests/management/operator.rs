@@ -114,9 +114,11 @@ fn a_server_that_is_removed_does_not_come_back() {
 fn a_user_is_kicked_from_whatever_server() {
     let cluster = Cluster::of(2);
     let bob = cluster.server(1).client("bob");
-    assert_eq!(cluster.delete("/v1/users/bob").status, 204);
+    assert_eq!(cluster.delete("/v1/users/bob?text=not%20here").status, 204);
     let stopped = next_state(&bob, |state| matches!(state, State::Stopped { .. }));
-    assert!(matches!(stopped, State::Stopped { code: CloseCode::KICKED, .. }), "{stopped:?}");
+    let State::Stopped { code, text } = stopped else { unreachable!("it was looked for") };
+    assert_eq!((code, text.as_str()), (CloseCode::KICKED, "not here"));
+    cluster.delete(&format!("/v1/users/bob?text={}", "x".repeat(513))).problem(400);
     until(|| cluster.delete("/v1/users/bob").status, |status| *status == 404);
     assert_eq!(cluster.delete("/v1/users/bob").problem(404), "bob is not online");
     cluster.delete(&format!("/v1/users/{}", "x".repeat(65))).problem(400);
@@ -197,7 +199,7 @@ fn an_embedder_has_the_same_as_calls() {
     assert_eq!(assigned.server.0, 0);
     let page = handle.users(None, None, 10).expect("room").wait().expect("it runs");
     assert_eq!((page.users.len(), page.next), (1, None));
-    assert_eq!(handle.kick("bob".parse().expect("an id")).expect("room").wait().expect("it runs"), Ok(()));
+    assert_eq!(handle.kick("bob".parse().expect("an id"), "enough").expect("room").wait().expect("it runs"), Ok(()));
     assert_eq!(handle.vitals().expect("room").wait().expect("it runs").servers, 2);
     drop(bob);
 }

@@ -368,7 +368,7 @@ fn what_a_member_says_wrong_has_its_code() {
         (1503, Raw::of(RESYNC)),
         (1503, Raw::of(LOGIN).from("alice")),
         (1503, Raw::of(0x20).to("g").from("alice")),
-        (1503, Raw::of(0xA0)),
+        (1503, Raw::of(0x9E)),
         (1505, Raw::of(STATE).body([0; 13])),
         (1505, claim(1, "alice").info(2)),
         (1505, claim(1, "")),

@@ -142,6 +142,11 @@ impl World {
         if self.model.is_of_former(node, id) || self.is_of_groups(node, id, &outcome) {
             return;
         }
+        // A server cannot tell a message's bounce from one that comes behind the end of a query or a blob.
+        let has_ended = self.model.has_failed(node, id) || self.blobs.is_one(node, id);
+        if has_ended && matches!(outcome, Outcome::Bounced(_)) {
+            return;
+        }
         match outcome {
             Outcome::Replied { failed: false, body, .. } => self.model.replied(node, id, &body),
             Outcome::Replied { failed: true, body, .. } => {

@@ -53,6 +53,11 @@ impl Blobs {
         self.offered.retain(|(at, _)| *at != node);
     }
 
+    /// Whether the id is a blob's.
+    pub(crate) fn is_one(&self, node: NodeId, id: u64) -> bool {
+        self.ids.contains_key(&(node, id))
+    }
+
     fn settle(&mut self, node: NodeId, id: u64, outcome: Result<(), BlobFailure>) -> (u64, &Sent) {
         let serial = *self.ids.get(&(node, id)).unwrap_or_else(|| panic!("{outcome:?} of the blob {id}, never sent"));
         let sent = self.sent.get_mut(&serial).expect("an id has its blob");

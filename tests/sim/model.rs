@@ -274,6 +274,12 @@ impl Model {
         (serial, sent.to.clone(), sent.at)
     }
 
+    /// Whether its sender was told that no answer came.
+    pub(crate) fn has_failed(&self, engine: usize, id: u64) -> bool {
+        let sent = self.ids.get(&(engine, id)).and_then(|serial| self.sent.get(serial));
+        sent.is_some_and(|sent| sent.endings.iter().any(|ending| matches!(ending, Ending::Failed(_))))
+    }
+
     /// Who sent it, and when.
     pub(crate) fn origin(&self, serial: u64) -> (Session, u64) {
         let sent = &self.sent[&serial];

@@ -64,7 +64,7 @@ pub(crate) enum Command {
     Servers(Asker<Vec<ServerView>>),
     Change { server: ServerId, change: ServerChange, asker: Asker<bool> },
     Assign { user: Option<UserId>, asker: Asker<Result<Assigned, NoServer>> },
-    Kick { user: UserId, asker: Asker<Result<(), Bounce>> },
+    Kick { user: UserId, text: String, asker: Asker<Result<(), Bounce>> },
     Users { server: Option<ServerId>, after: u64, limit: usize, asker: Asker<DirectoryPage> },
     Message { message: OperatorMessage, asker: Asker<MessageOutcome> },
     Members { group: GroupId, asker: Asker<MessageOutcome> },
@@ -196,9 +196,10 @@ impl AcmsHandle {
         self.ask(|asker| Command::Assign { user, asker })
     }
 
-    /// Ends the user's session with KICKED, whichever server it is on. OFFLINE or RETRY where the user is not found.
-    pub fn kick(&self, user: UserId) -> Result<Pending<Result<(), Bounce>>, Overloaded> {
-        self.ask(|asker| Command::Kick { user, asker })
+    /// Ends the user's session with KICKED and the text, of at most 512 bytes, whichever server it is on. OFFLINE or RETRY where the user is not found.
+    pub fn kick(&self, user: UserId, text: &str) -> Result<Pending<Result<(), Bounce>>, Overloaded> {
+        let text = text.to_owned();
+        self.ask(|asker| Command::Kick { user, text, asker })
     }
 
     /// Some of all users, or of one server's, from where the page before ended; `None` is the beginning. At most 1,000.

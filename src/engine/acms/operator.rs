@@ -30,7 +30,7 @@ impl Acms {
             Command::Servers(asker) => asker.tell(self.core.servers(now).collect()),
             Command::Change { server, change, asker } => asker.tell(self.change(now, server, change)),
             Command::Assign { user, asker } => asker.tell(self.core.assign(now, user.as_ref())),
-            Command::Kick { user, asker } => asker.tell(self.core.evict(now, &user)),
+            Command::Kick { user, text, asker } => asker.tell(self.core.evict(now, &user, &text)),
             Command::Users { server, after, limit, asker } => asker.tell(self.core.users(server, after, limit)),
             Command::Message { message, asker } => {
                 let sent = self.send(now, &message);

@@ -1,5 +1,5 @@
-//! What a cluster manager's operator can ask: `mod` is where each path leads, `servers` and `users` what is behind those
-//! names, `messages` what an operator says, `events` the stream of what happens.
+//! What a cluster manager's operator can ask: `mod` is where each path leads, `servers` and `users` what is behind
+//! those names, `messages` what an operator says, `events` the stream of what happens.
 
 mod events;
 mod messages;

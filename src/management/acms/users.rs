@@ -88,13 +88,25 @@ pub(super) async fn one(
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KickAsked {
+    #[serde(default)]
+    text: String,
+}
+
 pub(super) async fn kick(
     State(handle): State<AcmsHandle>,
     id: Result<Path<String>, PathRejection>,
+    asked: Result<Query<KickAsked>, QueryRejection>,
 ) -> Result<StatusCode, Problem> {
     let user = parse_user(&path(id)?)?;
+    let KickAsked { text } = query(asked)?;
+    if text.len() > limits::CLOSE_TEXT_BYTES_MAX {
+        return Err(Problem::bad_request(format!("text has at most {} bytes", limits::CLOSE_TEXT_BYTES_MAX)));
+    }
     let found = user.clone();
-    match ask_reactor(&handle, |asker| Command::Kick { user, asker }).await? {
+    match ask_reactor(&handle, |asker| Command::Kick { user, text, asker }).await? {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(cause) => Err(absent(&found, cause)),
     }

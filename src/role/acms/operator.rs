@@ -108,15 +108,15 @@ impl Acms {
         true
     }
 
-    /// Ends the user's session, wherever it is.
+    /// Ends the user's session with KICKED and the text, wherever it is.
     ///
     /// # Errors
     /// The user is not found: OFFLINE, or RETRY while that is not certain.
-    pub fn evict(&mut self, now: Time, user: &UserId) -> Result<(), Bounce> {
+    pub fn evict(&mut self, now: Time, user: &UserId, text: &str) -> Result<(), Bounce> {
         if self.whereabouts(user.as_bytes()).is_none() {
             return Err(self.absence(now, user.as_bytes()));
         }
-        self.kick(now, user.as_bytes(), CloseCode::KICKED.to_wire(), b"");
+        self.kick(now, user.as_bytes(), CloseCode::KICKED.to_wire(), text.as_bytes());
         self.close_overwhelmed(now);
         Ok(())
     }

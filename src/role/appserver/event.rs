@@ -70,7 +70,8 @@ pub enum Event {
     },
     /// A blob is offered, comes, or goes.
     Blob(BlobEvent),
-    /// What became of a message or query of the server's own.
+    /// What became of a message or query of the server's own. A BOUNCE that comes behind the end of a query or a blob is told
+    /// as well: whoever waits for it no more ignores it.
     Outcome {
         /// The id that [`AppServer::send`](super::AppServer::send) gave.
         id: u64,
