@@ -10,8 +10,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use trunkline::role::client::QueryFailure as Failure;
 use trunkline::{
     Acms, AppServer, AppServerBuilder, Bounce, Client, CloseCode, Cluster, ClusterState, ConnectError, Denied, Event,
-    Gone, Handler, Incoming, LoginRequest, Membership, Message, Pending, Query, Refusal, Relogin, Responder, Running,
-    SendError, SendFailure, ServerHandle, ServerId, State, Undelivered, UserId,
+    Gone, Handler, Incoming, LoginRequest, Membership, Message, Nobody, Pending, Query, Refusal, Relogin, Responder,
+    Running, SendError, SendFailure, ServerHandle, ServerId, State, Undelivered, UserId,
 };
 
 use crate::port::Port;
@@ -128,7 +128,8 @@ impl Server {
 
     fn start_at(builder: AppServerBuilder, addr: &str) -> Server {
         let (sender, heard) = unbounded();
-        let server = builder.handler(Recorder(sender)).bind(addr).expect("the port is free");
+        // Who comes and goes is other tests' business.
+        let server = builder.friends(Nobody).handler(Recorder(sender)).bind(addr).expect("the port is free");
         let (addr, handle) = (server.local_addr().to_string(), server.handle());
         let stop = handle.clone();
         let stop = Box::new(move || stop.stop());

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use trunkline::{Acms, AppServer, Gone, Handler, Membership, Running, ServerHandle, ServerId, UserId};
+use trunkline::{Acms, AppServer, Gone, Handler, Membership, Nobody, Running, ServerHandle, ServerId, UserId};
 
 use crate::program::{ACMS, APPSERVER, Program};
 use crate::raw::{
@@ -38,7 +38,7 @@ impl Server {
 
     fn start_with(membership: Option<Membership>) -> Server {
         let (sender, goings) = unbounded();
-        let mut builder = AppServer::builder().handler(Goings(sender));
+        let mut builder = AppServer::builder().friends(Nobody).handler(Goings(sender));
         if let Some(membership) = membership {
             builder = builder.cluster(membership);
         }
