@@ -263,7 +263,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest() {
     );
     assert_eq!(
         file_error::<ChatArgs>("unknown-far", "xyzzy = 1"),
-        r#"a.toml:1: unknown key "xyzzy"; the keys are server, acms, token_file, user, password, to"#
+        r#"a.toml:1: unknown key "xyzzy"; the keys are server, acms, token_file, user, password, to, blob_dir"#
     );
 }
 
