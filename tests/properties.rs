@@ -30,6 +30,10 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
         r#"{"users":[{"user":"bob","online":true,"server":2}],"error":"none"}"#,
         "\0\0\0\x1A\x10\x01\x03\x05\0\0\0\x07\0\0\0\0\0\0\0\x2Abobalicehi",
         "TRNK\0\x01\x01\0",
+        "TRNKBLBM{\"size\":3,\"name\":\"a\"}",
+        "TRNKBLBD\0\0\0\0\0\0\0\x02c",
+        "TRNKBLBE\0\0\0\0\0\0\0\x03abcdefghijklmnopqrstuvwxyz012345",
+        "\0\0\0\0\0\0\0\x02\0\0\x40\0",
         "\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x09\x03bob",
     ]);
     let spoilt = (nearly, prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3)).prop_map(
@@ -43,7 +47,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
         },
     );
     let bytes = prop_oneof![3 => spoilt, 1 => prop::collection::vec(any::<u8>(), 0..200)];
-    (0_u8..12, bytes).prop_map(|(sort, bytes)| [&[sort], &bytes[..]].concat())
+    (0_u8..16, bytes).prop_map(|(sort, bytes)| [&[sort], &bytes[..]].concat())
 }
 
 proptest! {

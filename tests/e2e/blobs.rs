@@ -3,7 +3,7 @@
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use trunkline::{
     AppServer, AppServerBuilder, Blob, BlobFailure, BlobHandle, BlobOutcome, Client, ClusterState, Event, Handler,
-    IncomingBlob, SendError, ServerHandle, UserId,
+    IncomingBlob, Nobody, SendError, ServerHandle, UserId,
 };
 
 use crate::PATIENCE;
@@ -64,7 +64,7 @@ impl Two {
         let servers = [0, 1].map(|number| {
             let ((whole, got), (failed, lost)) = (unbounded(), unbounded());
             let handler = Taker { joined: joined.clone(), whole, failed };
-            let builder = change(AppServer::builder().max_bytes_per_second(0).handler(handler));
+            let builder = change(AppServer::builder().friends(Nobody).max_bytes_per_second(0).handler(handler));
             let server = builder.cluster(member(number, &transfer)).bind("127.0.0.1:0").expect("the port is free");
             let (addr, handle) = (server.local_addr().to_string(), server.handle());
             let stop = handle.clone();

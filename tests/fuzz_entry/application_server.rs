@@ -11,10 +11,12 @@ use trunkline::role::appserver::{
     AppServer, Config, CutOff, Edit, Event, Friendship, JoinRef, Membership, Peer, QueryRef, QuerySource, Rates,
     Verdict,
 };
+use trunkline::role::blob;
 use trunkline::time::{Span, Time};
 use trunkline::wire::link::{self, Prover, Relogin};
-use trunkline::wire::{Bounce, Flags, ListRequest, Profile, parse_object};
+use trunkline::wire::{BlobCause, Bounce, Flags, ListRequest, Profile, parse_object};
 
+use super::blobs::{self, Blobs};
 use super::frame::{
     self, ACK, ANSWER, ASK, BIND, BOUNCE, BURST_BEGIN, CHALLENGE, CLAIM, CLAIMED, CLOSE, DATA, DIGEST, DRAIN, Draft,
     EVERYONE, FOUND, GROUP_DATA, GROUP_EDIT, GROUP_EVENT, GROUP_JOIN, GROUP_LEAVE, GROUP_MEMBERS, GROUP_MEMBERS_ARE,
@@ -82,7 +84,7 @@ fn config(script: &mut Script<'_>, always_member: bool) -> Config {
         takes_queries: choices & 32 == 0,
         asks_joins: choices & 64 == 0,
         takes_queries_before_login: choices & 16 == 0,
-        blobs: Default::default(),
+        blobs: blob::Config { taken: choices & 16 == 0, bytes_max: 100_000 },
         cluster: (always_member || choices & 0xc0 != 0).then_some(membership),
         seed: [1; 32],
     }
@@ -136,6 +138,7 @@ struct Site<'a> {
     friendless: Vec<ConnId>,
     /// Users to be watched that the application has not permitted: whose question, its id, whom.
     watches: Vec<(ConnId, u64, Vec<UserId>)>,
+    blobs: Blobs,
 }
 
 impl Site<'_> {
@@ -167,6 +170,7 @@ impl Site<'_> {
             queries: Vec::new(),
             friendless: Vec::new(),
             watches: Vec::new(),
+            blobs: Blobs::default(),
         };
         site.begin();
         for _ in 0..STEPS_MAX {
@@ -288,11 +292,22 @@ impl Site<'_> {
         let kind = script.one_of(kinds);
         let own_from = self.acms_is_hostile || !script.once_in(16);
         let from = user.as_deref().filter(|_| own_from).unwrap_or_else(|| frame::name(script));
-        let (to, info, id, flags) =
+        let (to, info, mut id, mut flags) =
             (frame::name(script), frame::info(script), frame::id(script), frame::flags(script, kind));
         let body = match kind {
             LOGIN => script.one_of(&LOGINS),
             ASK => asked(script),
+            QUERY => {
+                let (own, body) = blobs::part(script, flags);
+                flags = own;
+                body
+            }
+            REPLY => {
+                let (own, body) = blobs::answer(script, flags);
+                flags = own;
+                id = self.blobs.sent.first().copied().filter(|_| script.once_in(2)).unwrap_or(id);
+                body
+            }
             _ => script.bytes(200),
         };
         let mut draft = Draft { kind, flags, info, id, to, from, body };
@@ -331,7 +346,26 @@ impl Site<'_> {
         let to = user(frame::name(script));
         let group = GroupId::parse(script.one_of(&NAMES)).unwrap_or_else(|_| GroupId::parse(b"bob").expect("an id"));
         let core = &mut self.shell.core;
-        match script.below(26) {
+        match script.below(30) {
+            26 => {
+                let body = vec![0; script.one_of(&[0, 100, 50_000])];
+                self.blobs.sent.extend(core.send_blob(now, to, 7, "a blob", body.into()));
+            }
+            27 => {
+                if let Some(key) = self.blobs.offered.pop() {
+                    core.accept_blob(now, &key);
+                }
+            }
+            28 => {
+                if let Some(key) = self.blobs.refuse() {
+                    core.refuse_blob(now, &key, BlobCause::Denied, "no".to_owned());
+                }
+            }
+            29 => {
+                if let Some(id) = self.blobs.sent.first() {
+                    core.cancel_blob(now, *id);
+                }
+            }
             20 => {
                 let friends = script.one_of(&[&NAMES[..4], &NAMES[..1], &[]]);
                 let friends = Friendship::Users(friends.iter().map(|name| user(name)).collect());
@@ -541,10 +575,16 @@ impl Site<'_> {
                     assert!(users.len() <= 100, "a question to watch {} users", users.len());
                     self.watches.push((conn, id, users));
                 }
+                Event::Blob(event) => {
+                    if let Some((key, bytes)) = self.blobs.hear(event) {
+                        self.shell.core.take_blob(self.shell.now, &key);
+                        self.shell.core.release_blob(bytes);
+                        self.shell.turn();
+                    }
+                }
                 Event::LoggedOut { .. }
                 | Event::Presence { .. }
                 | Event::DrainAsked
-                | Event::Blob(_)
                 | Event::Memory(_)
                 | Event::Outcome { .. }
                 | Event::Located { .. }

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use trunkline::id::{GroupId, UserId};
 use trunkline::link::{End, Link};
 use trunkline::role::Core;
+use trunkline::role::blob;
 use trunkline::role::client::{Client, Config, Entrance, Event, NoServer};
 use trunkline::time::{Span, Time};
-use trunkline::wire::{Flags, Login};
+use trunkline::wire::{BlobCause, Flags, Login};
 
+use super::blobs::{self, Blobs};
 use super::frame::{
     self, ACK, ANSWER, ASK, BOUNCE, CHALLENGE, CLOSE, DATA, Draft, GROUP_DATA, GROUP_EVENT, GROUP_JOIN, GROUP_LEAVE,
     LOGIN, LOGOUT, PING, PONG, PRESENCE, QUERY, REPLY, Start, WELCOME,
@@ -35,6 +37,7 @@ pub(crate) fn client_engine(input: &[u8]) {
         queries: Vec::new(),
         is_asking: false,
         online: BTreeSet::new(),
+        blobs: Blobs::default(),
     };
     program.begin();
     for _ in 0..STEPS_MAX {
@@ -54,7 +57,7 @@ fn config(script: &mut Script<'_>) -> Config {
         user: UserId::parse(USER).expect("an id"),
         login: Login { password: Some("secret".to_owned()), ..Login::default() },
         takes_queries: choice % 2 == 1,
-        blobs: Default::default(),
+        blobs: blob::Config { taken: choice >= 4, bytes_max: 100_000 },
         seed: [3; 32],
     }
 }
@@ -88,6 +91,7 @@ struct Program<'a> {
     is_asking: bool,
     /// Who is online, by what was told.
     online: BTreeSet<UserId>,
+    blobs: Blobs,
 }
 
 impl Program<'_> {
@@ -180,13 +184,15 @@ impl Program<'_> {
         let script = &mut self.script;
         let kind = script.one_of(&SPOKEN);
         let (to, from) = (if script.once_in(8) { frame::name(script) } else { USER }, frame::name(script));
-        let (info, flags) = (frame::info(script), frame::flags(script, kind));
+        let (info, mut flags) = (frame::info(script), frame::flags(script, kind));
         // The ids that the client waits for can be guessed; a hostile server knows them anyhow.
-        let open = self.sent.iter().chain(&self.asked).nth(script.below(4)).copied();
+        let open = self.sent.iter().chain(&self.asked).chain(&self.blobs.sent).nth(script.below(4)).copied();
         let id = open.filter(|_| !script.once_in(4)).unwrap_or_else(|| frame::id(script));
         let body = match kind {
             CLOSE => script.one_of(&CLOSES),
             WELCOME => script.one_of(&WELCOMES),
+            QUERY => with_flags(blobs::part(script, flags), &mut flags),
+            REPLY => with_flags(blobs::answer(script, flags), &mut flags),
             _ => script.bytes(200),
         };
         let from = if kind == ACK || kind == REPLY { script.one_of(&[&b"bob"[..], b"", from]) } else { from };
@@ -200,7 +206,27 @@ impl Program<'_> {
         let group = GroupId::parse(script.one_of(&[b"bob", b"car"])).expect("an id");
         let core = &mut self.shell.core;
         // What can't be sent now is told to the caller, which is no concern here.
-        match script.below(13) {
+        match script.below(17) {
+            13 => {
+                let body = vec![0; script.one_of(&[0, 100, 50_000])];
+                let to = Some(bob).filter(|_| !script.once_in(4));
+                self.blobs.sent.extend(core.send_blob(now, to, 7, "a blob", body.into()));
+            }
+            14 => {
+                if let Some(key) = self.blobs.offered.pop() {
+                    core.accept_blob(now, &key);
+                }
+            }
+            15 => {
+                if let Some(key) = self.blobs.refuse() {
+                    core.refuse_blob(now, &key, BlobCause::Denied, "no".to_owned());
+                }
+            }
+            16 => {
+                if let Some(id) = self.blobs.sent.first() {
+                    core.cancel_blob(now, *id);
+                }
+            }
             8 => self.asked.extend(core.join(now, &group)),
             9 => _ = core.leave(now, &group).is_ok(),
             10 => drop(core.broadcast(now, &group, Flags::NONE, 7, b"hi")),
@@ -253,7 +279,14 @@ impl Program<'_> {
                         self.online.remove(&user)
                     };
                 }
-                Event::State(_) | Event::Message(_) | Event::Bounced { .. } | Event::Blob(_) => {}
+                Event::Blob(event) => {
+                    if let Some((key, bytes)) = self.blobs.hear(event) {
+                        self.shell.core.take_blob(self.shell.now, &key);
+                        self.shell.core.release_blob(bytes);
+                        self.shell.turn();
+                    }
+                }
+                Event::State(_) | Event::Message(_) | Event::Bounced { .. } => {}
                 Event::Joined { id, .. } => assert!(self.asked.remove(&id), "join {id} is resolved twice"),
                 Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_) => {}
             }
@@ -274,11 +307,20 @@ impl Program<'_> {
         self.look();
         assert!(self.sent.is_empty(), "sends without an outcome: {:?}", self.sent);
         assert!(self.asked.is_empty(), "queries without an outcome: {:?}", self.asked);
+        assert!(self.blobs.sent.is_empty(), "blobs without an outcome: {:?}", self.blobs.sent);
+        let received = self.shell.core.blobs_received();
+        assert_eq!((received.count(), received.held()), (0, 0), "blobs without an end");
         self.shell.wind_up();
         self.look();
         assert!(self.shell.core.is_stopped());
         assert_eq!(self.shell.core.deadline().filter(|at| *at <= self.shell.now), None);
     }
+}
+
+/// The body, and the flags that go with it.
+fn with_flags<'a>((own, body): (u8, &'a [u8]), flags: &mut u8) -> &'a [u8] {
+    *flags = own;
+    body
 }
 
 const SPOKEN: [u8; 21] = [

@@ -13,12 +13,13 @@ use trunkline::wire::{
     Profile, Welcome, parse_object,
 };
 
+use super::blobs;
 use super::frame::{self, LENGTH_MAX, Start};
 
 /// One body, of the sort that the first byte says.
 pub(crate) fn control_json(input: &[u8]) {
     let Some((sort, body)) = input.split_first() else { return };
-    match sort % 15 {
+    match sort % 16 {
         0 => login(body),
         1 => object::<Welcome>(body),
         2 => close(body),
@@ -36,7 +37,8 @@ pub(crate) fn control_json(input: &[u8]) {
         11 => id(body),
         12 => object::<Profile>(body),
         13 => object::<ListRequest>(body),
-        _ => object::<Listed>(body),
+        14 => object::<Listed>(body),
+        _ => blobs::bodies(body),
     }
 }
 

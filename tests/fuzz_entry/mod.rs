@@ -2,6 +2,7 @@
 //! property tests (`cargo test --test properties`) and under libFuzzer (fuzz/README.md).
 
 mod application_server;
+mod blobs;
 mod client_engine;
 mod cluster_manager;
 mod control_bodies;

@@ -318,21 +318,6 @@ fn a_burst_tells_of_the_groups_before_it_ends() {
 }
 
 #[test]
-fn members_are_told_that_they_missed_something_once_the_link_is_back() {
-    let (mut server, up) = joined();
-    let alice = member_through(&mut server, up, "alice");
-    let missed = Raw::of(GROUP_EVENT).info(MISSED).to("chess");
-    server.reset(up);
-    server.silent(alice);
-    server.pass_ms(200);
-    let up = appserver::register(&mut server);
-    assert_eq!(server.frame(alice), missed);
-    // The burst's beginning made the ACMS forget that there is a member here.
-    server.put(up, Raw::of(RESYNC));
-    assert_eq!(server.frame(alice), missed);
-}
-
-#[test]
 fn members_that_fill_the_memory_there_is_are_bounced_not_closed() {
     let mut server = alone_with(|config| config.memory_max = 8 << 20);
     let members: Vec<ConnId> = (0..12).map(|number| member(&mut server, &format!("user{number}"))).collect();

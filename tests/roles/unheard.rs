@@ -7,7 +7,7 @@ use trunkline::wire::{Bounce, Flags};
 use crate::acms;
 use crate::appserver::{dialling_with, events, joined, register};
 use crate::groups::{LEFT, MISSED, chess, event, forget, member_through, three};
-use crate::wire_peer::{CHALLENGE, GROUP_EVENT, Raw};
+use crate::wire_peer::{CHALLENGE, GROUP_EVENT, RESYNC, Raw};
 
 #[test]
 fn members_on_a_server_that_comes_back_are_told_that_they_missed_others() {
@@ -17,7 +17,10 @@ fn members_on_a_server_that_comes_back_are_told_that_they_missed_others() {
     server.reset(up);
     server.pass_ms(200);
     server.silent(alice);
-    register(&mut server);
+    let up = register(&mut server);
+    assert_eq!(server.frame(alice), Raw::of(GROUP_EVENT).info(MISSED).to("chess"));
+    // The ACMS passes nothing on between a burst's beginning and the group's place in it.
+    server.put(up, Raw::of(RESYNC));
     assert_eq!(server.frame(alice), Raw::of(GROUP_EVENT).info(MISSED).to("chess"));
 }
 

@@ -89,10 +89,12 @@ impl AppServer {
     pub(super) fn carry_blobs(&mut self, now: Time) {
         let (users, claims, max_frame) = (&self.users, &self.claims, self.config.max_frame);
         let up = self.uplink_conn();
-        let way = |to: Option<&UserId>| {
+        let way = |kind, to: Option<&UserId>| {
             let to = to.ok_or(Bounce::NoHandler)?;
             let conn = match users.get(to.as_bytes()) {
                 Some(conn) => *conn,
+                // Who sends to this server and is gone hears no more of it.
+                None if kind == Kind::Reply => return Err(Bounce::Offline),
                 None if claims.is_claimed(to.as_bytes()) => return Err(Bounce::Retry),
                 None => up?,
             };

@@ -24,9 +24,6 @@ pub(super) struct Groups {
     groups: HashMap<ConnId, BTreeSet<GroupId>, ahash::RandomState>,
     /// Joins that the application looks at, with their ids; they count as memberships.
     asked: HashMap<ConnId, BTreeMap<GroupId, u64>, ahash::RandomState>,
-    /// What server code does with members elsewhere and has not heard of: whom with, and when it is given up.
-    edits: HashMap<u64, (UserId, Time), ahash::RandomState>,
-    edit_ends: BTreeSet<(Time, u64)>,
     /// Members that what a client said went to and that it was not charged for.
     fan_out: u64,
 }
@@ -42,37 +39,17 @@ pub struct JoinRef {
     pub group: GroupId,
 }
 
-/// What server code does with a user's membership.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edit {
-    /// Puts the user in; the application's rule for joins is not asked.
-    Add,
-    /// Takes the user out.
-    Remove,
-}
-
-impl Edit {
-    fn to_wire(self) -> u32 {
-        match self {
-            Edit::Add => 1,
-            Edit::Remove => 0,
-        }
-    }
-}
-
 impl Groups {
     pub(super) fn new(entropy: &mut Entropy) -> Groups {
         Groups {
             members: HashMap::with_hasher(entropy.hasher()),
             groups: HashMap::with_hasher(entropy.hasher()),
             asked: HashMap::with_hasher(entropy.hasher()),
-            edits: HashMap::with_hasher(entropy.hasher()),
-            edit_ends: BTreeSet::new(),
             fan_out: 0,
         }
     }
 
-    fn is_member(&self, conn: ConnId, group: &[u8]) -> bool {
+    pub(super) fn is_member(&self, conn: ConnId, group: &[u8]) -> bool {
         self.members.get(group).is_some_and(|members| members.contains(&conn))
     }
 
@@ -82,7 +59,7 @@ impl Groups {
     }
 
     /// Whether the user may be in one group more.
-    fn has_room(&self, conn: ConnId, group: &GroupId) -> bool {
+    pub(super) fn has_room(&self, conn: ConnId, group: &GroupId) -> bool {
         let is_new = !self.members.contains_key(group.as_bytes());
         let of_user = self.groups.get(&conn).map_or(0, BTreeSet::len) + self.asked.get(&conn).map_or(0, BTreeMap::len);
         of_user < limits::GROUPS_OF_USER_MAX && !(is_new && self.members.len() >= limits::GROUPS_OF_SERVER_MAX)
@@ -128,15 +105,6 @@ impl Groups {
         let mut list: Vec<GroupId> = self.members.keys().cloned().collect();
         list.sort_unstable_by(|one, other| other.cmp(one));
         list
-    }
-
-    pub(super) fn deadline(&self) -> Option<Time> {
-        self.edit_ends.first().map(|(ends, _)| *ends)
-    }
-
-    /// Whether the id is that of something done with a member elsewhere.
-    pub(super) fn is_edit(&self, id: u64) -> bool {
-        self.edits.contains_key(&id)
     }
 
     /// What the fan-out since it was last asked costs the client that caused it, in messages.
@@ -238,7 +206,14 @@ impl AppServer {
         self.confirm_change(now, conn, &user, &group, GroupChange::Left, id)
     }
 
-    fn enter(&mut self, now: Time, conn: ConnId, user: &UserId, group: &GroupId, id: u64) -> Result<(), Fault> {
+    pub(super) fn enter(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        user: &UserId,
+        group: &GroupId,
+        id: u64,
+    ) -> Result<(), Fault> {
         if self.groups.insert(conn, group) {
             self.tell_group(now, group);
         }
@@ -247,7 +222,14 @@ impl AppServer {
         Ok(())
     }
 
-    fn exit(&mut self, now: Time, conn: ConnId, user: &UserId, group: &GroupId, id: u64) -> Result<(), Fault> {
+    pub(super) fn exit(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        user: &UserId,
+        group: &GroupId,
+        id: u64,
+    ) -> Result<(), Fault> {
         self.take_out(now, conn, user, group, GroupChange::Left);
         self.confirm_change(now, conn, user, group, GroupChange::Left, id)
     }
@@ -489,124 +471,8 @@ impl AppServer {
     }
 }
 
-/// Members that server code puts in and takes out.
+/// What the link's burst tells of.
 impl AppServer {
-    /// Puts a user of any server into a group, or takes it out. Where it is on this server that is done; else the id's
-    /// [`Outcome`](super::Outcome) tells, by `ends` at the latest.
-    ///
-    /// # Errors
-    /// The user is nowhere to be reached, or in too many groups.
-    pub fn edit_group(
-        &mut self,
-        now: Time,
-        user: &UserId,
-        group: &GroupId,
-        edit: Edit,
-        ends: Time,
-    ) -> Result<Option<u64>, Bounce> {
-        let edited = self.edit_group_unclosed(now, user, group, edit, ends);
-        self.close_overwhelmed(now);
-        edited
-    }
-
-    fn edit_group_unclosed(
-        &mut self,
-        now: Time,
-        user: &UserId,
-        group: &GroupId,
-        edit: Edit,
-        ends: Time,
-    ) -> Result<Option<u64>, Bounce> {
-        if let Some(conn) = self.conn_of(user) {
-            return self.edit_here(now, conn, user, group, edit).map(|()| None);
-        }
-        if self.claims.is_claimed(user.as_bytes()) {
-            return Err(Bounce::Retry);
-        }
-        let up = self.uplink_conn()?;
-        if self.groups.edits.len() >= limits::QUERIES_PENDING_MAX {
-            return Err(Bounce::Busy);
-        }
-        let id = self.next_message();
-        let frame = Outgoing {
-            info_type: edit.to_wire(),
-            id,
-            to: user.as_bytes(),
-            from: group.as_bytes(),
-            ..Outgoing::of(Kind::GroupEdit)
-        };
-        self.links.send(now, up, &frame).map_err(|_| Bounce::Busy)?;
-        self.groups.edits.insert(id, (user.clone(), ends));
-        self.groups.edit_ends.insert((ends, id));
-        Ok(Some(id))
-    }
-
-    fn edit_here(&mut self, now: Time, conn: ConnId, user: &UserId, group: &GroupId, edit: Edit) -> Result<(), Bounce> {
-        let is_in = self.groups.is_member(conn, group.as_bytes());
-        let edited = match edit {
-            Edit::Add if is_in => Ok(()),
-            Edit::Add if !self.groups.has_room(conn, group) => return Err(Bounce::Busy),
-            Edit::Add => self.enter(now, conn, user, group, 0),
-            Edit::Remove if is_in => self.exit(now, conn, user, group, 0),
-            Edit::Remove => Ok(()),
-        };
-        if let Err(fault) = edited {
-            self.close(now, conn, &fault);
-        }
-        Ok(())
-    }
-
-    fn edit_from_acms(&mut self, now: Time, frame: &Frame<'_>) -> Result<(), Fault> {
-        let Envelope { header, to, from } = frame.envelope;
-        let group = GroupId::parse(from)?;
-        let edit = if header.info_type == Edit::Add.to_wire() { Edit::Add } else { Edit::Remove };
-        let edited = match self.users.get(to).copied() {
-            Some(conn) => {
-                let user = UserId::parse(to)?;
-                self.edit_here(now, conn, &user, &group, edit)
-            }
-            None if self.is_draining() || self.claims.is_claimed(to) => Err(Bounce::Retry),
-            None => Err(Bounce::Offline),
-        };
-        let answer = match edited {
-            Ok(()) => Outgoing { id: header.id, from: to, ..Outgoing::of(Kind::Ack) },
-            Err(cause) => {
-                self.counters.count_bounce(cause);
-                Outgoing::bounce(cause, header.id, &[], to)
-            }
-        };
-        self.control_up(now, &answer);
-        Ok(())
-    }
-}
-
-/// What became of those elsewhere.
-impl AppServer {
-    pub(super) fn edit_returned(&mut self, envelope: &Envelope<'_>) {
-        let Envelope { header, from, .. } = *envelope;
-        // Ids can be guessed: only whom it was done with, or the way there, ends it.
-        let is_meant = self.groups.edits.get(&header.id).is_some_and(|(user, _)| user.as_bytes() == from);
-        let outcome = match header.kind {
-            Kind::Ack if is_meant => Outcome::Acked,
-            Kind::Bounce if is_meant => Outcome::Bounced(Bounce::from_wire(header.info_type)),
-            _ => return self.counters.count_drop(Drop::Unroutable),
-        };
-        self.end_edit(header.id, outcome);
-    }
-
-    pub(super) fn expire_edits(&mut self, now: Time) {
-        while let Some((_, id)) = self.groups.edit_ends.first().copied().filter(|(ends, _)| *ends <= now) {
-            self.end_edit(id, Outcome::TimedOut);
-        }
-    }
-
-    fn end_edit(&mut self, id: u64, outcome: Outcome) {
-        if let Some((_, ends)) = self.groups.edits.remove(&id) {
-            self.groups.edit_ends.remove(&(ends, id));
-            self.events.push_back(Event::Outcome { id, outcome });
-        }
-    }
-
     /// Tells the members that are here that those elsewhere may have come and gone while the ACMS did not pass it on.
     pub(super) fn tell_missed(&mut self, now: Time, group: &GroupId) {
         let to = group.as_bytes();

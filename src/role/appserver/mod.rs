@@ -4,13 +4,15 @@
 //! to the ACMS, `ask` the questions about who is where, `presence` who hears of whom, `queries` and `servers` what the
 //! server's own application asks and says to others, `directory` what is known of users, `newcomer` what is asked before a
 //! login, `meter` how fast a client may send, `drain` the way of all users to other servers, `groups` who is in which and
-//! what is said to one, `members` the lists of these, `blobs` what is larger than a frame.
+//! what is said to one, `members` the lists of these, `edits` what server code does with them, `blobs` what is larger than a
+//! frame.
 
 mod ask;
 mod blobs;
 mod config;
 mod directory;
 mod drain;
+mod edits;
 mod event;
 mod groups;
 mod load;
@@ -46,9 +48,11 @@ use ask::Question;
 pub use config::{Config, CutOff, Membership};
 use directory::Announcements;
 use drain::Phase;
+pub use edits::Edit;
+use edits::Edits;
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef, QuerySource, ServerInbox};
 use groups::Groups;
-pub use groups::{Edit, JoinRef};
+pub use groups::JoinRef;
 use load::Load;
 pub use members::Members;
 use members::Rosters;
@@ -143,6 +147,7 @@ pub struct AppServer {
     /// Queries of the server's own.
     queries: Queries,
     groups: Groups,
+    edits: Edits,
     rosters: Rosters,
     /// What the application has noted of users that are in.
     tags: HashMap<UserId, String, ahash::RandomState>,
@@ -181,6 +186,7 @@ impl AppServer {
             messages: ServerMessageId::first(config.incarnation),
             queries: Queries::new(&mut entropy),
             groups: Groups::new(&mut entropy),
+            edits: Edits::default(),
             rosters: Rosters::default(),
             tags: HashMap::with_hasher(entropy.hasher()),
             announcements: Announcements::default(),
@@ -617,7 +623,7 @@ impl Core for AppServer {
     fn deadline(&self) -> Option<Time> {
         let questions = self.question_ends.front().map(|(ends, _)| *ends);
         let queries = self.queries.deadline();
-        let groups = [self.groups.deadline(), self.rosters.deadline()].into_iter().flatten().min();
+        let groups = [self.edits.deadline(), self.rosters.deadline()].into_iter().flatten().min();
         let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
         let own = [self.announcements.deadline(), self.blobs.deadline(), self.presence.deadline()];
         let others = [questions, queries, groups, uplinks, self.drain_deadline(), self.links.deadline()];

@@ -105,7 +105,7 @@ impl AppServer {
     /// What answers a message that this server itself sent.
     pub(super) fn returned(&mut self, now: Time, frame: &Frame<'_>) {
         let Envelope { header, from, .. } = frame.envelope;
-        if self.groups.is_edit(header.id) {
+        if self.edits.is_open(header.id) {
             return self.edit_returned(&frame.envelope);
         }
         if self.blobs.sending.has(header.id) {

@@ -236,7 +236,7 @@ impl Blobs {
         self.receiving.expire(now);
     }
 
-    /// Queues what there is to say, as `from` (empty: a server), each frame where `way` says for its receiver.
+    /// Queues what there is to say, as `from` (empty: a server), each frame where `way` says for its kind and receiver.
     ///
     /// To be called after whatever may have given it something to say or made room: [`Core::relieved`] among them, since a
     /// queue that has a part in it is marked, and takes the next only once that is written.
@@ -247,7 +247,7 @@ impl Blobs {
         now: Time,
         links: &mut Links<P>,
         from: &[u8],
-        way: impl Fn(Option<&UserId>) -> Result<Way, Bounce>,
+        way: impl Fn(Kind, Option<&UserId>) -> Result<Way, Bounce>,
     ) -> Carried {
         let mut carried = Carried::default();
         while let Some((key, answer)) = self.receiving.poll_answer() {
@@ -258,7 +258,7 @@ impl Blobs {
         }
         while let Some((to, id)) = self.sending.poll_cancel() {
             // A receiver that does not hear of it gives the blob up by itself.
-            if let Ok(Way { conn, .. }) = way(to.as_ref()) {
+            if let Ok(Way { conn, .. }) = way(Kind::Query, to.as_ref()) {
                 self.body.clear();
                 BlobPart::Cancel.encode(&mut self.body);
                 let to = bytes_of(to.as_ref());
@@ -278,7 +278,7 @@ impl Blobs {
         now: Time,
         links: &mut Links<P>,
         from: &[u8],
-        way: &impl Fn(Option<&UserId>) -> Result<Way, Bounce>,
+        way: &impl Fn(Kind, Option<&UserId>) -> Result<Way, Bounce>,
         id: u64,
     ) -> Option<ConnId> {
         if !self.sending.is_due(now, id) {
@@ -286,7 +286,7 @@ impl Blobs {
         }
         let to = self.sending.receiver(id).cloned();
         let to = bytes_of(to.as_ref());
-        let way = match way(self.sending.receiver(id)) {
+        let way = match way(Kind::Query, self.sending.receiver(id)) {
             Ok(way) if way.data_max(to, from) < limits::BLOB_DATA_BYTES_FLOOR => Err(Bounce::TooBig),
             found => found,
         };
@@ -322,11 +322,11 @@ impl Blobs {
         now: Time,
         links: &mut Links<P>,
         from: &[u8],
-        way: &impl Fn(Option<&UserId>) -> Result<Way, Bounce>,
+        way: &impl Fn(Kind, Option<&UserId>) -> Result<Way, Bounce>,
         key: &BlobKey,
         answer: Answer,
     ) -> Result<ConnId, Full> {
-        let Ok(way) = way(key.from.as_ref()) else { return Err(Full) };
+        let Ok(way) = way(Kind::Reply, key.from.as_ref()) else { return Err(Full) };
         let to = bytes_of(key.from.as_ref());
         let answer = match answer {
             Answer::Credit { offset } => {

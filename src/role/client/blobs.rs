@@ -88,7 +88,7 @@ impl Client {
     pub(super) fn carry_blobs(&mut self, now: Time) {
         if let Phase::Online { conn, max_frame } = self.phase {
             let user = self.config.user.as_bytes();
-            self.blobs.carry(now, &mut self.links, user, |_| Ok(Way { conn, max_frame }));
+            self.blobs.carry(now, &mut self.links, user, |_, _| Ok(Way { conn, max_frame }));
         }
     }
 }
