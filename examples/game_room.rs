@@ -3,7 +3,7 @@
 //! A player asks its own server for a room, and is answered once there is another player. Rooms are on the first server;
 //! the second passes on what its players say. A room is a group: what is said there reaches players on any server.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
@@ -35,7 +35,7 @@ struct Game {
 struct Table {
     /// Who asked for a room and has nobody to play with yet.
     waiting: Option<(UserId, Responder)>,
-    rooms: HashMap<UserId, Room>,
+    rooms: BTreeMap<UserId, Room>,
     opened: u32,
 }
 
