@@ -22,7 +22,7 @@ pub struct Profile {
     pub address: String,
     /// How long ago its login came.
     pub login_age: Duration,
-    /// What [`ServerHandle::set_tag`] noted there.
+    /// What [`ServerHandle::set_tag`](super::ServerHandle::set_tag) noted there.
     pub tag: Option<String>,
 }
 

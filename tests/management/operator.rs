@@ -225,12 +225,10 @@ fn both_roles_tell_their_health_and_what_they_measure() {
 #[track_caller]
 fn next_message(client: &trunkline::Client) -> (u32, String) {
     loop {
-        match client.events().recv_timeout(PATIENCE).expect("a message in time") {
-            Event::Message(message) => {
-                assert_eq!(message.from, None, "a server's");
-                return (message.info_type, String::from_utf8(message.body).expect("a text"));
-            }
-            _ => {}
+        let event = client.events().recv_timeout(PATIENCE).expect("a message in time");
+        if let Event::Message(message) = event {
+            assert_eq!(message.from, None, "a server's");
+            return (message.info_type, String::from_utf8(message.body).expect("a text"));
         }
     }
 }

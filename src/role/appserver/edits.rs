@@ -49,7 +49,7 @@ impl Edits {
 
 impl AppServer {
     /// Puts a user of any server into a group, or takes it out. Where it is on this server that is done; else the id's
-    /// [`Outcome`](super::Outcome) tells, by `ends` at the latest.
+    /// [`Outcome`] tells, by `ends` at the latest.
     ///
     /// # Errors
     /// The user is nowhere to be reached, or in too many groups.
