@@ -19,17 +19,25 @@ fn functions(dir: &Path, names: &mut BTreeSet<String>) {
     }
 }
 
-#[test]
-fn each_row_of_reliability_names_tests_that_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+fn document(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a text")
+}
+
+/// The names of all functions of this project.
+fn known() -> BTreeSet<String> {
     let mut known = BTreeSet::new();
     for dir in ["src", "tests", "loadgen"] {
-        functions(&root.join(dir), &mut known);
+        functions(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut known);
     }
-    let text = fs::read_to_string(root.join("docs/RELIABILITY.md")).expect("a text");
-    let (faults, _) = text.split_once("\n## ").expect("sections behind the table of faults");
-    let rows: Vec<&str> = faults.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
-    assert!(rows.len() >= 35, "{} rows", rows.len());
+    known
+}
+
+/// Each row names tests in its last column, and each of them is there.
+#[track_caller]
+fn assert_rows_name_tests(table: &str, rows_min: usize) {
+    let known = known();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() >= rows_min, "{} rows", rows.len());
     for row in rows {
         let tests = row.trim_end_matches('|').rsplit('|').next().expect("a last column");
         let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
@@ -38,4 +46,18 @@ fn each_row_of_reliability_names_tests_that_exist() {
             assert!(known.contains(test), "there is no test {test}");
         }
     }
+}
+
+#[test]
+fn each_row_of_reliability_names_tests_that_exist() {
+    let text = document("docs/RELIABILITY.md");
+    let (faults, _) = text.split_once("\n## ").expect("sections behind the table of faults");
+    assert_rows_name_tests(faults, 35);
+}
+
+#[test]
+fn each_row_of_features_names_tests_that_exist() {
+    let text = document("docs/FEATURES.md");
+    let (features, _) = text.split_once("\n## ").expect("sections behind the table of features");
+    assert_rows_name_tests(features, 22);
 }
