@@ -17,7 +17,7 @@ use trunkline::time::Span;
 use trunkline::wire::link::Relogin;
 
 /// Turns after which something is lost.
-const TURNS_MAX: usize = 10_000;
+const TURNS_MAX: usize = 1_000_000;
 const BODY_BYTES: usize = 128;
 const FRAME_BYTES: usize = 20 + 4 + 4 + BODY_BYTES;
 const PAIRS: usize = 64;
