@@ -298,6 +298,16 @@ fn a_client_watches_so_many_users_and_no_more() {
     let answer = r#"{"users":[{"user":"bob","online":false},{"user":"carol","online":null,"denied":true}]}"#;
     assert_eq!(server.frame(alice).text(), answer);
     assert_eq!(server.core.counters().watches_refused, 1);
+    // Whom it watches it may ask for again; of whom it does not it hears nothing, though others do.
+    server.core.permit(server.now, alice, 2, vec![(user("bob"), true)]);
+    server.turn();
+    assert_eq!(server.frame(alice).text(), r#"{"users":[{"user":"bob","online":false}]}"#);
+    let dave = log_in(&mut server, "dave");
+    befriend(&mut server, dave, &["carol"]);
+    befriend(&mut server, alice, &["carol"]);
+    log_in(&mut server, "carol");
+    server.pass_ms(0);
+    server.silent(alice);
 }
 
 #[test]
@@ -333,7 +343,32 @@ fn who_hears_of_everyone_hears_of_all_servers_users_and_when_all_were_named() {
 }
 
 #[test]
-fn so_many_hear_of_everyone_and_no_more_and_of_so_many() {
+fn everyone_is_so_many_users_and_no_more() {
+    let (mut server, up) = joined();
+    let (alice, _) = log_in_through(&mut server, up, "alice");
+    let (bob, _) = log_in_through(&mut server, up, "bob");
+    befriend(&mut server, bob, &["late"]);
+    befriend_everyone(&mut server, alice);
+    let names: Vec<String> = (0..limits::EVERYONE_USERS_MAX - 2).map(|number| format!("user{number}")).collect();
+    let named: Vec<u8> = names.iter().flat_map(|name| presence(name, true).bytes()).collect();
+    server.feed(up, named);
+    server.pass_ms(0);
+    assert_eq!(server.frames(alice).len(), limits::EVERYONE_USERS_MAX - 1, "she is one of them herself");
+    // One more: who watches by name hears of it, and nobody else.
+    tell(&mut server, up, "late", true);
+    tell(&mut server, up, "later", true);
+    server.silent(alice);
+    assert_eq!((server.frame(bob), server.core.counters().watches_refused), (presence("late", true), 2));
+    tell(&mut server, up, "late", false);
+    server.silent(alice);
+    tell(&mut server, up, "user0", false);
+    tell(&mut server, up, "late", true);
+    assert_eq!(server.frames(alice), [presence("user0", false), presence("late", true)], "there is room again");
+    assert_eq!(server.core.presence_counts().0, limits::EVERYONE_USERS_MAX);
+}
+
+#[test]
+fn so_many_hear_of_everyone_and_no_more() {
     let mut server = alone();
     let conns: Vec<ConnId> = (0..2).map(|number| log_in(&mut server, &format!("watcher{number}"))).collect();
     befriend_everyone(&mut server, conns[0]);
@@ -373,16 +408,20 @@ fn server_code_watches_users_wherever_they_are() {
 
 #[test]
 fn a_client_that_takes_no_presence_is_slow() {
-    let mut server = alone();
-    let alice = log_in(&mut server, "alice");
+    let (mut server, up) = joined();
+    let (alice, _) = log_in_through(&mut server, up, "alice");
     let names: Vec<String> = (0..1_000).map(|number| format!("{number:0>64}")).collect();
+    befriend(&mut server, alice, &names.iter().map(String::as_str).collect::<Vec<_>>());
     server.stall(alice);
-    befriend(&mut server, alice, &names.iter().map(String::as_str).collect::<Vec<_>>());
-    for _ in 0..14 {
-        befriend(&mut server, alice, &names.iter().map(String::as_str).collect::<Vec<_>>());
-    }
+    // 84,000 bytes each time.
+    let change_all = |server: &mut Server, round: usize| {
+        let told: Vec<u8> = names.iter().flat_map(|name| presence(name, round.is_multiple_of(2)).bytes()).collect();
+        server.feed(up, told);
+        server.pass_ms(0);
+    };
+    (0..15).for_each(|round| change_all(&mut server, round));
     assert!(server.core.conn_of(&user("alice")).is_some());
-    befriend(&mut server, alice, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    change_all(&mut server, 15);
     assert!(server.core.conn_of(&user("alice")).is_none(), "what must come and does not fit ends the session");
 }
 

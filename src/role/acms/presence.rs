@@ -61,7 +61,12 @@ impl Interest {
         matches!(self.everyone, Everyone::Unwatched) && self.users.is_empty()
     }
 
-    /// Whether it waits for the directory to be complete.
+    /// Whether the server is to be answered, whatever is not known yet.
+    fn is_due(&self) -> bool {
+        !self.due.is_empty() || matches!(self.everyone, Everyone::Listing(_))
+    }
+
+    /// Whether it is to be answered once the directory is complete.
     fn is_unsure(&self) -> bool {
         !self.unsure.is_empty() || matches!(self.everyone, Everyone::Listed(_))
     }
@@ -203,10 +208,7 @@ impl Acms {
 impl Acms {
     /// When there is something to tell.
     pub(super) fn presence_deadline(&self) -> Option<Time> {
-        let is_due = |server: &super::Server| {
-            !server.interest.due.is_empty() || matches!(server.interest.everyone, Everyone::Listing(_))
-        };
-        if self.servers.iter().any(|(_, server)| is_due(server)) {
+        if self.servers.iter().any(|(_, server)| server.interest.is_due()) {
             return Some(self.presence.paused_until);
         }
         // Until every server has told of its users nobody is called offline, whatever the time.
@@ -231,9 +233,10 @@ impl Acms {
         if now < self.presence.paused_until {
             return;
         }
-        let places: Vec<usize> = self.servers.iter().map(|(place, _)| place).collect();
-        for place in places {
-            if is_complete && self.servers[place].interest.is_unsure() {
+        let is_waiting = |interest: &Interest| interest.is_due() || is_complete && interest.is_unsure();
+        let waiting = self.servers.iter().filter(|(_, server)| is_waiting(&server.interest));
+        for place in waiting.map(|(place, _)| place).collect::<Vec<_>>() {
+            if is_complete {
                 let interest = &mut self.servers[place].interest;
                 interest.due.append(&mut interest.unsure);
             }

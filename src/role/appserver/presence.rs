@@ -38,8 +38,10 @@ enum Watcher {
 /// A user that is watched.
 #[derive(Default)]
 struct Watched {
-    /// What its watchers were told; none where that is nothing yet.
+    /// What those who watch it by name were told; none where that is nothing yet.
     told: Option<bool>,
+    /// Whether those who hear of everyone were told that it is online.
+    is_announced: bool,
     /// What holds while the user is not in on this server: what the ACMS last said, or what this server makes of its leaving.
     elsewhere: Option<bool>,
     clients: BTreeSet<ConnId>,
@@ -72,6 +74,8 @@ pub(super) struct Presence {
     unlisted: BTreeSet<ConnId>,
     /// How many of `watched` are watched by name.
     named: usize,
+    /// How many of `watched` are announced; at most [`limits::EVERYONE_USERS_MAX`].
+    announced: usize,
     /// Users whose entry may differ from what was told.
     changed: VecDeque<UserId>,
     /// Users who left this server and may be back, here or elsewhere.
@@ -90,6 +94,7 @@ impl Presence {
             is_listed: false,
             unlisted: BTreeSet::new(),
             named: 0,
+            announced: 0,
             changed: VecDeque::new(),
             departures: Departures::new(entropy),
             untold: None,
@@ -119,6 +124,26 @@ impl Presence {
         remembers
     }
 
+    /// Notes what those who hear of everyone are to be told of a user. Whether that is news to them; none where there is no
+    /// room for one more.
+    fn announce(&mut self, user: &[u8], online: bool) -> Option<bool> {
+        let is_full = self.announced >= limits::EVERYONE_USERS_MAX;
+        let Some(entry) = self.watched.get_mut(user) else { return Some(false) };
+        if entry.is_announced == online || online && self.everyone.is_empty() {
+            return Some(false);
+        }
+        if online && is_full {
+            return None;
+        }
+        entry.is_announced = online;
+        if online {
+            self.announced += 1;
+        } else {
+            self.announced -= 1;
+        }
+        Some(true)
+    }
+
     /// When there is something to do for the passing of time, or for what has changed.
     pub(super) fn deadline(&self) -> Option<Time> {
         let has_news = !self.changed.is_empty() || self.is_listed && !self.unlisted.is_empty();
@@ -135,9 +160,13 @@ impl AppServer {
             Friendship::Everyone => self.watch_everyone(now, conn),
             Friendship::Users(mut friends) => {
                 friends.retain(|friend| *friend != user);
-                self.watch_by_name(now, Watcher::Client(conn), &friends);
-                for friend in &friends {
-                    self.tell_what_was_told(now, conn, friend);
+                let watched = self.watch_by_name(now, Watcher::Client(conn), &friends);
+                for (friend, is_new) in friends.iter().zip(watched) {
+                    if is_new == Some(true)
+                        && let Some(online) = self.told_of(friend.as_bytes())
+                    {
+                        self.tell_presence(now, conn, friend, online);
+                    }
                 }
             }
         }
@@ -149,8 +178,7 @@ impl AppServer {
     pub fn watch(&mut self, now: Time, users: &[UserId]) {
         let watched = self.watch_by_name(now, Watcher::Application, users);
         for (user, is_new) in users.iter().zip(watched) {
-            let told = self.presence.watched.get(user.as_bytes()).and_then(|entry| entry.told);
-            if let (Some(true), Some(online)) = (is_new, told) {
+            if let (Some(true), Some(online)) = (is_new, self.told_of(user.as_bytes())) {
                 self.events.push_back(Event::Presence { user: user.clone(), online });
             }
         }
@@ -195,12 +223,16 @@ impl AppServer {
         let named = self.presence.clients.get(&conn).into_iter().flatten().cloned();
         let mut friends: BTreeSet<UserId> = named.collect();
         if self.presence.everyone.contains(&conn) {
-            let me = self.links.get(conn).and_then(|link| link.peer.user());
-            let online =
-                self.presence.watched.iter().filter(|(user, entry)| entry.told == Some(true) && Some(*user) != me);
-            friends.extend(online.map(|(user, _)| user.clone()));
+            friends.extend(self.announced_to(conn));
         }
         friends.into_iter().collect()
+    }
+
+    /// Of everyone, who a client was told is online.
+    fn announced_to(&self, conn: ConnId) -> Vec<UserId> {
+        let own = self.links.get(conn).and_then(|link| link.peer.user());
+        let announced = self.presence.watched.iter().filter(|(user, entry)| entry.is_announced && Some(*user) != own);
+        announced.map(|(user, _)| user.clone()).collect()
     }
 
     /// Of each user, whether this watcher is new to it; none where there is no room.
@@ -213,12 +245,15 @@ impl AppServer {
 
     fn watch_one(&mut self, watcher: Watcher, user: &UserId, asked: &mut BytesMut) -> Option<bool> {
         let presence = &mut self.presence;
-        let of_client = match watcher {
-            Watcher::Client(conn) => presence.clients.get(&conn).map_or(0, BTreeSet::len),
-            Watcher::Application => 0,
+        let is_full = match watcher {
+            Watcher::Client(conn) => presence
+                .clients
+                .get(&conn)
+                .is_some_and(|watches| watches.len() >= limits::WATCHES_OF_CLIENT_MAX && !watches.contains(user)),
+            Watcher::Application => false,
         };
         let is_known = presence.watched.get(user.as_bytes()).is_some();
-        if of_client >= limits::WATCHES_OF_CLIENT_MAX || !is_known && presence.watched.len() >= limits::WATCHED_MAX {
+        if is_full || !is_known && presence.watched.len() >= limits::WATCHED_MAX {
             self.counters.watches_refused += 1;
             return None;
         }
@@ -281,8 +316,8 @@ impl AppServer {
             }
             self.ask_for_everyone(now);
         }
-        for friend in self.friends_of(conn) {
-            self.tell_what_was_told(now, conn, &friend);
+        for user in self.announced_to(conn) {
+            self.tell_presence(now, conn, &user, true);
         }
         self.presence.unlisted.insert(conn);
     }
@@ -303,7 +338,10 @@ impl AppServer {
         if self.presence.everyone.remove(&conn) && self.presence.everyone.is_empty() {
             self.control_up(now, &Outgoing { info_type: ALL_USERS, ..Outgoing::of(Kind::Unwatch) });
             let known: Vec<UserId> = self.presence.watched.iter().map(|(user, _)| user.clone()).collect();
-            known.iter().for_each(|user| self.forget_unless_needed(user.as_bytes()));
+            for user in known {
+                self.presence.announce(user.as_bytes(), false);
+                self.forget_unless_needed(user.as_bytes());
+            }
         }
     }
 
@@ -311,7 +349,7 @@ impl AppServer {
     fn forget_unless_needed(&mut self, user: &[u8]) {
         let presence = &mut self.presence;
         let Some(entry) = presence.watched.get(user) else { return };
-        let is_of_everyone = !presence.everyone.is_empty() && (entry.is_marked || entry.told == Some(true));
+        let is_of_everyone = !presence.everyone.is_empty() && (entry.is_marked || entry.is_announced);
         if !entry.is_watched_by_name() && !is_of_everyone {
             presence.watched.remove(user);
         }
@@ -453,27 +491,26 @@ impl AppServer {
         let Some(entry) = presence.watched.get_mut(user.as_bytes()) else { return 0 };
         entry.is_marked = false;
         let known = if own.is_some() { Some(true) } else { entry.elsewhere };
-        let Some(online) = known.filter(|_| known != entry.told) else {
-            self.forget_unless_needed(user.as_bytes());
-            return 0;
-        };
-        entry.told = known;
-        let watchers = entry.clients.union(&presence.everyone).copied().filter(|conn| Some(*conn) != own);
-        let watchers: Vec<ConnId> = watchers.collect();
-        if entry.application {
-            self.events.push_back(Event::Presence { user: user.clone(), online });
-        }
-        for conn in &watchers {
-            self.tell_presence(now, *conn, user, online);
+        let mut watchers = Vec::new();
+        if let Some(online) = known {
+            if entry.told.replace(online) != known {
+                watchers.extend(&entry.clients);
+                if entry.application {
+                    self.events.push_back(Event::Presence { user: user.clone(), online });
+                }
+            }
+            match presence.announce(user.as_bytes(), online) {
+                Some(true) => watchers.extend(&presence.everyone),
+                Some(false) => {}
+                None => self.counters.watches_refused += 1,
+            }
+            watchers.sort_unstable();
+            watchers.dedup();
+            watchers.retain(|conn| Some(*conn) != own);
+            watchers.iter().for_each(|conn| self.tell_presence(now, *conn, user, online));
         }
         self.forget_unless_needed(user.as_bytes());
         watchers.len()
-    }
-
-    fn tell_what_was_told(&mut self, now: Time, conn: ConnId, user: &UserId) {
-        if let Some(online) = self.told_of(user.as_bytes()) {
-            self.tell_presence(now, conn, user, online);
-        }
     }
 
     fn tell_presence(&mut self, now: Time, conn: ConnId, user: &UserId, online: bool) {

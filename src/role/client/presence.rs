@@ -46,7 +46,11 @@ impl Client {
             return Err(SendError::Stopped);
         }
         self.presence.watched.extend(users.iter().cloned());
-        self.ask_to_watch(now, users, Asker::Application)
+        let asked = self.ask_to_watch(now, users, Asker::Application);
+        if asked.is_err() {
+            self.presence.again = Some(now + limits::WATCH_RETRY);
+        }
+        asked
     }
 
     /// Watches users no more. What was last told of them holds no longer, and is not taken back.
