@@ -21,8 +21,8 @@ pub const BLOB_PART_BYTES: usize = 16;
 pub struct Manifest {
     /// Bytes that it has. Nothing is allocated by this number.
     pub size: u64,
-    /// What the sender calls it, at most 255 bytes; empty where it has no name. Not a path: whoever makes a file of it must
-    /// look at it first.
+    /// What the sender calls it, at most 255 bytes; empty where it has no name. Not a path: whoever makes a file of it
+    /// must look at it first.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
 }

@@ -1,4 +1,6 @@
 //! Blobs at the seam: each side's frames, byte for byte, and what becomes of a blob whatever happens on the way.
+//!
+//! Long for its list: each end of a blob has its own named test, and the way between two programs is here as well.
 
 use trunkline::id::ConnId;
 use trunkline::limits;

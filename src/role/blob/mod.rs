@@ -1,7 +1,8 @@
 //! Blobs: bodies larger than a frame, sent in parts with the receiver's leave and confirmation, from anyone to anyone.
 //!
 //! The same for a client and for an application server: [`Sending`] decides what goes out next, [`Receiving`] what
-//! becomes of what came in, and [`Blobs`] brings the words of both to the queues, where at most one part waits at a time.
+//! becomes of what came in, and [`Blobs`] brings the words of both to the queues, where at most one part waits at a
+//! time.
 
 mod receiving;
 mod sending;
@@ -122,8 +123,8 @@ pub enum BlobEvent {
         /// Bytes that it has.
         size: u64,
     },
-    /// All of one came, as it was sent: answer with [`Receiving::taken`] or [`Receiving::refuse`], and once it is let go
-    /// of, with [`Receiving::release`].
+    /// All of one came, as it was sent: answer with [`Receiving::taken`] or [`Receiving::refuse`], and once it is let
+    /// go of, with [`Receiving::release`].
     Received {
         /// Which.
         key: BlobKey,
@@ -197,8 +198,8 @@ impl Way {
 /// What came of bringing frames to their queues.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// Answers and cancels that found no room. Nobody waits for them in vain: a sender repeats what is not confirmed, and a
-    /// receiver gives up what does not go on.
+    /// Answers and cancels that found no room. Nobody waits for them in vain: a sender repeats what is not confirmed, and
+    /// a receiver gives up what does not go on.
     pub unsent: u64,
     /// Whose queues hold more now.
     pub filled: Vec<ConnId>,
@@ -238,8 +239,8 @@ impl Blobs {
 
     /// Queues what there is to say, as `from` (empty: a server), each frame where `way` says for its kind and receiver.
     ///
-    /// To be called after whatever may have given it something to say or made room: [`Core::relieved`] among them, since a
-    /// queue that has a part in it is marked, and takes the next only once that is written.
+    /// To be called after whatever may have given it something to say or made room: [`Core::relieved`] among them, since
+    /// a queue that has a part in it is marked, and takes the next only once that is written.
     ///
     /// [`Core::relieved`]: crate::role::Core::relieved
     pub fn carry<P>(

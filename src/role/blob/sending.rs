@@ -11,8 +11,8 @@ use crate::wire::{BlobAnswer, BlobPart, Bounce, Flags, Manifest};
 
 /// The blobs that an engine sends: what of them goes out next, and what became of each.
 ///
-/// A part that is lost is sent again from where the receiver last said it was: nothing tells which one it was, and parts
-/// come in order or not at all.
+/// A part that is lost is sent again from where the receiver last said it was: nothing tells which one it was, and
+/// parts come in order or not at all.
 pub struct Sending {
     config: Config,
     blobs: BTreeMap<u64, Outbound>,
