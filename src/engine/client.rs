@@ -1,4 +1,6 @@
 //! The client that an application embeds.
+//!
+//! Long for its surface: each call has its documentation, its command and what it comes to in this one file.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,4 +1,6 @@
 //! An application server between clients and an ACMS, of which one side is hostile.
+//!
+//! Long for what it drives and judges: every call of the application's and every frame of both sides.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

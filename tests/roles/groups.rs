@@ -1,4 +1,6 @@
 //! Groups, in each of the three cores alone.
+//!
+//! Long for its list: every way into a group, out of it and between servers has its own named test.
 
 use trunkline::id::{ConnId, GroupId, ServerId};
 use trunkline::role::Core;

@@ -1,4 +1,6 @@
 //! Presence at each core: who is told of whom, once, and last of what is true.
+//!
+//! Long for its list: every cause of a change, and of none, has its own named test.
 
 use trunkline::id::ConnId;
 use trunkline::limits;

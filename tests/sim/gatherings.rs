@@ -68,6 +68,7 @@ impl World {
         let taken = client.leave(now, &id_of(group));
         self.note(|| format!("n{node} leaves {group}: {taken:?}"));
         if taken.is_ok() {
+            self.groups.withdraw_joins(node, group);
             self.groups.left(node, group);
         }
         self.touch(node);
@@ -210,8 +211,8 @@ impl World {
 /// What members hear.
 impl World {
     pub(crate) fn joined(&mut self, node: NodeId, id: u64, outcome: &Result<(), JoinFailure>) {
-        let group = self.groups.join_resolved(node, id);
-        if outcome.is_ok() {
+        let wanted = self.groups.join_resolved(node, id);
+        if let Some(group) = wanted.filter(|_| outcome.is_ok()) {
             self.enter_group(node, &group);
         }
     }

@@ -43,8 +43,8 @@ pub(crate) struct Broadcast {
 pub(crate) struct Groups {
     /// By program and group.
     members: BTreeMap<(NodeId, String), Membership>,
-    /// Joins that are not resolved.
-    joins: BTreeMap<(NodeId, u64), String>,
+    /// Joins that are not resolved; without a group where the program has left it since.
+    joins: BTreeMap<(NodeId, u64), Option<String>>,
     /// Questions for a group's members.
     questions: BTreeMap<(NodeId, u64), String>,
     broadcasts: BTreeMap<u64, Broadcast>,
@@ -59,12 +59,19 @@ pub(crate) struct Groups {
 /// Coming and going.
 impl Groups {
     pub(crate) fn joins(&mut self, node: NodeId, id: u64, group: &str) {
-        let before = self.joins.insert((node, id), group.to_owned());
+        let before = self.joins.insert((node, id), Some(group.to_owned()));
         assert_eq!(before, None, "an engine gave the id {id} twice");
     }
 
-    /// A join is resolved; whether its program is new in the group.
-    pub(crate) fn join_resolved(&mut self, node: NodeId, id: u64) -> String {
+    /// The program leaves: what it asked for before no longer makes it a member, though it may have been granted and not
+    /// been looked at.
+    pub(crate) fn withdraw_joins(&mut self, node: NodeId, group: &str) {
+        let own = self.joins.range_mut((node, 0)..=(node, u64::MAX));
+        own.filter(|(_, asked)| asked.as_deref() == Some(group)).for_each(|(_, asked)| *asked = None);
+    }
+
+    /// A join is resolved: in which group, where the program still wants it.
+    pub(crate) fn join_resolved(&mut self, node: NodeId, id: u64) -> Option<String> {
         self.joins
             .remove(&(node, id))
             .unwrap_or_else(|| panic!("n{node}: the join {id} is resolved twice, or was never made"))

@@ -8,7 +8,6 @@ use crate::id::UserId;
 use crate::role::Drop;
 use crate::role::blob::{BlobKey, Carried, Receiving, Unsendable, Way};
 use crate::time::Time;
-use crate::wire::link::ServerMessageId;
 use crate::wire::{BlobCause, Bounce, Envelope, Flags, Kind};
 
 impl AppServer {
@@ -21,8 +20,7 @@ impl AppServer {
         name: &str,
         body: Bytes,
     ) -> Result<u64, Unsendable> {
-        self.messages += 1;
-        let id = ServerMessageId::compose(self.config.server, self.messages);
+        let id = self.next_message();
         self.blobs.sending.offer(now, id, Some(to), info_type, name, body)?;
         self.carry_blobs(now);
         Ok(id)

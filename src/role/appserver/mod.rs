@@ -5,7 +5,7 @@
 //! server's own application asks and says to others, `directory` what is known of users, `newcomer` what is asked before a
 //! login, `meter` how fast a client may send, `drain` the way of all users to other servers, `groups` who is in which and
 //! what is said to one, `members` the lists of these, `edits` what server code does with them, `blobs` what is larger than a
-//! frame.
+//! frame. Long for the state itself, which all of these share, and for the seam that calls them.
 
 mod ask;
 mod blobs;
