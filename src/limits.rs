@@ -52,6 +52,9 @@ pub const DOWNLINK_QUEUE_BYTES_MAX: usize = 16 << 20;
 /// Bytes that control frames (session confirmations, bounces, kicks) may take beyond a queue's bound, since they are
 /// what tells the other side of the bound. Past it a link is closed SLOW, a client's bounce is dropped and counted.
 pub const CONTROL_RESERVE_BYTES: usize = 256 << 10;
+/// Bytes of that reserve that bounces may take: an overload, which bounces much, crowds out nothing that a link cannot do
+/// without.
+pub const BOUNCE_RESERVE_BYTES: usize = CONTROL_RESERVE_BYTES / 2;
 /// Client engine -> AS: bytes queued, at most; `send` then fails with `Full`.
 pub const ENGINE_QUEUE_BYTES_MAX: usize = 4 << 20;
 /// Acknowledged sends of one client engine that wait for their outcome, at most.

@@ -239,6 +239,41 @@ fn a_burst_costs_one_read_and_one_write() {
     assert!((bursts..=bursts + 4 * chunks).contains(&as02.writes), "AS02: {as02} for {bursts} bursts");
 }
 
+/// What is on its way to a server's users is not behind all that these have to say.
+#[test]
+fn the_link_is_read_in_each_turn_however_much_the_clients_have_written() {
+    const DROPPABLE: u8 = 0x04;
+    let mut cluster = Cluster::new();
+    let mut alice = cluster.log_in(0, "alice");
+    let mut bob = cluster.log_in(1, "bob");
+    let _reads_nothing = cluster.log_in(0, "carol");
+    let mut flooders = Vec::new();
+    for number in 0..PAIRS {
+        let name = format!("f{number:03}");
+        let mut unread = frame(0x10, "carol", &name, &[7; 4096]);
+        unread[5] = DROPPABLE;
+        flooders.push((cluster.log_in(0, &name), unread.repeat(64)));
+    }
+    let written: usize = flooders.iter_mut().map(|(socket, flood)| socket.write(flood).expect("room for some")).sum();
+    let turns_of_all = written / limits::CHUNK_BYTES;
+    assert!(turns_of_all > 50, "clients have written {written} bytes");
+
+    bob.write_all(&frame(0x10, "alice", "bob", b"at last")).expect("room for a message");
+    let [as01, as02] = &mut cluster.servers;
+    for _ in 0..100 {
+        as02.turn(admit);
+        cluster.acms.turn(|_, _| {});
+    }
+    let mut got = Vec::new();
+    let mut turns = 0;
+    while !got.windows(7).any(|bytes| bytes == b"at last") {
+        as01.turn(admit);
+        take(&mut alice, &mut got);
+        turns += 1;
+        assert!(turns <= 3, "bob's message waits behind the clients'");
+    }
+}
+
 #[test]
 fn waiting_for_nothing_costs_waits_alone() {
     let mut cluster = Cluster::new();

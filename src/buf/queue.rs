@@ -3,8 +3,8 @@ use std::io::IoSlice;
 use super::inbound::Frame;
 use super::rope::{Rope, SpareRopes};
 use super::shared::Shared;
-use crate::limits::CONTROL_RESERVE_BYTES;
-use crate::wire::Outgoing;
+use crate::limits::{BOUNCE_RESERVE_BYTES, CONTROL_RESERVE_BYTES};
+use crate::wire::{Kind, Outgoing};
 
 /// How much a queue holds, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,8 @@ impl SendQueue {
 
     /// Queues a control frame, for which there is a reserve beyond the bound.
     pub fn send_control(&mut self, frame: &Outgoing<'_>) -> Result<(), Full> {
-        if self.len() + frame.wire_bytes() > self.bounds.hard + CONTROL_RESERVE_BYTES {
+        let reserve = if frame.kind == Kind::Bounce { BOUNCE_RESERVE_BYTES } else { CONTROL_RESERVE_BYTES };
+        if self.len() + frame.wire_bytes() > self.bounds.hard + reserve {
             return Err(Full);
         }
         self.encode(frame);
@@ -175,7 +176,6 @@ impl SendQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Kind;
 
     fn ping() -> Outgoing<'static> {
         Outgoing::of(Kind::Ping)
@@ -198,6 +198,10 @@ mod tests {
         assert!(!queue.consume(59, spare));
         assert!(queue.consume(1, spare), "half of the soft bound ends the congestion");
         assert!(!queue.is_congested());
+        let bounce = Outgoing::of(Kind::Bounce);
+        while queue.send_control(&bounce).is_ok() {}
+        assert!(queue.len() <= 60 + BOUNCE_RESERVE_BYTES);
+        queue.send_control(&ping()).expect("bounces leave room");
         while queue.send_control(&ping()).is_ok() {}
         assert!(queue.len() <= 60 + CONTROL_RESERVE_BYTES);
     }

@@ -113,6 +113,8 @@ pub struct Reactor {
     sockets: Vec<Option<Socket>>,
     /// Sockets with data, in the order they are read.
     ready: VecDeque<ConnId>,
+    /// Those among them that this side dialled: one of them is read before all others, each turn.
+    ready_first: VecDeque<ConnId>,
     /// Sockets that the kernel has room for again.
     unblocked: Vec<ConnId>,
     /// Sockets that ended outside a read: dials, writes and half-closes that failed.
@@ -149,6 +151,7 @@ impl Reactor {
             waited: Span::default(),
             sockets: Vec::new(),
             ready: VecDeque::new(),
+            ready_first: VecDeque::new(),
             unblocked: Vec::new(),
             broken: Vec::new(),
             chunks: Chunks::default(),
@@ -228,8 +231,8 @@ impl Reactor {
             self.half_close(conn);
         }
         for conn in core.links().take_resumed() {
-            if let Some(socket) = socket(&mut self.sockets, conn).filter(|socket| socket.readable) {
-                list(&mut self.ready, socket, conn);
+            if socket(&mut self.sockets, conn).is_some_and(|socket| socket.readable) {
+                self.list(conn);
             }
         }
         for conn in core.links().take_ended() {
@@ -271,7 +274,7 @@ impl Reactor {
 
     /// Whether there is something to do without the kernel telling of it.
     fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.broken.is_empty() || (self.accept_pending && self.accept_after.is_none())
+        self.is_ready() || !self.broken.is_empty() || (self.accept_pending && self.accept_after.is_none())
     }
 
     /// Rests before the wait, where the load is such that there will be something to do behind it.
@@ -313,7 +316,24 @@ impl Reactor {
         socket.hung_up |= event.is_read_closed() || event.is_error();
         if event.is_readable() || socket.hung_up {
             socket.readable = true;
-            list(&mut self.ready, socket, conn);
+            self.list(conn);
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.ready.is_empty() || !self.ready_first.is_empty()
+    }
+
+    /// Puts a socket that may have data at the end of those to be read.
+    ///
+    /// One that this side dialled carries what many have sent, to be handed on here. Behind everyone who has something new
+    /// to say it would starve, and be taken for dead, where clients write faster than they are read.
+    fn list(&mut self, conn: ConnId) {
+        let Some(socket) = socket(&mut self.sockets, conn) else { return };
+        debug_assert!(socket.readable);
+        if !std::mem::replace(&mut socket.listed, true) {
+            let ready = if socket.dialled { &mut self.ready_first } else { &mut self.ready };
+            ready.push_back(conn);
         }
     }
 
@@ -386,7 +406,7 @@ impl Reactor {
         }
     }
 
-    fn add(&mut self, conn: ConnId, mut stream: TcpStream, connecting: bool) {
+    fn add(&mut self, conn: ConnId, mut stream: TcpStream, dialled: bool) {
         let token = Token(conn.to_token() as usize);
         let registry: &Registry = self.poll.registry();
         if let Err(error) = registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE) {
@@ -396,16 +416,19 @@ impl Reactor {
         if self.sockets.len() <= index {
             self.sockets.resize_with(index + 1, || None);
         }
-        self.sockets[index] = Some(Socket::new(stream, conn.generation, connecting));
+        self.sockets[index] = Some(Socket::new(stream, conn.generation, dialled));
     }
 
     /// Reads what is ready, as far as one chunk goes, and brings it to the core.
     fn read<C: Core>(&mut self, core: &mut C) {
-        if self.ready.is_empty() {
+        if !self.is_ready() {
             return;
         }
         let mut chunk = self.chunks.take();
         let mut filled = 0;
+        if let Some(conn) = self.ready_first.pop_front() {
+            filled += self.read_one(core, conn, &mut chunk, filled);
+        }
         for _ in 0..self.ready.len() {
             if CHUNK_BYTES - filled < READ_BYTES_MIN {
                 break;
@@ -435,10 +458,9 @@ impl Reactor {
         self.calls.reads += 1;
         match socket.read(&mut chunk[filled..end]) {
             Outcome::Progress(bytes) => {
-                if filled + bytes < end && !socket.hung_up {
-                    socket.readable = false;
-                } else {
-                    list(&mut self.ready, socket, conn);
+                socket.readable = filled + bytes == end || socket.hung_up;
+                if socket.readable {
+                    self.list(conn);
                 }
                 self.reads.push((conn, filled..filled + bytes));
                 bytes
@@ -547,14 +569,6 @@ fn spare_descriptor() -> Option<File> {
 
 fn socket(sockets: &mut [Option<Socket>], conn: ConnId) -> Option<&mut Socket> {
     sockets.get_mut(conn.index as usize)?.as_mut().filter(|socket| socket.generation == conn.generation)
-}
-
-/// Puts a socket that may have data at the end of those to be read.
-fn list(ready: &mut VecDeque<ConnId>, socket: &mut Socket, conn: ConnId) {
-    debug_assert!(socket.readable);
-    if !std::mem::replace(&mut socket.listed, true) {
-        ready.push_back(conn);
-    }
 }
 
 /// Why a dial failed; none where the connection stands.

@@ -27,6 +27,8 @@ pub(super) enum Outcome {
 pub(super) struct Socket {
     pub(super) stream: TcpStream,
     pub(super) generation: u32,
+    /// This side dialled.
+    pub(super) dialled: bool,
     /// The dial is under way.
     pub(super) connecting: bool,
     /// There may be data.
@@ -40,7 +42,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, generation: u32, connecting: bool) -> Socket {
+    pub(super) fn new(stream: TcpStream, generation: u32, dialled: bool) -> Socket {
         let raw = SockRef::from(&stream);
         // Without these the connection still works, only slower to send or to notice that the other side is gone.
         let user_timeout = raw.set_tcp_user_timeout(Some(HEARTBEAT_TIMEOUT.to_duration()));
@@ -49,7 +51,16 @@ impl Socket {
                 log::debug!("socket option: {error}");
             }
         }
-        Socket { stream, generation, connecting, readable: false, writable: !connecting, hung_up: false, listed: false }
+        Socket {
+            stream,
+            generation,
+            dialled,
+            connecting: dialled,
+            readable: false,
+            writable: !dialled,
+            hung_up: false,
+            listed: false,
+        }
     }
 
     pub(super) fn read(&mut self, into: &mut [u8]) -> Outcome {
