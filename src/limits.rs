@@ -137,6 +137,10 @@ pub const GROUP_EVENT_MEMBERS_MAX: usize = 1024;
 /// Members on the sender's server that a message to a group reaches for the price of one message of the sender's rate: what
 /// a large group costs is held against those who say much in it.
 pub const FAN_OUT_PER_MESSAGE: u64 = 64;
+/// Copies of messages to groups that are put into members' queues in one turn; once there are so many, what else is said to
+/// a group is BUSY. Some tenths of a second: a read of small messages to a group of thousands would hold the loop for
+/// longer than a link may be silent.
+pub const FAN_OUT_PER_TURN: u64 = 1 << 20;
 /// Members of a group that are named in one answer, by a server or in all; with more the list is said to be incomplete.
 /// 266 KiB with the longest ids, half a frame as JSON.
 pub const GROUP_MEMBERS_TOLD_MAX: usize = 4096;

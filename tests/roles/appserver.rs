@@ -1301,6 +1301,23 @@ fn who_has_caught_up_and_waits_for_the_link_still_waits() {
     assert!(server.reads(alice));
 }
 
+/// What a full link cannot take of bounces is lost and counted; it is no reason to lose the link, and all users with it.
+#[test]
+fn bounces_that_find_no_room_on_the_link_do_not_end_it() {
+    let (mut server, up) = joined();
+    server.stall(up);
+    while server.core.send(server.now, &user("zoe"), Flags::NONE, 0, &[0; 1_000_000], None).is_ok() {}
+    let full = server.core.links().get(up).expect("it stands").queue().len();
+    for id in 0..20_000 {
+        server.put(up, data("zoe", &"n".repeat(64), id));
+    }
+    assert!(server.core.cluster_is_up());
+    assert!(server.core.counters().dropped_bounces > 0);
+    let queued = server.core.links().get(up).expect("it stands").queue().len();
+    assert!(queued > full && queued <= (16 << 20) + 128 * KIB, "half of the reserve is for other frames");
+    assert!(server.core.kick(server.now, &user("zoe"), ""));
+}
+
 /// The link fills in the midst of a change from one session of a user to the next, while a third is claimed.
 #[test]
 fn a_link_that_overflows_between_two_sessions_of_a_user_leaves_one() {

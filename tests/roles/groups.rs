@@ -249,6 +249,32 @@ fn a_message_to_many_counts_for_more_than_one() {
     assert!(!server.core.links().reads(alice), "1 + 640 / 64 messages were paid by a second's 10");
 }
 
+/// A read of small messages to a large group is cut off before it holds the loop for long; the next turn goes on.
+#[test]
+fn what_is_said_to_groups_in_one_turn_has_a_bound() {
+    const MEMBERS: u64 = 1_100;
+    let mut server = alone();
+    let alice = member(&mut server, "alice");
+    for number in 0..MEMBERS {
+        member(&mut server, &format!("bob{number}"));
+    }
+    forget(&mut server);
+    let copies = server.core.counters().forwarded;
+    let taken = (1 << 20) / MEMBERS + 1;
+    let said_at_once =
+        |from: u64, to: u64| (from..to).flat_map(|id| said("alice", id).body("").bytes()).collect::<Vec<_>>();
+    server.feed(alice, [said_at_once(0, taken + 1), said("alice", 77).flags(DROPPABLE).bytes()].concat());
+    assert_eq!(server.frames(alice), [Raw::of(BOUNCE).info(4).id(taken).to("alice").from("chess")]);
+    assert_eq!(server.core.counters().forwarded - copies, taken * MEMBERS);
+    assert_eq!(server.core.counters().dropped_droppable, 1);
+    let told = server.core.broadcast(server.now, &chess(), Flags::NONE, 7, b"");
+    assert_eq!(told, Err(Bounce::Busy), "server code is bound too");
+    server.pass_ms(1);
+    server.put(alice, said("alice", 1));
+    server.silent(alice);
+    assert_eq!(server.core.counters().forwarded - copies, (taken + 1) * MEMBERS);
+}
+
 #[test]
 fn comings_and_goings_in_a_large_group_are_told_to_nobody() {
     let mut server = alone();

@@ -26,6 +26,8 @@ pub(super) struct Groups {
     asked: HashMap<ConnId, BTreeMap<GroupId, u64>, ahash::RandomState>,
     /// Members that what a client said went to and that it was not charged for.
     fan_out: u64,
+    /// Copies for members in the turn that began then.
+    turn: (Time, u64),
 }
 
 /// A user who wants into a group.
@@ -46,6 +48,7 @@ impl Groups {
             groups: HashMap::with_hasher(entropy.hasher()),
             asked: HashMap::with_hasher(entropy.hasher()),
             fan_out: 0,
+            turn: (Time::ZERO, 0),
         }
     }
 
@@ -105,6 +108,16 @@ impl Groups {
         let mut list: Vec<GroupId> = self.members.keys().cloned().collect();
         list.sort_unstable_by(|one, other| other.cmp(one));
         list
+    }
+
+    /// Whether this turn has had as many copies for members as one may have.
+    fn is_spent(&self, now: Time) -> bool {
+        self.turn.0 == now && self.turn.1 >= limits::FAN_OUT_PER_TURN
+    }
+
+    fn note_copies(&mut self, now: Time, copies: u64) {
+        let earlier = if self.turn.0 == now { self.turn.1 } else { 0 };
+        self.turn = (now, earlier + copies);
     }
 
     /// What the fan-out since it was last asked costs the client that caused it, in messages.
@@ -312,6 +325,10 @@ impl AppServer {
             self.bounce(now, Origin::Client(conn), &envelope, Bounce::NotInGroup);
             return Ok(());
         }
+        if self.groups.is_spent(now) {
+            self.put_off(now, Origin::Client(conn), &envelope);
+            return Ok(());
+        }
         let shared = frame.share();
         self.groups.fan_out += self.fan_out(now, Some(Origin::Client(conn)), &envelope, Some(conn), &shared);
         if !self.uplinks.is_empty()
@@ -326,7 +343,7 @@ impl AppServer {
     /// that it did not reach, and one for all that are on other servers where none of them could be.
     ///
     /// # Errors
-    /// It is too big.
+    /// It is too big; or [`Bounce::Busy`], where this turn has had [`limits::FAN_OUT_PER_TURN`].
     pub fn broadcast(
         &mut self,
         now: Time,
@@ -340,6 +357,9 @@ impl AppServer {
         let frame = Outgoing { kind: Kind::GroupData, flags, info_type, id, to, from: &[], body };
         if frame.wire_bytes() - limits::LENGTH_BYTES > self.config.max_frame {
             return Err(Bounce::TooBig);
+        }
+        if self.groups.is_spent(now) {
+            return Err(Bounce::Busy);
         }
         let shared = Shared::encode(&frame);
         let envelope = Envelope::parse(shared.as_bytes()).ok().flatten().expect("it was just encoded");
@@ -359,6 +379,15 @@ impl AppServer {
             return Ok(());
         }
         self.links.share(now, up, shared).map(drop).map_err(|_| Bounce::Busy)
+    }
+
+    /// What is said to a group in a turn that is spent.
+    fn put_off(&mut self, now: Time, origin: Origin, envelope: &Envelope<'_>) {
+        if envelope.header.flags.has(Flags::DROPPABLE) {
+            self.counters.count_drop(Drop::Droppable);
+        } else {
+            self.bounce(now, origin, envelope, Bounce::Busy);
+        }
     }
 
     /// Puts a frame into the queue of each member that is here, but for `except`; a BOUNCE in its name goes back for each
@@ -400,6 +429,7 @@ impl AppServer {
                 Err(cause) => missed.push((member, cause)),
             }
         }
+        self.groups.note_copies(now, reached);
         self.counters.forwarded += reached;
         self.counters.forwarded_bytes += reached * shared.wire_bytes() as u64;
         for (member, cause) in missed {
@@ -440,6 +470,7 @@ impl AppServer {
     pub(super) fn group_from_acms(&mut self, now: Time, place: usize, frame: &mut Frame<'_>) -> Result<(), Fault> {
         let envelope = frame.envelope;
         match envelope.header.kind {
+            Kind::GroupData if self.groups.is_spent(now) => self.put_off(now, Origin::Acms(place), &envelope),
             Kind::GroupData => {
                 let shared = frame.share();
                 let sender = self.users.get(envelope.from).copied();

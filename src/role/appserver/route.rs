@@ -178,7 +178,7 @@ impl AppServer {
         let bounce = Outgoing::bounce(cause, envelope.header.id, envelope.from, envelope.to);
         let sent = match origin {
             Origin::Client(conn) => self.links.send_control(now, conn, &bounce).is_ok(),
-            Origin::Acms(_) => self.control_up(now, &bounce),
+            Origin::Acms(_) => self.uplink_conn().is_ok_and(|up| self.links.send_control(now, up, &bounce).is_ok()),
         };
         if !sent {
             self.counters.count_drop(Drop::BounceFull);
