@@ -8,6 +8,7 @@
 mod blobs;
 mod chaos;
 mod cluster;
+mod deaf;
 mod descriptors;
 mod engines;
 mod entrance;

@@ -20,6 +20,9 @@ pub(crate) const PONG: u8 = 0x06;
 pub(crate) const DATA: u8 = 0x10;
 pub(crate) const BOUNCE: u8 = 0x12;
 pub(crate) const QUERY: u8 = 0x13;
+pub(crate) const GROUP_JOIN: u8 = 0x20;
+pub(crate) const GROUP_DATA: u8 = 0x22;
+pub(crate) const GROUP_EVENT: u8 = 0x23;
 pub(crate) const CHALLENGE: u8 = 0x80;
 
 pub(crate) const OFFLINE: u32 = 1;

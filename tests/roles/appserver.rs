@@ -1224,6 +1224,31 @@ fn what_may_be_dropped_is_dropped_behind_a_slow_reader_and_counted() {
     assert_eq!(ids, [1, 2, 4]);
 }
 
+/// The other side of the cluster is told of what does not fit, and of nothing that may be dropped.
+#[test]
+fn what_another_servers_user_sends_is_dropped_behind_a_slow_reader_where_it_may_be() {
+    let (mut server, up) = joined();
+    let (alice, _) = log_in_through(&mut server, up, "alice");
+    server.stall(alice);
+    server.put(up, data("zoe", "alice", 1).flags(DROPPABLE));
+    server.put(up, data("zoe", "alice", 2).body(vec![0; 70 * KIB]));
+    server.put(up, data("zoe", "alice", 3).flags(DROPPABLE));
+    server.put(up, data("", "alice", 4).flags(DROPPABLE));
+    server.put(up, data("zoe", "alice", 5));
+    server.silent(up);
+    assert_eq!(server.core.counters().dropped_droppable, 2);
+    server.put(up, data("zoe", "alice", 6).body(vec![0; 1_000_000]));
+    assert_eq!(server.frame(up), Raw::of(BOUNCE).info(4).id(6).to("zoe").from("alice"));
+    server.put(up, data("zoe", "alice", 7).flags(DROPPABLE));
+    server.silent(up);
+    assert_eq!((server.core.counters().dropped_droppable, server.core.counters().bounced[3]), (3, 1));
+    server.unstall(alice);
+    let ids: Vec<u64> = server.frames(alice).iter().map(|frame| frame.id).collect();
+    assert_eq!(ids, [1, 2, 5]);
+    server.put(up, data("zoe", "alice", 8).flags(DROPPABLE));
+    assert_eq!(server.frame(alice), data("zoe", "alice", 8).flags(DROPPABLE), "who has caught up gets all again");
+}
+
 #[test]
 fn a_full_uplink_pauses_those_who_fill_it() {
     let (mut server, up) = joined();
