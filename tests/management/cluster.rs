@@ -48,7 +48,7 @@ pub(crate) struct Cluster {
 /// An application server.
 pub(crate) struct Server {
     running: Option<Running>,
-    handle: ServerHandle,
+    pub(crate) handle: ServerHandle,
     pub(crate) clients: SocketAddr,
     pub(crate) management: SocketAddr,
 }

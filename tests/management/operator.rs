@@ -293,6 +293,20 @@ fn a_group_over_two_servers_is_seen_and_spoken_to() {
     cluster.get("/v1/groups/go").problem(404);
     let message = json!({"to": {"group": "chess"}, "info_type": 7, "body": "your move"});
     assert_eq!(cluster.post("/v1/messages", Some(&message)).status, 202);
+    for client in [&alice, &bob] {
+        let message = next_in_group(client, &chess);
+        assert_eq!((message.from, message.info_type, &message.body[..]), (None, 7, &b"your move"[..]));
+    }
+}
+
+#[track_caller]
+fn next_in_group(client: &trunkline::Client, of: &trunkline::GroupId) -> trunkline::Message {
+    loop {
+        match client.events().recv_timeout(PATIENCE).expect("a message in time") {
+            Event::GroupMessage { group, message } if group == *of => return message,
+            _ => {}
+        }
+    }
 }
 
 #[test]
@@ -303,6 +317,8 @@ fn a_user_is_known_by_its_server() {
     assert_eq!((&known["user"], &known["server"], &known["tag"]), (&json!("bob"), &json!(1), &json!(null)));
     assert!(known["address"].as_str().expect("a text").starts_with("127.0.0.1:"), "{known}");
     assert!(known["login_seconds"].as_u64() < Some(60), "{known}");
+    cluster.server(1).handle.set_tag(&"bob".parse().expect("an id"), "table 4").expect("it is short");
+    until(|| cluster.get("/v1/users/bob").json(), |known| known["tag"] == "table 4");
     assert_eq!(cluster.get("/v1/users/alice").problem(404), "alice is not online");
     drop(bob);
 }
