@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use trunkline::config::{
     AcmsArgs, AcmsSettings, AppServerArgs, AppServerSettings, Arguments, ChatArgs, ChatEntrance, ChatSettings,
-    ConfigError, HostPort, HostPortError, JoinPolicy, LoginCheck, Resolved, resolve_from,
+    ConfigError, FriendsPolicy, HostPort, HostPortError, JoinPolicy, LoginCheck, Resolved, resolve_from,
 };
 use trunkline::id::ServerId;
 use trunkline::limits;
@@ -114,7 +114,7 @@ fn an_appserver_needs_no_option() {
     assert_eq!(server.cluster, "trunkline");
     assert_eq!(server.relogin, Relogin::ReplaceOld);
     assert_eq!(server.when_cut_off, CutOff::ServeLocal);
-    assert_eq!(server.groups, JoinPolicy::Everyone);
+    assert_eq!((server.groups, server.friends), (JoinPolicy::Everyone, FriendsPolicy::Nobody));
     assert_eq!(server.heartbeat.as_millis(), 10_000);
     assert_eq!(server.heartbeat_timeout.as_millis(), 30_000);
     assert_eq!(server.login_timeout.as_millis(), 10_000);
@@ -155,6 +155,7 @@ fn every_key_of_an_appservers_file_is_taken() {
             max_bytes_per_second = 0
             capacity = 9
             groups = "nobody"
+            friends = "everyone"
             users_file = "{users}"
             management = "192.0.2.7:0"
             management_token_file = "{secret}"
@@ -176,7 +177,7 @@ fn every_key_of_an_appservers_file_is_taken() {
     assert_eq!((server.max_connections, server.max_accepts_per_second, server.capacity), (10, 30, 9));
     assert_eq!((server.max_messages_per_second, server.max_bytes_per_second), (100, 0));
     assert_eq!(server.max_memory, Some(1 << 30));
-    assert_eq!(server.groups, JoinPolicy::Nobody);
+    assert_eq!((server.groups, server.friends), (JoinPolicy::Nobody, FriendsPolicy::Everyone));
     assert!(matches!(server.login_check, LoginCheck::Users(_)));
 }
 

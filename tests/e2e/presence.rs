@@ -1,7 +1,9 @@
 //! Friends on different servers, over real sockets: who hears of whom, and how often.
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use trunkline::{AppServer, Client, ClusterState, Event, Friends, Friendship, Handler, ServerHandle, State, UserId};
+use trunkline::{
+    AppServer, Client, ClusterState, Event, Friends, Friendship, Handler, Nobody, ServerHandle, State, UserId,
+};
 
 use crate::PATIENCE;
 use crate::cluster::{Cluster, INFO, NO_GRACE, start_acms};
@@ -142,9 +144,13 @@ struct Server {
 impl Server {
     /// A server that has registered; its application runs on so many threads.
     fn start(number: u16, threads: usize, transfer: &str) -> Server {
+        Server::start_with(Acquaintances, number, threads, transfer)
+    }
+
+    fn start_with(friends: impl Friends, number: u16, threads: usize, transfer: &str) -> Server {
         let ((up_sender, up), (presence_sender, presence)) = (unbounded(), unbounded());
         let watching = Watching { up: up_sender, presence: presence_sender };
-        let builder = AppServer::builder().handler(watching).friends(Acquaintances).pool(threads);
+        let builder = AppServer::builder().handler(watching).friends(friends).pool(threads);
         let server = builder.cluster(member(number, transfer)).bind("127.0.0.1:0").expect("the port is free");
         let (addr, handle) = (server.local_addr().to_string(), server.handle());
         let (stop, running) = (handle.clone(), Some(server.spawn().expect("a thread")));
@@ -198,4 +204,27 @@ fn friends_those_one_watches_and_those_the_server_watches_are_on_any_server() {
     assert_eq!(heard(&other), told("alice", false));
     bob.close().expect("he was in");
     assert!(one.presence.is_empty(), "the server watches bob no more");
+}
+
+#[test]
+fn where_nobody_has_friends_nobody_is_told_and_nobody_may_watch() {
+    let (_acms, transfer) = crate::engines::start_acms("127.0.0.1:0");
+    let [one, other] = [0, 1].map(|number| Server::start_with(Nobody, number, 0, &transfer));
+    let (alice, bob) = (one.connect("alice"), other.connect("bob"));
+    let watched = outcome(alice.watch(&[id("bob")]).expect("it has room")).expect("she is in").expect("an answer");
+    let states: Vec<_> = watched.users.iter().map(|user| (user.user.as_str(), user.online, user.denied)).collect();
+    assert_eq!(states, [("bob", None, true)]);
+    let friends = outcome(alice.friends().expect("it has room")).expect("she is in").expect("an answer");
+    assert!(friends.users.is_empty(), "{friends:?}");
+    bob.close().expect("he was in");
+    let carol = other.connect("carol");
+    // She would hear of both before this, which takes the same way behind it.
+    carol.send(Some(&id("alice")), 0, Vec::new()).expect("it has room");
+    loop {
+        match alice.events().recv_timeout(PATIENCE).expect("the message") {
+            Event::Message(_) => break,
+            Event::Presence { user, .. } => panic!("she is told of {user}"),
+            _ => {}
+        }
+    }
 }
