@@ -86,29 +86,47 @@ fn about(text: &mut Exposition, role: &str, uptime: Span) {
 }
 
 fn common(text: &mut Exposition, counters: &Counters, calls: Calls) {
-    let Counters { forwarded, forwarded_bytes, .. } = counters;
-    text.counter("trunkline_frames_forwarded_total", "Frames passed on.", [(NONE, *forwarded)]);
-    text.counter("trunkline_bytes_forwarded_total", "Bytes of those.", [(NONE, *forwarded_bytes)]);
+    // Each is named, so that none is left out: the bounced and dropped ones are told by cause and by reason.
+    let &Counters {
+        forwarded,
+        forwarded_bytes,
+        bounced: _,
+        dropped_droppable: _,
+        dropped_unroutable: _,
+        dropped_bounces: _,
+        dropped_spoofed: _,
+        slowed,
+        closed_rate,
+        shed,
+        shed_bytes,
+        late_bytes,
+        wrong_port,
+        bad_magic,
+        sent_away,
+        watches_refused,
+    } = counters;
+    text.counter("trunkline_frames_forwarded_total", "Frames passed on.", [(NONE, forwarded)]);
+    text.counter("trunkline_bytes_forwarded_total", "Bytes of those.", [(NONE, forwarded_bytes)]);
     let bounced = counters.bounces().map(|(cause, count)| (label("cause", cause), count));
     text.counter("trunkline_bounced_total", "Messages sent back to their sender, by cause.", bounced);
     let dropped = counters.drops().map(|(reason, count)| (label("reason", reason), count));
     text.counter("trunkline_dropped_total", "Frames dropped without a word to their sender, by reason.", dropped);
-    text.counter(
-        "trunkline_slowed_total",
-        "Times that a client over its rates was not read from.",
-        [(NONE, counters.slowed)],
-    );
-    text.counter("trunkline_closed_rate_total", "Clients closed for their rate.", [(NONE, counters.closed_rate)]);
-    text.counter("trunkline_shed_total", "Connections closed because memory was short.", [(NONE, counters.shed)]);
-    text.counter("trunkline_shed_bytes_total", "Bytes dropped with those.", [(NONE, counters.shed_bytes)]);
-    text.counter("trunkline_late_bytes_total", "Bytes that came behind a CLOSE.", [(NONE, counters.late_bytes)]);
-    let refused =
-        [("wrong_port", counters.wrong_port), ("bad_magic", counters.bad_magic), ("sent_away", counters.sent_away)];
+    text.counter("trunkline_slowed_total", "Times that a client over its rates was not read from.", [(NONE, slowed)]);
+    text.counter("trunkline_closed_rate_total", "Clients closed for their rate.", [(NONE, closed_rate)]);
+    text.counter("trunkline_shed_total", "Connections closed because memory was short.", [(NONE, shed)]);
+    text.counter("trunkline_shed_bytes_total", "Bytes dropped with those.", [(NONE, shed_bytes)]);
+    text.counter("trunkline_late_bytes_total", "Bytes that came behind a CLOSE.", [(NONE, late_bytes)]);
+    let refused = [("wrong_port", wrong_port), ("bad_magic", bad_magic), ("sent_away", sent_away)];
     let refused = refused.map(|(reason, count)| (label("reason", reason), count));
     text.counter(
         "trunkline_refused_total",
         "Connections refused before they had said who they are, by reason.",
         refused,
+    );
+    text.counter(
+        "trunkline_watches_refused_total",
+        "Users that somebody would watch and does not, since a bound on that was reached.",
+        [(NONE, watches_refused)],
     );
     let calls = [("wait", calls.waits), ("read", calls.reads), ("write", calls.writes)];
     let calls = calls.map(|(call, count)| (label("call", call), count));

@@ -1,6 +1,7 @@
-//! The OpenAPI document against the server that tells it.
+//! What is written of the port against the servers that have one: the OpenAPI document, and the series of
+//! docs/OPERATIONS.md.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -124,4 +125,57 @@ fn each_event_is_as_described() {
     next("server_synced", "ServerSynced");
     cluster.post("/v1/servers/1/remove", None);
     next("server_lost", "ServerLost");
+}
+
+/// Name and type of each series, and the names of its labels.
+type Series = BTreeMap<String, (String, Option<String>)>;
+
+/// What is scraped; labels are known where there is a value.
+fn scraped(addr: std::net::SocketAddr) -> Series {
+    let answer = request(addr, "GET", "/metrics", None);
+    let mut series = Series::new();
+    for line in answer.text().lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            series.insert(name.to_owned(), (kind.to_owned(), None));
+        } else if !line.starts_with('#') {
+            let (sample, _) = line.rsplit_once(' ').expect("a value");
+            let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
+            let labels = labels.trim_end_matches('}').split(',').filter_map(|label| Some(label.split_once('=')?.0));
+            let (_, known) = series.get_mut(name).expect("its type comes first");
+            *known = Some(labels.collect::<Vec<_>>().join(","));
+        }
+    }
+    series
+}
+
+/// The rows of the table in docs/OPERATIONS.md.
+fn written() -> Series {
+    let (_, rest) = include_str!("../../docs/OPERATIONS.md").split_once("### Series").expect("a table of series");
+    let (table, _) = rest.split_once("\n## ").expect("a section behind it");
+    let mut series = Series::new();
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let mut columns = row.split('|').skip(1).map(str::trim);
+        let (names, kind) = (columns.next().expect("a name"), columns.next().expect("a type"));
+        for name in names.split('`').skip(1).step_by(2) {
+            let (name, labels) = name.split_once('{').unwrap_or((name, ""));
+            let labels = labels.trim_end_matches('}').to_owned();
+            let before = series.insert(name.to_owned(), (kind.to_owned(), Some(labels)));
+            assert_eq!(before, None, "{name} has two rows");
+        }
+    }
+    series
+}
+
+#[test]
+fn each_series_has_a_row_and_each_row_a_series() {
+    let cluster = Cluster::of(1);
+    let written = written();
+    let mut found = scraped(cluster.management);
+    found.extend(scraped(cluster.server(0).management));
+    assert_eq!(found.keys().collect::<Vec<_>>(), written.keys().collect::<Vec<_>>());
+    for (name, (kind, labels)) in &found {
+        let (written_kind, written_labels) = &written[name];
+        assert_eq!(kind, written_kind, "{name}");
+        assert!(labels.is_none() || labels == written_labels, "{name}: {labels:?} is written as {written_labels:?}");
+    }
 }
