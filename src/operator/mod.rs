@@ -114,7 +114,7 @@ impl Operator {
     }
 
     fn servers(&self, output: &mut impl Write) -> Result<(), Failure> {
-        self.print(self.get("/v1/servers")?, output, |Servers { servers }| report::servers(&servers))
+        self.print(self.get("/v1/servers")?, output, |servers: Servers| report::servers(&servers))
     }
 
     fn server(&self, server: u16, output: &mut impl Write) -> Result<(), Failure> {

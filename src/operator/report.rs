@@ -12,6 +12,9 @@ use crate::chat::printable;
 #[derive(Clone, Deserialize)]
 pub(super) struct Servers {
     pub(super) servers: Vec<Server>,
+    /// Those that are frozen and not registered.
+    #[serde(default)]
+    frozen_away: Vec<u16>,
 }
 
 /// An application server.
@@ -96,7 +99,7 @@ impl Server {
     }
 }
 
-pub(super) fn servers(servers: &[Server]) -> String {
+pub(super) fn servers(Servers { servers, frozen_away }: &Servers) -> String {
     let mut table = Table::new([
         ("SERVER", Align::Right),
         ("STATE", Align::Left),
@@ -117,7 +120,12 @@ pub(super) fn servers(servers: &[Server]) -> String {
             printable(server.address.as_bytes()),
         ]);
     }
-    table.text()
+    let mut text = table.text();
+    if !frozen_away.is_empty() {
+        let numbers: Vec<String> = frozen_away.iter().map(u16::to_string).collect();
+        text += &format!("frozen and away: {}\n", numbers.join(", "));
+    }
+    text
 }
 
 pub(super) fn server(server: &Server) -> String {

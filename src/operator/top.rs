@@ -26,7 +26,7 @@ impl Operator {
         if self.json {
             return self.servers(output);
         }
-        let Servers { servers } = self.get("/v1/servers")?;
+        let Servers { servers, .. } = self.get("/v1/servers")?;
         if io::stdout().is_terminal() {
             return Ok(watch(&self.caller, servers)?);
         }
@@ -51,7 +51,7 @@ fn watch(caller: &Caller, mut servers: Vec<Server>) -> io::Result<()> {
         screen.draw(&lines)?;
         select! {
             recv(answers) -> answer => match answer {
-                Ok(Ok(Servers { servers: now })) => (servers, trouble) = (now, None),
+                Ok(Ok(Servers { servers: now, .. })) => (servers, trouble) = (now, None),
                 Ok(Err(error)) => trouble = Some(error),
                 Err(_) => return Ok(()),
             },

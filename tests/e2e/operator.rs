@@ -66,6 +66,9 @@ SERVER  STATE      USERS  ASSIGNED  CAPACITY  CONNECTED  ADDRESS
     let raw = trunkline(&acms, &["servers", "--json"]);
     let raw: serde_json::Value = serde_json::from_slice(&raw.stdout).expect("JSON");
     assert_eq!(raw, serde_json::from_str::<serde_json::Value>(SERVERS).expect("JSON"), "nothing is left out");
+    let acms = saying(json(r#"{"servers":[],"frozen_away":[3,17]}"#));
+    let expected = "SERVER  STATE  USERS  ASSIGNED  CAPACITY  CONNECTED  ADDRESS\nfrozen and away: 3, 17\n";
+    assert_exit(&trunkline(&acms, &["servers"]), 0, expected, "");
 }
 
 #[test]

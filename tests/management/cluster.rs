@@ -126,6 +126,12 @@ impl Cluster {
         running.join().expect("it ends well");
     }
 
+    /// Ends the server at that place.
+    pub(crate) fn stop_server(&mut self, place: usize) {
+        self.servers[place].handle.stop();
+        self.join(place);
+    }
+
     /// Ends the cluster manager, the servers go on.
     pub(crate) fn stop_acms(&mut self) {
         self.handle.stop();

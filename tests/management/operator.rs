@@ -59,7 +59,7 @@ fn a_server_that_is_not_there_is_not_found() {
 }
 
 #[test]
-fn a_frozen_server_is_sent_nobody_until_it_thaws() {
+fn a_frozen_server_is_sent_nobody_until_it_is_unfrozen() {
     let cluster = Cluster::of(2);
     assert_eq!(cluster.post("/v1/servers/0/freeze", None).status, 204);
     assert_eq!(cluster.state_of(0).as_deref(), Some("frozen"));
@@ -73,6 +73,25 @@ fn a_frozen_server_is_sent_nobody_until_it_thaws() {
     assert_eq!(assigned, json!({"server": 0, "address": cluster.server(0).clients.to_string()}));
     let again = cluster.post("/v1/assign", Some(&json!({"user": "zoë"}))).json();
     assert_eq!(again, assigned, "who asks again is sent to the same server");
+}
+
+/// A freeze outlives the registration: it can be seen and ended before the server is back.
+#[test]
+fn a_frozen_server_that_is_away_is_seen_and_unfrozen() {
+    let mut cluster = Cluster::of(2);
+    assert_eq!(cluster.post("/v1/servers/0/freeze", None).status, 204);
+    assert_eq!(cluster.get("/v1/servers").json()["frozen_away"], json!([]));
+    cluster.stop_server(0);
+    let away = until(|| cluster.get("/v1/servers").json(), |all| all["frozen_away"] == json!([0]));
+    assert_eq!(away["servers"].as_array().map(Vec::len), Some(1));
+    cluster.get("/v1/servers/0").problem(404);
+    cluster.post("/v1/servers/0/freeze", None).problem(404);
+    cluster.post("/v1/servers/0/drain", None).problem(404);
+    assert_eq!(cluster.post("/v1/servers/0/unfreeze", None).status, 204);
+    assert_eq!(cluster.get("/v1/servers").json()["frozen_away"], json!([]));
+    assert_eq!(cluster.post("/v1/servers/0/unfreeze", None).problem(404), "server 0 is not registered");
+    cluster.add(0);
+    assert_eq!(cluster.state_of(0).as_deref(), Some("open"));
 }
 
 #[test]

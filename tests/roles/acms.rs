@@ -1425,7 +1425,7 @@ fn a_frozen_server_is_named_as_one_that_takes_nobody() {
     hub.turn();
     let frozen = told(r#","draining":true"#);
     assert_eq!((hub.frame(a), hub.frame(b)), (frozen.clone(), frozen));
-    hub.core.thaw(hub.now, ServerId(1));
+    assert!(hub.core.unfreeze(hub.now, ServerId(1)));
     hub.turn();
     assert_eq!((hub.frame(a), hub.frame(b)), (told(""), told("")));
 }
@@ -1699,12 +1699,19 @@ fn nobody_is_sent_to_a_server_that_takes_nobody() {
     assert_eq!(assign(&mut hub), Ok(2));
     hub.put(b, Raw::of(DRAIN));
     assert_eq!(assign(&mut hub), Err(NoServer::NoneOpen));
-    hub.core.thaw(hub.now, ServerId(1));
+    assert!(hub.core.unfreeze(hub.now, ServerId(1)));
     assert_eq!(assign(&mut hub), Ok(1));
     hub.core.freeze(hub.now, ServerId(1));
     hub.reset(a);
-    member_with(&mut hub, 1, 0, 10);
+    let a = member_with(&mut hub, 1, 0, 10);
     assert_eq!(assign(&mut hub), Err(NoServer::NoneOpen), "frozen it stays when it comes back");
+    hub.reset(a);
+    assert_eq!(hub.core.frozen_away().collect::<Vec<_>>(), [ServerId(1)]);
+    assert!(hub.core.unfreeze(hub.now, ServerId(1)), "also while it is away");
+    assert!(!hub.core.unfreeze(hub.now, ServerId(1)));
+    assert_eq!(hub.core.frozen_away().count(), 0);
+    member_with(&mut hub, 1, 0, 10);
+    assert_eq!(assign(&mut hub), Ok(1));
 }
 
 #[test]

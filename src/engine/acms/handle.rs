@@ -20,7 +20,7 @@ use crate::wire::Bounce;
 pub enum ServerChange {
     /// Take no new users; who is there stays.
     Freeze,
-    /// End a freeze.
+    /// End a freeze, also of a server that is away.
     Unfreeze,
     /// Send its users to others, and stop.
     Drain,
@@ -86,6 +86,8 @@ pub struct AcmsVitals {
     pub users: usize,
     /// Registered servers.
     pub servers: usize,
+    /// Servers that are frozen and not registered, by number.
+    pub frozen_away: Vec<ServerId>,
     /// Those who hear of what happens.
     pub subscribers: usize,
     /// Connections, those that have not proven to be a server's included.
@@ -186,7 +188,7 @@ impl AcmsHandle {
         self.ask(Command::Servers)
     }
 
-    /// Changes what a server does. False where it is not registered.
+    /// Changes what a server does. False where it is not registered, but for the end of its freeze.
     pub fn change(&self, server: ServerId, change: ServerChange) -> Result<Pending<bool>, Overloaded> {
         self.ask(|asker| Command::Change { server, change, asker })
     }

@@ -50,16 +50,19 @@ impl Acms {
     }
 
     fn change(&mut self, now: Time, server: ServerId, change: ServerChange) -> bool {
-        if !self.core.is_registered(server) {
-            return false;
-        }
         match change {
-            ServerChange::Freeze => self.core.freeze(now, server),
-            ServerChange::Unfreeze => self.core.thaw(now, server),
-            ServerChange::Drain => return self.core.ask_to_drain(now, server),
-            ServerChange::Remove => return self.core.expel(now, server),
+            ServerChange::Freeze => {
+                let is_registered = self.core.is_registered(server);
+                if is_registered {
+                    self.core.freeze(now, server);
+                }
+                is_registered
+            }
+            // A freeze outlives the server's registration.
+            ServerChange::Unfreeze => self.core.unfreeze(now, server) || self.core.is_registered(server),
+            ServerChange::Drain => self.core.ask_to_drain(now, server),
+            ServerChange::Remove => self.core.expel(now, server),
         }
-        true
     }
 
     fn send(&mut self, now: Time, message: &OperatorMessage) -> Result<Option<u64>, Bounce> {
@@ -107,6 +110,7 @@ impl Acms {
             uptime: Span::from_micros(self.reactor.now().as_micros()),
             users: self.core.user_count(),
             servers: self.core.server_count(),
+            frozen_away: self.core.frozen_away().collect(),
             subscribers: self.subscribers.len(),
         }
     }

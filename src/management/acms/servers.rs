@@ -27,6 +27,7 @@ pub(in crate::management) fn standing_name(standing: Standing) -> &'static str {
 #[derive(Serialize)]
 struct Servers<'a> {
     servers: Vec<Server<'a>>,
+    frozen_away: Vec<ServerId>,
 }
 
 #[derive(Serialize)]
@@ -76,7 +77,10 @@ impl<'a> From<&'a ServerView> for Server<'a> {
 
 pub(super) async fn list(State(handle): State<AcmsHandle>) -> Result<Response, Problem> {
     let servers = ask_reactor(&handle, Command::Servers).await?;
-    Ok(json(&Servers { servers: servers.iter().map(Server::from).collect() }))
+    let mut frozen_away = ask_reactor(&handle, Command::Vitals).await?.frozen_away;
+    // It may have gone or come between the two questions.
+    frozen_away.retain(|away| servers.iter().all(|view| view.server != *away));
+    Ok(json(&Servers { servers: servers.iter().map(Server::from).collect(), frozen_away }))
 }
 
 type Id = Result<Path<String>, PathRejection>;

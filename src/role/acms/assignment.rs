@@ -246,8 +246,8 @@ impl Acms {
         self.own_assignment = Some(own);
     }
 
-    /// Sends nobody to that server any more, nor does a server that drains, until [`Acms::thaw`]; who is there is served as
-    /// ever. Holds for its number, whether or not it is registered now.
+    /// Sends nobody to that server any more, nor does a server that drains, until [`Acms::unfreeze`]; who is there is served
+    /// as ever. Holds for its number, whether or not it is registered now.
     pub fn freeze(&mut self, now: Time, server: ServerId) {
         if self.frozen.insert(server) {
             self.tell_servers(now, None);
@@ -255,12 +255,19 @@ impl Acms {
         }
     }
 
-    /// Ends [`Acms::freeze`].
-    pub fn thaw(&mut self, now: Time, server: ServerId) {
-        if self.frozen.remove(&server) {
+    /// Ends [`Acms::freeze`], whether or not the server is registered now. False where it was not frozen.
+    pub fn unfreeze(&mut self, now: Time, server: ServerId) -> bool {
+        let was_frozen = self.frozen.remove(&server);
+        if was_frozen {
             self.tell_servers(now, None);
             self.close_overwhelmed(now);
         }
+        was_frozen
+    }
+
+    /// Servers that are frozen and not registered, by number.
+    pub fn frozen_away(&self) -> impl Iterator<Item = ServerId> {
+        self.frozen.iter().copied().filter(|server| !self.is_registered(*server))
     }
 
     /// The users that the server has and that are on their way there.
