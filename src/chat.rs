@@ -2,6 +2,7 @@
 
 mod blobs;
 mod groups;
+mod questions;
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -28,6 +29,8 @@ const HELP: &str = "\
 /say GROUP .. say it to all in GROUP
 /members GROUP  who is in GROUP, and on which server
 /blob FILE    send a file to whom you write to
+/ask NAME ..  ask NAME something, and wait for the answer
+/answer ..    answer whoever asked you and has waited longest
 /help         this
 /quit         leave
 anything else is sent to whom you write to";
@@ -44,6 +47,8 @@ pub struct Chat {
     asked: Option<Pending<Result<Result<Answer, QueryFailure>, SendError>>>,
     joining: Option<groups::Joining>,
     files: Vec<blobs::SentFile>,
+    questions: Vec<questions::Asked>,
+    open: questions::Open,
     /// Where the files of others are saved; without it they are refused.
     blob_dir: Option<PathBuf>,
     all_delivered: bool,
@@ -72,6 +77,7 @@ enum Next {
     Answer,
     Join,
     File(usize),
+    Reply(usize),
     FilesGoOn,
     EchoLate,
 }
@@ -93,6 +99,8 @@ impl Chat {
             asked: None,
             joining: None,
             files: Vec::new(),
+            questions: Vec::new(),
+            open: questions::Open::default(),
             blob_dir: None,
             all_delivered: true,
             was_interrupted: false,
@@ -122,7 +130,8 @@ impl Chat {
         }
         let mut input_open = true;
         loop {
-            let is_asking = self.asked.is_some() || self.joining.is_some() || !self.files.is_empty();
+            let is_asking = self.asked.is_some() || self.joining.is_some();
+            let is_asking = is_asking || !self.files.is_empty() || !self.questions.is_empty();
             let idle = self.sent.is_empty() && !is_asking && self.awaited_echo().is_none();
             if !input_open && idle {
                 break;
@@ -145,6 +154,7 @@ impl Chat {
                 Next::Answer => self.show_answer(output)?,
                 Next::Join => self.show_join(output)?,
                 Next::File(place) => self.show_sent_file(place, output)?,
+                Next::Reply(place) => self.show_reply(place, output)?,
                 Next::FilesGoOn => self.show_progress(output)?,
                 Next::EchoLate => {
                     writeln!(output, "no echo within {} s", ECHO_PATIENCE.as_secs())?;
@@ -154,6 +164,7 @@ impl Chat {
             }
             output.flush()?;
         }
+        self.refuse_open();
         self.client.close()?;
         Ok(self.all_delivered)
     }
@@ -178,6 +189,7 @@ impl Chat {
         let answer = self.asked.as_ref().map(|asked| select.recv(asked.receiver()));
         let join = self.joining.as_ref().map(|joining| select.recv(joining.outcome.receiver()));
         let files: Vec<usize> = self.files.iter().map(|file| select.recv(file.handle.receiver())).collect();
+        let replies: Vec<usize> = self.questions.iter().map(|asked| select.recv(asked.outcome.receiver())).collect();
         let line = takes_lines.then(|| select.recv(lines));
         let echo_ends = self.awaited_echo().map(|since| since + ECHO_PATIENCE);
         let tick = (!files.is_empty()).then(|| now() + blobs::PROGRESS_TICK);
@@ -194,10 +206,14 @@ impl Chat {
             ready if Some(ready) == answer => Next::Answer,
             ready if Some(ready) == join => Next::Join,
             ready if Some(ready) == line => Next::Line(lines.try_recv().ok()),
-            ready => match files.iter().position(|file| *file == ready) {
-                Some(place) => Next::File(place),
-                None => Next::Outcome(ready - events - 1),
-            },
+            ready => {
+                let place_in = |all: &[usize]| all.iter().position(|place| *place == ready);
+                match (place_in(&files), place_in(&replies)) {
+                    (Some(place), _) => Next::File(place),
+                    (None, Some(place)) => Next::Reply(place),
+                    (None, None) => Next::Outcome(ready - events - 1),
+                }
+            }
         }
     }
 
@@ -222,6 +238,8 @@ impl Chat {
                 Err(error) => writeln!(output, "cannot ask: {error}")?,
             },
             "/blob" => self.send_file(rest, output)?,
+            "/ask" => self.ask_user(rest, output)?,
+            "/answer" => self.answer(rest, output)?,
             command if self.obey_for_group(command, rest, output)? => {}
             command if command.starts_with('/') => writeln!(output, "{command} is not known; /help tells what is")?,
             _ => self.send(line, output)?,
@@ -318,7 +336,7 @@ impl Chat {
     fn show(&mut self, event: Event, output: &mut impl Write) -> io::Result<bool> {
         match event {
             Event::Message(message) => self.show_message(&message, output)?,
-            Event::Query(query) => query.fail("this is a chat; it answers no queries"),
+            Event::Query(query) => self.show_question(query, output)?,
             Event::Presence { user, online: true } => writeln!(output, "{user} is online")?,
             Event::Presence { user, online: false } => writeln!(output, "{user} is offline")?,
             Event::GroupMessage { group, message } => self.show_group_message(&group, &message, output)?,

@@ -108,8 +108,8 @@ fn demo(user: &UserId, [acms_port, ports @ ..]: [u16; 3]) -> Result<bool, Box<dy
         joined.recv_timeout(Duration::from_secs(10))?;
     }
 
-    let echo = Client::connect(addrs[1], "echo")?;
-    let client = Client::connect(addrs[0], user.as_str())?;
+    let echo = Client::builder("echo").takes_queries().connect(addrs[1])?;
+    let client = Client::builder(user.as_str()).takes_queries().connect(addrs[0])?;
     let echo = std::thread::Builder::new().name("echo".to_owned()).spawn(move || echo_all(&echo))?;
     println!("join from another terminal:");
     for addr in &addrs {

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 
 fn run(settings: ChatSettings) -> Result<bool, String> {
     let ChatSettings { entrance, user, password, to, blob_dir } = settings;
-    let mut builder = Client::builder(user.as_str()).takes_blobs();
+    let mut builder = Client::builder(user.as_str()).takes_blobs().takes_queries();
     if let Some(password) = password {
         builder = builder.password(password);
     }

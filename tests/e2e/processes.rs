@@ -178,6 +178,14 @@ fn the_demo_echoes_every_line() {
 }
 
 #[test]
+fn the_demos_echo_answers_what_it_is_asked() {
+    let mut demo = Program::start_with(TRUNKLINE, &["demo", "--port-base", "0"], &[]);
+    demo.write("/ask echo are you there?\n");
+    demo.expect_exit(0);
+    demo.stdout.line_with("echo answers: are you there?   (after ");
+}
+
+#[test]
 fn sigterm_ends_each_role_and_tells_every_client() {
     let mut cluster = Cluster::start();
     let [as0, as1] = cluster.clients();

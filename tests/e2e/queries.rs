@@ -5,7 +5,9 @@ use trunkline::role::client::QueryFailure as Failure;
 use trunkline::{AppServer, AppServerBuilder, Client, Handler, Incoming, Responder, ServerHandle};
 
 use crate::PATIENCE;
+use crate::cluster::Cluster;
 use crate::engines::{Engine, outcome};
+use crate::program::{CHAT, Program};
 
 /// Information types that [`Desk`] tells apart: it keeps a query to be answered elsewhere, or drops it, or declines it.
 const KEEP: u32 = 1;
@@ -71,4 +73,32 @@ fn a_handler_that_forgets_a_query_failed_and_one_that_declines_is_none() {
         assert_eq!(outcome(ask(DROP)), Ok(Err(Failure::Failed("the handler gave no answer".to_owned()))));
         assert_eq!(outcome(ask(DECLINE)), Ok(Err(Failure::NoHandler)));
     }
+}
+
+#[test]
+fn a_chat_asks_a_user_of_another_server_and_prints_the_answer() {
+    let cluster = Cluster::start();
+    let [here, there] = cluster.clients().map(|addr| addr.to_string());
+    let chat = |addr: &str, user: &str| {
+        let program = Program::start(CHAT, &["--server", addr, "--user", user]);
+        program.stdout.line_with(&format!("connected as {user}"));
+        program
+    };
+    let (mut alice, mut bob) = (chat(&here, "alice"), chat(&there, "bob"));
+    let _takes_none = Client::builder("carol").patience(PATIENCE).connect(&there).expect("the server lets it in");
+    bob.write("/answer what?\n");
+    bob.stdout.line_with("nobody asks anything");
+    alice.write("/ask bob shall we play?\n");
+    bob.stdout.line_with("alice asks: shall we play?   (/answer TEXT)");
+    bob.write("/answer after lunch\n");
+    bob.stdout.line_with("answered alice");
+    alice.stdout.line_with("bob answers: after lunch   (after ");
+    alice.write("/ask\n/ask dave who?\n/ask carol who?\n/ask bob still there?\n");
+    alice.stdout.line_with("/ask NAME TEXT: an id has at least 1 byte");
+    alice.stdout.line_with("no answer from dave: not delivered: OFFLINE");
+    alice.stdout.line_with("no answer from carol: the receiver answers no such queries");
+    bob.stdout.line_with("alice asks: still there?");
+    bob.expect_exit(0);
+    alice.stdout.line_with("no answer from bob: the receiver failed: the chat was left");
+    alice.expect_exit(1);
 }
