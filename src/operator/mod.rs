@@ -160,7 +160,7 @@ impl Operator {
                 break;
             }
         }
-        self.print(serde_json::to_value(&users)?, output, |users: Users| report::users(&users))
+        self.print(serde_json::to_value(&users)?, output, |users: Users| report::users(&users, server))
     }
 
     fn kick(&self, user: &str, text: Option<&str>, output: &mut impl Write) -> Result<(), Failure> {

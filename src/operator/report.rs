@@ -155,11 +155,12 @@ pub(super) fn server(server: &Server) -> String {
     ])
 }
 
-pub(super) fn users(users: &Users) -> String {
+/// The total is of all servers: of one it would say nothing.
+pub(super) fn users(users: &Users, of_server: Option<u16>) -> String {
     let mut text = located(&users.users);
     if let Some(next) = &users.next {
-        let shown = users.users.len();
-        text += &format!("{shown} of {}; the next with --after {}\n", users.total, printable(next.as_bytes()));
+        let total = if of_server.is_some() { String::new() } else { format!(" of {}", users.total) };
+        text += &format!("{}{total}; the next with --after {}\n", users.users.len(), printable(next.as_bytes()));
     }
     text
 }

@@ -117,8 +117,9 @@ SERVER  USER
      1  bob
     10  al ice
      1  carol
-3 of 4; the next with --after p3
+3; the next with --after p3
 ";
+    // The total is of all servers.
     assert_exit(&trunkline(&acms, &["users", "--limit", "3", "--server", "1"]), 0, expected, "");
     assert_eq!(asked(&acms).line, "GET /v1/users?limit=3&server=1");
     assert_eq!(asked(&acms).line, "GET /v1/users?limit=1&server=1&after=p%2F2");
