@@ -7,14 +7,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::access::guard;
-use super::{Access, Problem, ask, exposition};
+use super::{Access, Problem, ask, exposition, method_not_allowed};
 use crate::engine::{ServerCommand, ServerHandle, ServerVitals};
 use crate::limits;
 
 pub(super) fn routes(handle: ServerHandle, access: Access) -> Router {
     let guarded = super::with_fallbacks(Router::new().route("/metrics", get(metrics)));
     let guarded = guarded.layer(middleware::from_fn_with_state(access, guard));
-    guarded.route("/healthz", get(healthz)).with_state(handle)
+    guarded.route("/healthz", get(healthz).fallback(method_not_allowed)).with_state(handle)
 }
 
 async fn vitals(handle: &ServerHandle, patience: std::time::Duration) -> Result<ServerVitals, Problem> {

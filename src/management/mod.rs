@@ -234,9 +234,11 @@ pub(crate) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Pro
 /// Says so where nothing is, in the same form as all else.
 fn with_fallbacks<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
     let routes = routes.fallback(async || Problem::not_found("there is no such path"));
-    routes.method_not_allowed_fallback(async || {
-        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the path does not take that method")
-    })
+    routes.method_not_allowed_fallback(method_not_allowed)
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the path does not take that method")
 }
 
 /// An answer in JSON.

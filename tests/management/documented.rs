@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::http::{Answer, Events, request};
+use crate::http::{Answer, Events, request, request_with};
 use crate::schema::{check, resolve};
 
 const METHODS: [&str; 7] = ["get", "post", "put", "delete", "patch", "trace", "options"];
@@ -26,15 +26,28 @@ impl Document {
         let described = &operation["responses"][answer.status.to_string()];
         let described = described.get("$ref").map_or(described, |reference| resolve(&self.0, reference));
         assert!(described.is_object(), "{method} {path}: {} is not described", answer.status);
+        self.check(&format!("{method} {path}"), described, answer);
+    }
+
+    /// Fails where the answer is not as described under that name.
+    #[track_caller]
+    fn expect_as(&self, name: &str, answer: &Answer) {
+        let described = &self.0["components"]["responses"][name];
+        assert!(described.is_object(), "{name} is not described");
+        self.check(name, described, answer);
+    }
+
+    #[track_caller]
+    fn check(&self, what: &str, described: &Value, answer: &Answer) {
         let Some(content) = described["content"].as_object() else {
-            assert!(answer.body.is_empty(), "{method} {path}: a body where none is described: {answer:?}");
+            assert!(answer.body.is_empty(), "{what}: a body where none is described: {answer:?}");
             return;
         };
         let kind = answer.header("content-type").expect("a content type");
         let (kind, _) = kind.split_once(';').unwrap_or((kind, ""));
-        let schema = &content.get(kind).unwrap_or_else(|| panic!("{method} {path}: {kind} is not described"))["schema"];
+        let schema = &content.get(kind).unwrap_or_else(|| panic!("{what}: {kind} is not described"))["schema"];
         let value = if kind.ends_with("json") { answer.json() } else { answer.text().into() };
-        check(&self.0, schema, &value).unwrap_or_else(|fault| panic!("{method} {path}: {fault}"));
+        check(&self.0, schema, &value).unwrap_or_else(|fault| panic!("{what}: {fault}"));
     }
 }
 
@@ -61,6 +74,7 @@ fn each_path_is_described_and_answers_to_the_methods_described_alone() {
                 document.expect(method, path, &answer);
             } else {
                 assert_eq!(answer.status, 405, "{name} {path}");
+                document.expect_as("MethodNotAllowed", &answer);
             }
         }
     }
@@ -104,6 +118,34 @@ fn each_answer_is_as_described() {
         document.expect(method, path, &answer);
     }
     drop((alice, bob));
+}
+
+#[test]
+fn headers_too_large_are_described_at_each_path() {
+    let cluster = Cluster::of(0);
+    let document = Document::of(&cluster);
+    let long = [("X-Long", "x".repeat(16 << 10))];
+    let long = long.each_ref().map(|(name, value)| (*name, value.as_str()));
+    for (path, methods) in document.0["paths"].as_object().expect("paths") {
+        for method in methods.as_object().expect("methods").keys() {
+            let name = method.to_ascii_uppercase();
+            let answer = request_with(cluster.management, &name, &filled(path, "7"), &long, None);
+            assert_eq!(answer.status, 431, "{name} {path}");
+            document.expect(method, path, &answer);
+        }
+    }
+}
+
+/// The place where a page ends is told and taken as the same sort of thing.
+#[test]
+fn a_place_is_a_text_both_ways() {
+    let cluster = Cluster::of(0);
+    let document = Document::of(&cluster);
+    let parameters = document.0["paths"]["/v1/users"]["get"]["parameters"].as_array().expect("parameters");
+    let after = parameters.iter().find(|parameter| parameter["name"] == "after").expect("it is there");
+    assert_eq!(after["schema"], json!({"type": "string"}));
+    let next = &document.0["components"]["schemas"]["Users"]["properties"]["next"];
+    assert_eq!(next["type"], json!(["string", "null"]));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::access::guard;
-use super::{Access, Problem, ask, exposition, json, read_body};
+use super::{Access, Problem, ask, exposition, json, method_not_allowed, read_body};
 use crate::engine::{AcmsCommand as Command, AcmsHandle, AcmsVitals, Asker};
 use crate::id::{ServerId, UserId};
 use crate::limits;
@@ -62,7 +62,7 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
 pub(super) fn routes(handle: AcmsHandle, access: Access) -> Router {
     let guarded = table().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     let guarded = super::with_fallbacks(guarded).layer(middleware::from_fn_with_state(access, guard));
-    guarded.route(HEALTH, get(healthz)).with_state(handle)
+    guarded.route(HEALTH, get(healthz).fallback(method_not_allowed)).with_state(handle)
 }
 
 /// What comes of a command, where the reactor takes it and answers in time.
