@@ -95,7 +95,7 @@ fn is_direct(uri: &Uri, headers: &HeaderMap) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
 }
 
-/// Lets a request through, holding its connection's lease to the end of it.
+/// Lets a request through, holding its connection's lease until its answer is there.
 pub(super) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
     if let Err(problem) = access.check(request.uri(), request.headers()) {
         let challenge = matches!(access, Access::Bearer(_)).then_some([(header::WWW_AUTHENTICATE, "Bearer")]);

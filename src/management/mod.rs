@@ -134,7 +134,9 @@ async fn accept(listener: tokio::net::TcpListener, routes: Router) {
     }
 }
 
-/// Held by each request that is being served, from when it was let in to the end of its answer.
+/// Held by each request that is being served, from when it was let in until its answer is there, and by a stream of events
+/// to its end. An answer that the other side has not taken yet holds nobody: one that asks and does not read would keep
+/// operators out otherwise.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lease(Arc<()>);
 
