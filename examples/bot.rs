@@ -11,6 +11,11 @@ const TEXT: u32 = 0;
 /// What a bot writes: no bot answers that, or two of them would never end.
 const NOTICE: u32 = 1;
 
+/// Answers until its session is over, and tells why that is.
+pub(crate) fn serve(client: Client, group: GroupId) -> Result<(), Box<dyn Error>> {
+    Bot { client, group, answers: 0 }.run()
+}
+
 /// Greets in its group, and counts what it answered.
 struct Bot {
     client: Client,
@@ -75,5 +80,5 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(acms) => builder.connect_via_acms(&acms, None)?,
         None => builder.connect(server)?,
     };
-    Bot { client, group: group.parse()?, answers: 0 }.run()
+    serve(client, group.parse()?)
 }

@@ -6,6 +6,7 @@
 #![cfg(feature = "cli")]
 
 mod blobs;
+mod bot;
 mod chaos;
 mod cluster;
 mod deaf;
