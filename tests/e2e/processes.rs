@@ -149,7 +149,7 @@ fn any_size_arrives(server_args: &[&str]) {
 
 #[test]
 fn a_client_written_from_the_document_passes_between_two_servers() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_with(&INFO, &["--friends", "everyone"]);
     let [as0, as1] = cluster.clients();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/two_servers.py");
     let ports = [as0, as1].map(|addr| addr.port().to_string());

@@ -15,11 +15,14 @@ import time
 
 LOGIN, WELCOME, CLOSE, LOGOUT, PING, PONG = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
 DATA, ACK, BOUNCE, QUERY, REPLY = 0x10, 0x11, 0x12, 0x13, 0x14
-ASK, ANSWER = 0x31, 0x32
+GROUP_JOIN, GROUP_LEAVE, GROUP_DATA, GROUP_EVENT = 0x20, 0x21, 0x22, 0x23
+PRESENCE, ASK, ANSWER = 0x30, 0x31, 0x32
 
 WANT_ACK, MORE, DROPPABLE, ERROR, RETRY = 0x01, 0x02, 0x04, 0x08, 0x10
 
 OFFLINE, UNREACHABLE, BOUNCE_RETRY, BUSY, DENIED, BOUNCE_TOO_BIG, NO_HANDLER, NOT_IN_GROUP = range(1, 9)
+
+JOINED, LEFT, SESSION_ENDED, MISSED = range(1, 5)
 
 CLIENT_PREFACE = b"TRNK" + bytes([0, 1, 1, 0])
 HEADER = struct.Struct(">IBBBBIQ")
@@ -166,10 +169,29 @@ class Client:
         """Answers a QUERY frame."""
         self.send_frame(REPLY, ERROR if error else 0, info_type, query.id, query.from_, body)
 
-    def ask(self, ask, users=None, timeout=None):
+    def join(self, group, timeout=None):
+        """Goes into a group and returns the GROUP_EVENT that confirms it; raises Bounced."""
+        return self._group_change(GROUP_JOIN, group, timeout)
+
+    def leave(self, group, timeout=None):
+        """Goes out of a group and returns the GROUP_EVENT that confirms it."""
+        return self._group_change(GROUP_LEAVE, group, timeout)
+
+    def _group_change(self, kind, group, timeout):
+        id = self.new_id()
+        self.send_frame(kind, id=id, to=group.encode())
+        return self._wait_answer(GROUP_EVENT, id, timeout)
+
+    def broadcast(self, group, body, info_type=0, flags=0):
+        """Says something to a group and returns its id, which wait_ack() and wait_bounce() take."""
+        id = self.new_id()
+        self.send_frame(GROUP_DATA, flags, info_type, id, group.encode(), body)
+        return id
+
+    def ask(self, ask, users=None, timeout=None, **more):
         """Asks the platform and returns the ANSWER's body."""
         id = self.new_id()
-        body = {"ask": ask} if users is None else {"ask": ask, "users": users}
+        body = {"ask": ask, **more} if users is None else {"ask": ask, "users": users, **more}
         self.send_frame(ASK, id=id, body=json.dumps(body).encode())
         return json.loads(self._wait_answer(ANSWER, id, timeout).body)
 
@@ -179,9 +201,17 @@ class Client:
             return self._inbox.popleft()
         return self._read(self._deadline(timeout), "a frame")
 
-    def recv_kind(self, kind, timeout=None):
-        """The next frame of one kind; others stay for later calls."""
-        return self._wait(lambda frame: frame.kind == kind, timeout, f"a frame of kind {kind:#04x}")
+    def recv_kind(self, kind, timeout=None, **wanted):
+        """The next frame of one kind whose named fields are as wanted; others stay for later calls."""
+        def is_wanted(frame):
+            return frame.kind == kind and all(getattr(frame, name) == value for name, value in wanted.items())
+
+        return self._wait(is_wanted, timeout, f"a frame of kind {kind:#04x} {wanted or ''}")
+
+    def has(self, kind):
+        """Whether a frame of that kind is here that nobody has taken."""
+        self.ping()
+        return any(frame.kind == kind for frame in self._inbox)
 
     def ping(self, timeout=None):
         """Sends a PING and waits for its PONG."""
@@ -308,9 +338,12 @@ class Client:
 
     def _is_duplicate(self, frame):
         """Acknowledges a message that wants it; whether it was taken before."""
-        if frame.kind != DATA or not frame.flags & WANT_ACK:
+        if frame.kind not in (DATA, GROUP_DATA) or not frame.flags & WANT_ACK:
             return False
         self.send_frame(ACK, id=frame.id, to=frame.from_)
+        if frame.kind == GROUP_DATA:
+            # It is never sent again.
+            return False
         taken = self._taken.setdefault(frame.from_, collections.deque(maxlen=DEDUPE_IDS))
         if frame.flags & RETRY and frame.id in taken:
             return True

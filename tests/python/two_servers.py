@@ -1,6 +1,6 @@
 """Checks two servers of one cluster through the independent client: two_servers.py HOST PORT_A HOST PORT_B
 
-alice logs in at A, bob at B. Prints `ok NAME` for each check and `N passed` at the end; exits 1 with the reason at the
+alice logs in at A, bob at B; everyone is to be everyone's friend there. Prints `ok NAME` for each check and `N passed` at the end; exits 1 with the reason at the
 first that fails. No wait is longer than 10 s.
 """
 
@@ -200,6 +200,54 @@ class Checks:
             raise Failed("a REPLY from nobody")
 
         expect("bounce code", until_settled(bounce_code), tl.OFFLINE)
+
+    def check_group(self):
+        for client in (self.alice, self.bob):
+            event = client.join("chess")
+            expect("GROUP_EVENT", fields(event), (tl.GROUP_EVENT, 0, tl.JOINED, event.id, b"chess", client.user, b""))
+        self.hears_of_member(self.alice, self.bob, tl.JOINED)
+        for sender, receiver in self.both_ways():
+            for flags in (0, tl.DROPPABLE, tl.WANT_ACK):
+                id = sender.broadcast("chess", b"to all \x00\xff", 7, flags)
+                said = receiver.recv_kind(tl.GROUP_DATA)
+                expect("GROUP_DATA", fields(said), (tl.GROUP_DATA, flags, 7, id, b"chess", sender.user, b"to all \x00\xff"))
+            ack = sender.recv_kind(tl.ACK)
+            expect("ACK", fields(ack), (tl.ACK, 0, 0, id, sender.user, receiver.user, b""))
+        for client in (self.alice, self.bob):
+            expect("a copy of what one said oneself", client.has(tl.GROUP_DATA), False)
+
+    def hears_of_member(self, client, member, change):
+        event = client.recv_kind(tl.GROUP_EVENT, id=0, info_type=change, from_=member.user)
+        expect("GROUP_EVENT", fields(event), (tl.GROUP_EVENT, 0, change, 0, b"chess", member.user, b""))
+
+    def check_group_members(self):
+        answer = self.alice.ask("members", group="chess")
+        expect("complete", answer.get("complete"), True)
+        expect("ANSWER", sorted(answer["users"], key=lambda member: member["user"]), [
+            {"user": client.user.decode(), "online": True, "server": client.welcome["server"]}
+            for client in (self.alice, self.bob)])
+
+    def check_group_left(self):
+        event = self.bob.leave("chess")
+        expect("GROUP_EVENT", fields(event), (tl.GROUP_EVENT, 0, tl.LEFT, event.id, b"chess", b"bob", b""))
+        self.hears_of_member(self.alice, self.bob, tl.LEFT)
+        id = self.bob.broadcast("chess", b"am I in?")
+        bounce = self.bob.wait_bounce(id)
+        expect("BOUNCE", fields(bounce), (tl.BOUNCE, 0, tl.NOT_IN_GROUP, id, b"bob", b"chess", b""))
+        self.alice.leave("chess")
+        expect("what nobody said to alice", self.alice.has(tl.GROUP_DATA), False)
+
+    def check_friends(self):
+        carol = login(self.address_b, "carol")
+        for online, happens in ((1, lambda: None), (0, carol.logout)):
+            happens()
+            change = self.alice.recv_kind(tl.PRESENCE, from_=b"carol")
+            expect("PRESENCE", fields(change), (tl.PRESENCE, 0, online, 0, b"", b"carol", b""))
+        carol.close()
+
+    def check_watch(self):
+        expect("ANSWER", self.alice.ask("watch", ["bob"]).get("users"), [{"user": "bob", "online": True}])
+        expect("ANSWER", self.alice.ask("unwatch", ["bob"]), {})
 
     def check_ping(self):
         for client in (self.alice, self.bob):
