@@ -290,7 +290,7 @@ fn an_operator_asks_a_servers_handler() {
     assert_eq!(ask(2).json()["body_base64"], "/wA=");
     assert_eq!(ask(3).problem(502), "the handler failed: tired");
     assert_eq!(ask(4).problem(504), "nothing came back in time");
-    assert_eq!(ask(5).problem(502), "the server has no handler for it");
+    assert_eq!(ask(5).problem(404), "the server has no handler for it");
     let absent = json!({"to": {"server": 9}, "answer": true});
     cluster.post("/v1/messages", Some(&absent)).problem(404);
     let message = json!({"to": {"server": 1}, "info_type": 8, "body": "alice"});

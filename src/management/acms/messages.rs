@@ -74,8 +74,10 @@ pub(super) async fn send(State(handle): State<AcmsHandle>, body: Body) -> Result
         Err(cause) | Ok(Some(Settled::Bounced(cause))) if is_to_user => {
             Ok(json(&Delivery { outcome: "bounced", cause: Some(cause.to_string().to_lowercase()) }))
         }
-        Ok(Some(Settled::Bounced(Bounce::NoHandler))) => Err(gateway("the server has no handler for it")),
-        Ok(Some(Settled::Failed(text))) => Err(gateway(&format!("the handler failed: {text}"))),
+        Ok(Some(Settled::Bounced(Bounce::NoHandler))) => Err(Problem::not_found("the server has no handler for it")),
+        Ok(Some(Settled::Failed(text))) => {
+            Err(Problem::new(StatusCode::BAD_GATEWAY, format!("the handler failed: {text}")))
+        }
         Ok(Some(Settled::Answered { info_type, body })) => Ok(json(&reply(info_type, &body))),
         Err(Bounce::Offline) => Err(Problem::not_found("there is no such server, or nobody in that group")),
         Err(cause) | Ok(Some(Settled::Bounced(cause))) => Err(Problem::unavailable(format!("not now: {cause}"))),
@@ -83,10 +85,6 @@ pub(super) async fn send(State(handle): State<AcmsHandle>, body: Body) -> Result
             Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "nothing came back in time"))
         }
     }
-}
-
-fn gateway(detail: &str) -> Problem {
-    Problem::new(StatusCode::BAD_GATEWAY, detail)
 }
 
 fn read(message: Message) -> Result<OperatorMessage, Problem> {
