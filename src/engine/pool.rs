@@ -400,9 +400,12 @@ impl Lane {
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Friends { .. } => {
                 self.deferred.push_back(refused);
             }
-            Task::Blob(ref incoming) if matches!(**incoming, IncomingBlob::Failed { .. }) => {
-                self.deferred.push_back(refused);
-            }
+            Task::Blob(ref incoming) => match **incoming {
+                IncomingBlob::Failed { .. } => self.deferred.push_back(refused),
+                // Word of how far it is: the blob goes on without.
+                IncomingBlob::Progress { .. } => {}
+                IncomingBlob::Offered(_) | IncomingBlob::Whole(_) => return Err(refused),
+            },
             Task::Presence(user, online) => _ = self.presence.insert(user, online),
             Task::Check { .. }
             | Task::Message { .. }
@@ -412,7 +415,6 @@ impl Lane {
             | Task::Join(_) => {
                 return Err(refused);
             }
-            Task::Blob(_) => return Err(refused),
         }
         Ok(())
     }
@@ -516,6 +518,7 @@ impl Drop for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::role::blob::{BlobFailure, BlobKey};
 
     fn message(bytes: usize) -> Task {
         let conn = ConnId { index: 0, generation: 1 };
@@ -535,6 +538,19 @@ mod tests {
         let user = UserId::parse(b"alice").expect("an id");
         assert!(lane.give(Task::LoggedIn(user)).is_ok());
         assert_eq!(queue.len(), 17);
+    }
+
+    #[test]
+    fn word_of_a_blob_s_progress_is_dropped_where_there_is_no_room_and_of_its_end_waits() {
+        let (tasks, queue) = bounded(0);
+        let mut lane = Lane { tasks, body_bytes: Arc::default(), deferred: VecDeque::new(), presence: BTreeMap::new() };
+        let key = || BlobKey { from: Some(UserId::parse(b"alice").expect("an id")), id: 1 };
+        let progress = IncomingBlob::Progress { key: key(), received: 1, size: 2 };
+        assert!(lane.give(Task::Blob(Box::new(progress))).is_ok(), "the blob is not refused for it");
+        assert!(lane.deferred.is_empty());
+        let failed = IncomingBlob::Failed { key: key(), cause: BlobFailure::Busy };
+        assert!(lane.give(Task::Blob(Box::new(failed))).is_ok());
+        assert_eq!((lane.deferred.len(), queue.len()), (1, 0));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use trunkline::{
-    AppServer, AppServerBuilder, Blob, BlobFailure, BlobHandle, BlobOutcome, Client, ClusterState, Event, Handler,
-    IncomingBlob, Nobody, SendError, ServerHandle, UserId,
+    AppServer, AppServerBuilder, Blob, BlobFailure, BlobHandle, BlobOffer, BlobOutcome, Bounce, Client, ClusterState,
+    Event, Handler, IncomingBlob, Nobody, SendError, ServerHandle, Undelivered, UserId,
 };
 
 use crate::PATIENCE;
@@ -156,6 +156,49 @@ fn a_handler_on_threads_of_its_own_takes_blobs() {
     assert_eq!(outcome(&handle), Ok(Ok(())));
 }
 
+/// Hands each offer to the test, and waits for it to say go on.
+struct Held {
+    offered: Sender<BlobOffer>,
+    goes_on: Receiver<()>,
+    ended: Sender<BlobFailure>,
+}
+
+impl Handler for Held {
+    fn on_blob(&self, _server: &ServerHandle, blob: IncomingBlob) {
+        match blob {
+            IncomingBlob::Offered(offer) => {
+                self.offered.send(offer).expect("the test waits for it");
+                self.goes_on.recv().expect("the test says so");
+            }
+            IncomingBlob::Failed { cause, .. } => self.ended.send(cause).expect("the test waits for it"),
+            IncomingBlob::Progress { .. } => {}
+            IncomingBlob::Whole(_) => panic!("there was no room for it"),
+        }
+    }
+}
+
+#[test]
+fn a_handler_on_a_busy_thread_hears_of_a_blob_that_came_and_had_no_room() {
+    let ((offered, offers), (go_on, goes_on), (ended, ends)) = (unbounded(), unbounded(), unbounded());
+    let builder = AppServer::builder().friends(Nobody).pool(1).handler(Held { offered, goes_on, ended });
+    let server = builder.bind("127.0.0.1:0").expect("the port is free");
+    let (addr, stop) = (server.local_addr(), server.handle());
+    let _engine = Engine { stop: Box::new(move || stop.stop()), running: Some(server.spawn().expect("a thread")) };
+    let alice = Client::builder("alice").patience(PATIENCE).connect(addr).expect("let in");
+    let handle = alice.send_blob(None, 8, "", body(MIB)).expect("sent");
+    let offer = offers.recv_timeout(PATIENCE).expect("an offer");
+    // The thread is in its handler: what is said now fills its queue.
+    for _ in 0..1100 {
+        alice.send(None, 1, Vec::new()).expect("sent");
+    }
+    let Event::Undelivered { cause, .. } = event(&alice) else { panic!("all had room") };
+    assert_eq!(cause, Undelivered::Bounced(Bounce::Busy));
+    offer.accept();
+    assert_eq!(outcome(&handle), Ok(Err(BlobFailure::Busy)), "its sender hears why");
+    go_on.send(()).expect("the handler waits for it");
+    assert_eq!(ends.recv_timeout(PATIENCE), Ok(BlobFailure::Busy), "and so does who accepted it");
+}
+
 #[test]
 fn a_server_sends_blobs_to_users_of_any_server() {
     let cluster = Two::start();
@@ -167,7 +210,7 @@ fn a_server_sends_blobs_to_users_of_any_server() {
         assert_eq!((outcome(&handle), handle.progress()), (Ok(Ok(())), 5 << 20));
     }
     let nobody = cluster.servers[0].handle.send_blob(&id("nobody"), 9, "", body(1)).expect("sent");
-    assert_eq!(outcome(&nobody), Ok(Err(BlobFailure::Bounced(trunkline::Bounce::Offline))));
+    assert_eq!(outcome(&nobody), Ok(Err(BlobFailure::Bounced(Bounce::Offline))));
 }
 
 #[test]

@@ -27,7 +27,7 @@ use crate::management::Bound;
 use crate::net::Reactor;
 use crate::role::Core as _;
 use crate::role::appserver::{self as core, ClusterState, Event, Inbox, Outcome, QuerySource, ServerInbox, Verdict};
-use crate::role::blob::BlobEvent;
+use crate::role::blob::{BlobEvent, BlobFailure};
 use crate::role::client::SendError;
 use crate::time::{Span, Time};
 use crate::wire::{BlobCause, Bounce, CloseCode, Flags};
@@ -342,7 +342,14 @@ impl AppServer {
                 self.core.refuse_query(now, &QuerySource::Server { id: inbox.id }, Bounce::Busy);
             }
             Task::Join(join) => self.core.join_verdict(now, &join, Err(Bounce::Busy)),
-            Task::Blob(incoming) => self.core.refuse_blob(now, incoming.key(), BlobCause::Busy, String::new()),
+            Task::Blob(incoming) => {
+                self.core.refuse_blob(now, incoming.key(), BlobCause::Busy, String::new());
+                if let IncomingBlob::Whole(blob) = *incoming {
+                    let failed = IncomingBlob::Failed { key: blob.key.clone(), cause: BlobFailure::Busy };
+                    // Who accepted it hears how it ended: such a notice waits for room.
+                    self.give(Task::Blob(Box::new(failed)));
+                }
+            }
             Task::MayWatch { conn, id, .. } => self.core.postpone(now, conn, id),
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Friends { .. } | Task::Presence(..) => {
                 unreachable!("a notice waits in the pool, it is not turned away")
