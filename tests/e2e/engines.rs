@@ -15,6 +15,7 @@ use trunkline::{
 };
 
 use crate::port::Port;
+use crate::raw::{ACK, DATA, DENIED, Frame, Raw, WANT_ACK};
 use crate::{PATIENCE, now};
 
 /// What a handler was called for.
@@ -346,6 +347,20 @@ fn a_user_talks_to_the_handler_of_its_server() {
         assert_eq!(outcome(ask(TAKE)), Ok(Ok(b"you said this".to_vec())));
         alice.close().expect("it logs out");
         server.hears(Heard::Out("alice".to_owned(), Gone::Closed(CloseCode::LOGGED_OUT)));
+    }
+}
+
+#[test]
+fn a_message_that_the_handler_denies_is_acknowledged_first_wherever_the_handler_runs() {
+    for threads in [0, 2] {
+        let server = Server::start(AppServer::builder().pool(threads));
+        let mut alice = Raw::login(server.addr.parse().expect("an address"), "alice");
+        for info_type in [REFUSE, PANIC] {
+            let sent = Frame { info_type, flags: WANT_ACK, ..alice.frame(DATA, "", info_type.into(), "") };
+            alice.write(&sent.encode());
+            alice.expect(&Frame { kind: ACK, id: sent.id, to: b"alice".to_vec(), ..Frame::default() });
+            alice.expect_bounce(&sent, DENIED);
+        }
     }
 }
 

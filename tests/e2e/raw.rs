@@ -18,6 +18,7 @@ pub(crate) const LOGOUT: u8 = 0x04;
 pub(crate) const PING: u8 = 0x05;
 pub(crate) const PONG: u8 = 0x06;
 pub(crate) const DATA: u8 = 0x10;
+pub(crate) const ACK: u8 = 0x11;
 pub(crate) const BOUNCE: u8 = 0x12;
 pub(crate) const QUERY: u8 = 0x13;
 pub(crate) const GROUP_JOIN: u8 = 0x20;
@@ -29,6 +30,7 @@ pub(crate) const OFFLINE: u32 = 1;
 pub(crate) const UNREACHABLE: u32 = 2;
 pub(crate) const RETRY: u32 = 3;
 pub(crate) const BUSY: u32 = 4;
+pub(crate) const DENIED: u32 = 5;
 
 pub(crate) const SHUTDOWN: u32 = 1000;
 pub(crate) const MOVE: u32 = 1001;
@@ -45,6 +47,8 @@ pub(crate) const SPOOF: u32 = 1506;
 pub(crate) const REFUSED: u32 = 1507;
 pub(crate) const REPLACED: u32 = 1508;
 pub(crate) const LOGGED_OUT: u32 = 1511;
+
+pub(crate) const WANT_ACK: u8 = 0x01;
 
 /// Bytes of `length` that are neither ids nor body.
 const COUNTED_HEADER_BYTES: usize = 16;

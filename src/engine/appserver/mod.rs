@@ -213,15 +213,7 @@ impl AppServer {
             Event::LoggedOut { user, gone } => {
                 self.give(Task::LoggedOut(user, gone));
             }
-            Event::Message(inbox) => {
-                let Inbox { info_type, flags, ref body, .. } = inbox;
-                let (body, more) = (body.clone(), flags.has(Flags::MORE));
-                let wants_ack = flags.has(Flags::WANT_ACK).then(|| inbox.reference());
-                let taken = self.give(Task::Message { reference: inbox.reference(), info_type, more, body });
-                if let Some(message) = wants_ack.filter(|_| taken) {
-                    self.core.acknowledge(self.reactor.now(), &message);
-                }
-            }
+            Event::Message(inbox) => self.hear_message(&inbox),
             Event::Query(inbox) => {
                 let Inbox { info_type, flags, ref body, .. } = inbox;
                 let (body, more) = (body.clone(), flags.has(Flags::MORE));
@@ -271,6 +263,18 @@ impl AppServer {
         }
     }
 
+    /// One that wants an ACK gets it once its task is taken, and before what the handler made of it: so it is with a pool too.
+    fn hear_message(&mut self, inbox: &Inbox) {
+        let Inbox { info_type, flags, body, .. } = inbox;
+        let reference = inbox.reference();
+        let (body, more) = (body.clone(), flags.has(Flags::MORE));
+        let given = self.hand_over(Task::Message { reference: reference.clone(), info_type: *info_type, more, body });
+        if given.is_ok() && flags.has(Flags::WANT_ACK) {
+            self.core.acknowledge(self.reactor.now(), &reference);
+        }
+        self.settle(given);
+    }
+
     fn hear_blob(&mut self, event: BlobEvent) {
         let Some(incoming) = self.blobs.hear(event) else { return };
         let whole = matches!(incoming, IncomingBlob::Whole(_)).then(|| incoming.key().clone());
@@ -311,9 +315,18 @@ impl AppServer {
     /// Hands the application a task, and the core what comes of it. False where there was no room for it, which whoever
     /// caused it has then been told.
     fn give(&mut self, task: Task) -> bool {
+        let given = self.hand_over(task);
+        self.settle(given)
+    }
+
+    fn hand_over(&mut self, task: Task) -> Result<Done, Task> {
         let given = self.stage.give(&self.handle, task);
         // What ran inline took its time.
         self.reactor.catch_up();
+        given
+    }
+
+    fn settle(&mut self, given: Result<Done, Task>) -> bool {
         let now = self.reactor.now();
         match given {
             Ok(done) => {
