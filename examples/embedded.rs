@@ -13,7 +13,7 @@ struct Echo(AtomicU64);
 impl Handler for Echo {
     fn on_message(&self, server: &ServerHandle, message: &Incoming<'_>) -> Result<(), Denied> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        server.send(message.from, message.info_type, message.body.to_vec()).map_err(|_| Denied)
+        server.send(message.from, message.info_type, message.body.to_vec()).map(drop).map_err(|_| Denied)
     }
 
     fn on_query(&self, _server: &ServerHandle, _query: &Incoming<'_>, reply: Responder) {

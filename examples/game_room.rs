@@ -116,7 +116,7 @@ impl Handler for Game {
             (GUESS, HOST) => self.guess(server, message.from, guess),
             (GUESS, _) => {
                 let body = format!("{} {guess}", message.from).into_bytes();
-                server.send_to_server(HOST, GUESS, body).map_err(|_| Denied)
+                server.send_to_server(HOST, GUESS, body).map(drop).map_err(|_| Denied)
             }
             _ => Err(Denied),
         }

@@ -29,7 +29,7 @@ pub(super) type EditOutcome = Result<(), QueryFailure>;
 /// What server code does with a group.
 pub(crate) enum GroupCommand {
     Edit { user: UserId, group: GroupId, edit: Edit, outcome: Sender<EditOutcome> },
-    Broadcast { group: GroupId, flags: Flags, info_type: u32, body: Vec<u8> },
+    Broadcast { group: GroupId, flags: Flags, info_type: u32, body: Vec<u8>, id: u64 },
     Members { group: GroupId, outcome: Sender<Members> },
 }
 
@@ -52,19 +52,21 @@ impl ServerHandle {
         Ok(pending)
     }
 
-    /// Says something to all members of a group, on every server, at most once each: who can't be reached is counted.
-    pub fn broadcast(&self, group: &GroupId, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
+    /// Says something to all members of a group, on every server, at most once each. Each that it does not reach is told to
+    /// [`Handler::on_undelivered`](super::Handler::on_undelivered) with the id.
+    pub fn broadcast(&self, group: &GroupId, info_type: u32, body: Vec<u8>) -> Result<u64, Overloaded> {
         self.broadcast_with(group, Flags::NONE, info_type, body)
     }
 
     /// As [`ServerHandle::broadcast`]; the message may be dropped behind slow members.
-    pub fn broadcast_droppable(&self, group: &GroupId, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
+    pub fn broadcast_droppable(&self, group: &GroupId, info_type: u32, body: Vec<u8>) -> Result<u64, Overloaded> {
         self.broadcast_with(group, Flags::DROPPABLE, info_type, body)
     }
 
-    fn broadcast_with(&self, group: &GroupId, flags: Flags, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
-        let group = group.clone();
-        self.command(Command::Group(GroupCommand::Broadcast { group, flags, info_type, body }))
+    fn broadcast_with(&self, group: &GroupId, flags: Flags, info_type: u32, body: Vec<u8>) -> Result<u64, Overloaded> {
+        let (group, id) = (group.clone(), self.ids.next_to_user());
+        self.command(Command::Group(GroupCommand::Broadcast { group, flags, info_type, body, id }))?;
+        Ok(id)
     }
 
     /// Who is in a group, on every server; after 3 s what is known by then. At most 4,096 are named.

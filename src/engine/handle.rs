@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 use super::blob::{BlobHandle, BlobLine};
 use super::groups::GroupCommand;
 use super::outcomes::{Cursor, LocateOutcome, Locating, Profile, QueryOutcome, UserPage, Waiting};
+use super::plain::PlainIds;
 use super::{Asker, Pending, resolve};
 use crate::id::{ServerId, UserId};
 use crate::limits;
@@ -22,9 +23,9 @@ use crate::wire::{Bounce, Flags, ListRequest};
 
 /// What other threads, and handlers, ask of a running server.
 pub(crate) enum Command {
-    Send { to: UserId, info_type: u32, flags: Flags, body: Vec<u8> },
+    Send { to: UserId, info_type: u32, flags: Flags, body: Vec<u8>, id: u64 },
     Query { to: UserId, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
-    SendToServer { to: ServerId, info_type: u32, body: Vec<u8> },
+    SendToServer { to: ServerId, info_type: u32, body: Vec<u8>, id: u64 },
     QueryServer { to: ServerId, info_type: u32, body: Vec<u8>, patience: Span, outcome: Sender<QueryOutcome> },
     Kick { user: UserId, text: String },
     Group(GroupCommand),
@@ -83,19 +84,27 @@ pub struct Overloaded;
 pub struct ServerHandle {
     pub(super) commands: Sender<Command>,
     pub(super) blob_line: BlobLine,
+    pub(super) ids: Arc<PlainIds>,
     pub(super) told_to_stop: Arc<AtomicBool>,
     pub(super) wake: Arc<Wake>,
 }
 
 impl ServerHandle {
-    /// Sends a message to a user on any server, at most once: what can't be delivered is counted and dropped.
-    pub fn send(&self, to: &UserId, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
-        self.command(Command::Send { to: to.clone(), info_type, flags: Flags::NONE, body })
+    /// Sends a message to a user on any server, at most once. One that does not reach its receiver is told to
+    /// [`Handler::on_undelivered`](super::Handler::on_undelivered) with the id.
+    pub fn send(&self, to: &UserId, info_type: u32, body: Vec<u8>) -> Result<u64, Overloaded> {
+        self.send_with(to, Flags::NONE, info_type, body)
     }
 
-    /// Sends a message that may be dropped behind a slow receiver.
-    pub fn send_droppable(&self, to: &UserId, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
-        self.command(Command::Send { to: to.clone(), info_type, flags: Flags::DROPPABLE, body })
+    /// As [`ServerHandle::send`]; the message may be dropped behind a slow receiver.
+    pub fn send_droppable(&self, to: &UserId, info_type: u32, body: Vec<u8>) -> Result<u64, Overloaded> {
+        self.send_with(to, Flags::DROPPABLE, info_type, body)
+    }
+
+    fn send_with(&self, to: &UserId, flags: Flags, info_type: u32, body: Vec<u8>) -> Result<u64, Overloaded> {
+        let id = self.ids.next_to_user();
+        self.command(Command::Send { to: to.clone(), info_type, flags, body, id })?;
+        Ok(id)
     }
 
     /// Sends a message to a user on any server, once; the outcome is there when the user's program has it, and after
@@ -131,10 +140,12 @@ impl ServerHandle {
         Ok(pending)
     }
 
-    /// Sends a message to the application of a server of the cluster, this one's own included, at most once: what can't be
-    /// delivered is counted and dropped.
-    pub fn send_to_server(&self, to: ServerId, info_type: u32, body: Vec<u8>) -> Result<(), Overloaded> {
-        self.command(Command::SendToServer { to, info_type, body })
+    /// Sends a message to the application of a server of the cluster, this one's own included, at most once. One that does
+    /// not reach it is told to [`Handler::on_undelivered`](super::Handler::on_undelivered) with the id.
+    pub fn send_to_server(&self, to: ServerId, info_type: u32, body: Vec<u8>) -> Result<u64, Overloaded> {
+        let id = self.ids.next_to_server();
+        self.command(Command::SendToServer { to, info_type, body, id })?;
+        Ok(id)
     }
 
     /// Asks the application of a server of the cluster, this one's own included; the outcome is there after `patience` at

@@ -4,7 +4,7 @@ use super::{IncomingBlob, Responder, ServerHandle};
 use crate::id::{ServerId, UserId};
 use crate::role::Gone;
 use crate::role::appserver::ClusterState;
-use crate::wire::Login;
+use crate::wire::{Bounce, Login};
 
 /// A login that the application looks at.
 #[derive(Clone, Debug)]
@@ -129,6 +129,13 @@ pub trait Handler: Send + Sync + 'static {
     /// A user that the server's code watches ([`ServerHandle::watch`]) came or went. Behind a handler that is slow only the
     /// last change of a user is told, and may be none.
     fn on_presence(&self, _server: &ServerHandle, _user: &UserId, _online: bool) {}
+
+    /// A message that server code sent with [`ServerHandle::send`], [`ServerHandle::broadcast`] or
+    /// [`ServerHandle::send_to_server`], which gave its `id`, did not reach its receiver: `to`, or none where that was a
+    /// server. Of a broadcast it is each member that it did not reach, or the group's own name: then nobody on other
+    /// servers, or nobody at all, was reached for certain. One that was dropped for its DROPPABLE is not told of; nor is
+    /// one, with a pool, whose thread has too much to do.
+    fn on_undelivered(&self, _server: &ServerHandle, _to: Option<&UserId>, _id: u64, _cause: Bounce) {}
 
     /// The link to the cluster changed.
     fn on_cluster(&self, _server: &ServerHandle, _state: &ClusterState) {}

@@ -12,6 +12,7 @@ mod handle;
 mod handler;
 mod newcomers;
 mod outcomes;
+mod plain;
 mod pool;
 mod responder;
 mod watchdog;

@@ -19,6 +19,7 @@ use crate::limits;
 use crate::net::Wake;
 use crate::role::appserver::{ClusterState, Friendship, JoinRef, QueryRef, QuerySource, ServerInbox, Verdict};
 use crate::role::{Entropy, Gone};
+use crate::wire::Bounce;
 use crate::wire::link::ServerMessageId;
 
 /// The application's code.
@@ -68,6 +69,11 @@ pub(super) enum Task {
         users: Vec<UserId>,
     },
     Presence(UserId, bool),
+    Undelivered {
+        to: Option<UserId>,
+        id: u64,
+        cause: Bounce,
+    },
 }
 
 /// What a call came to, for the core.
@@ -95,6 +101,7 @@ impl Task {
             Task::Join(join) => Some(&join.user),
             Task::Blob(incoming) => incoming.key().from.as_ref(),
             Task::Friends { user, .. } | Task::MayWatch { watcher: user, .. } | Task::Presence(user, _) => Some(user),
+            Task::Undelivered { to, .. } => to.as_ref(),
             Task::ServerMessage(_) | Task::Cluster(_) => None,
         }
     }
@@ -106,7 +113,7 @@ impl Task {
             Task::ServerMessage(inbox) => Some(inbox.from()),
             Task::Check { .. } | Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } => None,
             Task::Blob(_) | Task::Cluster(_) | Task::Join(_) => None,
-            Task::Friends { .. } | Task::MayWatch { .. } | Task::Presence(..) => None,
+            Task::Friends { .. } | Task::MayWatch { .. } | Task::Presence(..) | Task::Undelivered { .. } => None,
         }
     }
 
@@ -125,6 +132,7 @@ impl Task {
         "friends_of",
         "may_watch",
         "on_presence",
+        "on_undelivered",
     ];
 
     /// The place of its name among [`Task::NAMES`].
@@ -146,6 +154,7 @@ impl Task {
             Task::Friends { .. } => 11,
             Task::MayWatch { .. } => 12,
             Task::Presence(..) => 13,
+            Task::Undelivered { .. } => 14,
         }
     }
 
@@ -164,7 +173,7 @@ impl Task {
             // Those of blobs have a bound of their own, which lasts until the application lets go of them.
             Task::Blob(_) => 0,
             Task::MayWatch { users, .. } => users.len() * std::mem::size_of::<UserId>(),
-            Task::Friends { .. } | Task::Presence(..) => 0,
+            Task::Friends { .. } | Task::Presence(..) | Task::Undelivered { .. } => 0,
         }
     }
 
@@ -187,6 +196,7 @@ impl Task {
             | Task::Join(_)
             | Task::Blob(_)) => other,
             other @ (Task::Friends { .. } | Task::MayWatch { .. } | Task::Presence(..)) => other,
+            other @ Task::Undelivered { .. } => other,
         }
     }
 }
@@ -206,6 +216,7 @@ impl Application {
             // A responder answers by itself where it is dropped.
             Task::Query { .. } | Task::Blob(_) | Task::Presence(..) => Done::Nothing,
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::ServerMessage(_) | Task::Cluster(_) => Done::Nothing,
+            Task::Undelivered { .. } => Done::Nothing,
         };
         catch_unwind(AssertUnwindSafe(|| self.call(server, task))).unwrap_or_else(|_| {
             let panics = self.panics.fetch_add(1, Ordering::Relaxed) + 1;
@@ -248,6 +259,10 @@ impl Application {
             }
             Task::Presence(user, online) => {
                 handler.on_presence(server, &user, online);
+                Done::Nothing
+            }
+            Task::Undelivered { to, id, cause } => {
+                handler.on_undelivered(server, to.as_ref(), id, cause);
                 Done::Nothing
             }
             Task::LoggedIn(user) => {
@@ -407,6 +422,8 @@ impl Lane {
                 IncomingBlob::Offered(_) | IncomingBlob::Whole(_) => return Err(refused),
             },
             Task::Presence(user, online) => _ = self.presence.insert(user, online),
+            // As many as messages that were sent; nothing counts on them.
+            Task::Undelivered { .. } => {}
             Task::Check { .. }
             | Task::Message { .. }
             | Task::Query { .. }
@@ -490,6 +507,7 @@ impl Pool {
             Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Message { .. } | Task::Query { .. } => lane.give(task),
             Task::ServerMessage(_) | Task::Cluster(_) | Task::Join(_) => lane.give(task),
             Task::Blob(_) | Task::Friends { .. } | Task::MayWatch { .. } | Task::Presence(..) => lane.give(task),
+            Task::Undelivered { .. } => lane.give(task),
         }
     }
 }

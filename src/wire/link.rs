@@ -310,8 +310,8 @@ impl ServerMessageId {
     }
 
     /// What an incarnation's messages are counted from: an answer to one of an earlier start of the server is not taken for
-    /// an answer to one of this start. Starts share a range only 4.7 hours apart to the millisecond, or after 16 million
-    /// messages; no answer takes that long.
+    /// an answer to one of this start. Starts share a range only 1.2 hours apart, or a multiple of that, to the millisecond (a
+    /// server counts from four places of it), or after 16 million messages; no answer takes that long.
     pub fn first(incarnation: u64) -> u64 {
         (incarnation & 0xff_ffff) << 24
     }

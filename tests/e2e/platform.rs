@@ -1,13 +1,15 @@
 //! What server code asks of the platform and says on it, and what a program may ask before it logs in: two servers, and
 //! users on both.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use trunkline::role::client::QueryFailure as Failure;
 use trunkline::{
-    AppServer, AppServerBuilder, Bounce, Client, CloseCode, ClusterState, EntryFailure, Event, Handler, Incoming,
-    Message, Responder, ServerHandle, ServerId, State, TagError, Unnamed, UserId, query_without_login,
+    AppServer, AppServerBuilder, Bounce, Client, CloseCode, ClusterState, EntryFailure, Event, GroupId, Handler,
+    Incoming, Message, Nobody, Responder, ServerHandle, ServerId, State, TagError, Unnamed, UserId,
+    query_without_login,
 };
 
 use crate::PATIENCE;
@@ -24,6 +26,7 @@ const KEEP: u32 = 4;
 enum Heard {
     Up,
     ServerSays(u16, u32, Vec<u8>),
+    Undelivered(Option<String>, u64, Bounce),
 }
 
 /// Answers everyone alike, and says who asked.
@@ -59,6 +62,10 @@ impl Handler for Desk {
     fn on_query_before_login(&self, _server: &ServerHandle, query: &Unnamed<'_>, reply: Responder) {
         assert!(query.addr.ip().is_loopback());
         self.answer("nobody", query.info_type, query.body, reply);
+    }
+
+    fn on_undelivered(&self, _server: &ServerHandle, to: Option<&UserId>, id: u64, cause: Bounce) {
+        self.heard.send(Heard::Undelivered(to.map(UserId::to_string), id, cause)).expect("the test listens");
     }
 
     fn on_cluster(&self, _server: &ServerHandle, state: &ClusterState) {
@@ -259,5 +266,51 @@ fn each_end_of_a_session_is_told_apart_at_the_client() {
             assert!(pause.as_millis() > 0);
         }
         other => panic!("{other:?} does not say that the connection was interrupted"),
+    }
+}
+
+#[test]
+fn server_code_hears_whom_its_messages_did_not_reach_wherever_they_are() {
+    for threads in [0, 2] {
+        let frames = AtomicUsize::new(1 << 20);
+        // The second server's clients take smaller frames than the first's.
+        let builder = || {
+            let max_frame = frames.swap(64 << 10, Ordering::Relaxed);
+            AppServer::builder().friends(Nobody).pool(threads).max_frame(max_frame)
+        };
+        let ([as0, as1], _acms) = two(builder);
+        let (alice, bob) = (as0.connect("alice"), as1.connect("bob"));
+        let chess: GroupId = "chess".parse().expect("an id");
+        for user in ["alice", "bob"] {
+            let added = as0.handle.add_to_group(&id(user), &chess).expect("it takes commands");
+            assert_eq!(outcome(added), Ok(()), "{user}");
+        }
+        let undelivered = |to: Option<&str>, sent, cause| {
+            as0.hears(Heard::Undelivered(to.map(str::to_owned), sent, cause));
+        };
+        let sent = as0.handle.send(&id("nobody"), 7, Vec::new()).expect("it takes commands");
+        undelivered(Some("nobody"), sent, Bounce::Offline);
+        let big = || vec![b'x'; 100 << 10];
+        let sent = as0.handle.send(bob.user(), 7, big()).expect("it takes commands");
+        undelivered(Some("bob"), sent, Bounce::TooBig);
+        let sent = as0.handle.send(bob.user(), 7, vec![b'x'; 1 << 20]).expect("it takes commands");
+        undelivered(Some("bob"), sent, Bounce::TooBig);
+        // A member on another server; the one that is here has it.
+        let said = as0.handle.broadcast(&chess, 7, big()).expect("it takes commands");
+        undelivered(Some("bob"), said, Bounce::TooBig);
+        let Event::Member { .. } = event(&alice) else { panic!("she is put in") };
+        let Event::Member { .. } = event(&alice) else { panic!("bob is put in") };
+        assert!(matches!(event(&alice), Event::GroupMessage { message, .. } if message.id == said));
+        let said = as0.handle.broadcast(&chess, 7, vec![b'x'; 1 << 20]).expect("it takes commands");
+        undelivered(Some("chess"), said, Bounce::TooBig);
+        // A number whose bytes would be a user's name.
+        let sent =
+            as0.handle.send_to_server(ServerId(u16::from_be_bytes(*b"me")), 7, Vec::new()).expect("it takes commands");
+        undelivered(None, sent, Bounce::Offline);
+        // What was waited for is told to who waited, and to nobody else.
+        let asked = as0.handle.query(&id("nobody"), 7, Vec::new(), PATIENCE).expect("it takes commands");
+        assert_eq!(outcome(asked), Err(Failure::Bounced(Bounce::Offline)));
+        let sent = as0.handle.send(&id("nobody"), 7, Vec::new()).expect("it takes commands");
+        undelivered(Some("nobody"), sent, Bounce::Offline);
     }
 }

@@ -589,6 +589,7 @@ impl Site<'_> {
                 | Event::DrainAsked
                 | Event::Memory(_)
                 | Event::Outcome { .. }
+                | Event::Bounced { .. }
                 | Event::Located { .. }
                 | Event::Members { .. }
                 | Event::Cluster(_)

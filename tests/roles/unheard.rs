@@ -1,7 +1,7 @@
 //! What somebody would never have heard, or have heard wrongly, as the simulator found it.
 
 use trunkline::role::Core;
-use trunkline::role::appserver::{Event, Outcome};
+use trunkline::role::appserver::Event;
 use trunkline::wire::{Bounce, Flags};
 
 use crate::acms;
@@ -36,14 +36,15 @@ fn server_code_hears_of_each_member_that_its_message_did_not_reach() {
         let body = vec![b'x'; 500_000];
         let id = server.core.broadcast(server.now, &chess(), Flags::NONE, 7, &body).expect("it is not too big");
         server.turn();
-        let outcomes = events(&mut server).into_iter().filter_map(|event| match event {
-            Event::Outcome { id: at, outcome: Outcome::Bounced(cause) } if at == id => Some(cause),
+        let bounced = events(&mut server).into_iter().filter_map(|event| match event {
+            Event::Bounced { id: at, to, cause } if at == id => Some((to, cause)),
             _ => None,
         });
-        bounces.push(outcomes.collect::<Vec<_>>());
+        bounces.push(bounced.collect::<Vec<_>>());
     }
-    let elsewhere = vec![Bounce::Unreachable];
-    assert_eq!(bounces, [elsewhere.clone(), elsewhere, vec![Bounce::Busy, Bounce::Unreachable]]);
+    let elsewhere = (b"chess".to_vec(), Bounce::Unreachable);
+    let alice = (b"alice".to_vec(), Bounce::Busy);
+    assert_eq!(bounces, [vec![elsewhere.clone()], vec![elsewhere.clone()], vec![alice, elsewhere]]);
 }
 
 #[test]

@@ -75,6 +75,7 @@ impl World {
             }
             appserver::Event::QueryBeforeLogin { .. } => panic!("n{node} answers no strangers"),
             appserver::Event::Outcome { id, outcome } => self.hear_outcome(node, id, outcome),
+            appserver::Event::Bounced { id, cause, .. } => self.hear_outcome(node, id, Outcome::Bounced(cause)),
             appserver::Event::LoggedOut { user, gone } => {
                 if gone == Gone::Closed(CloseCode::MOVE) {
                     self.moved.insert(user.as_str().to_owned(), self.clock);
@@ -377,6 +378,7 @@ fn of_server(event: &appserver::Event) -> String {
         | appserver::Event::LoggedIn { .. }
         | appserver::Event::LoggedOut { .. }
         | appserver::Event::Outcome { .. }
+        | appserver::Event::Bounced { .. }
         | appserver::Event::Located { .. }
         | appserver::Event::JoinAsked(_)
         | appserver::Event::Members { .. }

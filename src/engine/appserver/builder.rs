@@ -15,6 +15,7 @@ use crate::engine::groups::Groups;
 use crate::engine::handle::ServerHandle;
 use crate::engine::handler::{AnyUser, Authenticator, Handler};
 use crate::engine::newcomers::Newcomers;
+use crate::engine::plain::PlainIds;
 use crate::engine::pool::{Application, Stage};
 use crate::engine::responder::Answers;
 use crate::engine::{Stopping, boot_number, check_name, listen_at, resolve_address, seed};
@@ -309,10 +310,13 @@ impl AppServerBuilder {
             });
         }
         let reactor = Reactor::new(self.tuning)?;
+        let server = config.server;
+        let mut core = core::AppServer::new(reactor.now(), config);
+        let ids = Arc::new(PlainIds::new(server, &mut core));
         let (commands, queue) = unbounded();
         let wake = reactor.wake();
         let (blob_line, blobs) = BlobLine::new(Arc::clone(&wake));
-        let handle = ServerHandle { commands, blob_line, told_to_stop: Arc::default(), wake: Arc::clone(&wake) };
+        let handle = ServerHandle { commands, blob_line, ids, told_to_stop: Arc::default(), wake: Arc::clone(&wake) };
         let application = Application {
             authenticator: self.authenticator,
             handler: self.handler,
@@ -321,7 +325,6 @@ impl AppServerBuilder {
             panics: AtomicU64::new(0),
         };
         let stage = Stage::new(application, self.threads, &handle, Arc::clone(&wake))?;
-        let core = core::AppServer::new(reactor.now(), config);
         Ok(AppServer {
             core,
             reactor,

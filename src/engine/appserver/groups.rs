@@ -4,6 +4,7 @@ use super::AppServer;
 use crate::engine::groups::GroupCommand;
 use crate::engine::outcomes::Waiting;
 use crate::engine::resolve;
+use crate::id::UserId;
 use crate::limits;
 use crate::role::appserver::Members;
 use crate::time::Time;
@@ -17,9 +18,9 @@ impl AppServer {
                     Some(sent) => self.await_outcome(sent, Waiting::Delivery(outcome)),
                 }
             }
-            GroupCommand::Broadcast { group, flags, info_type, body } => {
-                if let Err(cause) = self.core.broadcast(now, &group, flags, info_type, &body) {
-                    log::debug!("a message of the server's own to the group {group} did not go everywhere: {cause}");
+            GroupCommand::Broadcast { group, flags, info_type, body, id } => {
+                if let Err(cause) = self.core.broadcast_as(now, id, &group, flags, info_type, &body) {
+                    self.undelivered(UserId::parse(group.as_bytes()).ok(), id, cause);
                 }
             }
             GroupCommand::Members { group, outcome } => {

@@ -43,7 +43,7 @@ pub use builder::{AppServerBuilder, Membership};
 ///
 /// impl Handler for Echo {
 ///     fn on_message(&self, server: &ServerHandle, message: &Incoming<'_>) -> Result<(), Denied> {
-///         server.send(message.from, message.info_type, message.body.to_vec()).map_err(|_| Denied)
+///         server.send(message.from, message.info_type, message.body.to_vec()).map(drop).map_err(|_| Denied)
 ///     }
 /// }
 ///
@@ -232,6 +232,7 @@ impl AppServer {
                     waiting.resolve(outcome);
                 }
             }
+            Event::Bounced { id, to, cause } => self.bounced(id, &to, cause),
             Event::Located { token, servers } => {
                 if let Some(outcome) = self.lookups.remove(&token) {
                     outcome.resolve(servers);
@@ -273,6 +274,19 @@ impl AppServer {
             self.core.acknowledge(self.reactor.now(), &reference);
         }
         self.settle(given);
+    }
+
+    /// What came back of a message of the server's own; only of a plain one nobody knows otherwise.
+    fn bounced(&mut self, id: u64, to: &[u8], cause: Bounce) {
+        if self.handle.ids.is_to_user(id) {
+            self.undelivered(UserId::parse(to).ok(), id, cause);
+        } else if self.handle.ids.is_to_server(id) {
+            self.undelivered(None, id, cause);
+        }
+    }
+
+    fn undelivered(&mut self, to: Option<UserId>, id: u64, cause: Bounce) {
+        self.give(Task::Undelivered { to, id, cause });
     }
 
     fn hear_blob(&mut self, event: BlobEvent) {
@@ -364,8 +378,13 @@ impl AppServer {
                 }
             }
             Task::MayWatch { conn, id, .. } => self.core.postpone(now, conn, id),
-            Task::LoggedIn(_) | Task::LoggedOut(..) | Task::Cluster(_) | Task::Friends { .. } | Task::Presence(..) => {
-                unreachable!("a notice waits in the pool, it is not turned away")
+            Task::LoggedIn(_)
+            | Task::LoggedOut(..)
+            | Task::Cluster(_)
+            | Task::Friends { .. }
+            | Task::Presence(..)
+            | Task::Undelivered { .. } => {
+                unreachable!("a notice waits in the pool or is dropped, it is not turned away")
             }
         }
     }
@@ -411,18 +430,18 @@ impl AppServer {
 
     fn obey(&mut self, now: Time, command: Command) {
         match command {
-            Command::Send { to, info_type, flags, body } => {
-                if let Err(cause) = self.core.send(now, &to, flags, info_type, &body, None) {
-                    log::debug!("a message of the server's own to {to} was not sent: {cause}");
+            Command::Send { to, info_type, flags, body, id } => {
+                if let Err(cause) = self.core.send_as(now, id, &to, flags, info_type, &body) {
+                    self.undelivered(Some(to), id, cause);
                 }
             }
             Command::Query { to, info_type, body, patience, outcome } => {
                 let sent = self.core.send(now, &to, Flags::NONE, info_type, &body, Some(now + patience));
                 self.await_outcome(sent, Waiting::Query(outcome));
             }
-            Command::SendToServer { to, info_type, body } => {
-                if let Err(cause) = self.core.send_to_server(now, to, info_type, &body, None) {
-                    log::debug!("a message of the server's own to server {to} was not sent: {cause}");
+            Command::SendToServer { to, info_type, body, id } => {
+                if let Err(cause) = self.core.send_to_server_as(now, id, to, info_type, &body) {
+                    self.undelivered(None, id, cause);
                 }
             }
             Command::QueryServer { to, info_type, body, patience, outcome } => {

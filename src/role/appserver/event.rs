@@ -70,13 +70,23 @@ pub enum Event {
     },
     /// A blob is offered, comes, or goes.
     Blob(BlobEvent),
-    /// What became of a message or query of the server's own. A BOUNCE that comes behind the end of a query or a blob is told
-    /// as well: whoever waits for it no more ignores it.
+    /// What became of a query or an acknowledged message of the server's own.
     Outcome {
         /// The id that [`AppServer::send`](super::AppServer::send) gave.
         id: u64,
         /// What became of it.
         outcome: Outcome,
+    },
+    /// A plain message of the server's own came back. A BOUNCE that comes behind the end of a query or a blob is told as
+    /// well: whoever waits for it no more ignores it.
+    Bounced {
+        /// The message's id.
+        id: u64,
+        /// Whom it did not reach: a user, a server by its number's two bytes, or a group where none of its members on other
+        /// servers was reached for certain.
+        to: Vec<u8>,
+        /// Why.
+        cause: Bounce,
     },
     /// Where the users are that [`AppServer::locate`](super::AppServer::locate) asked for, in the order asked.
     Located {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashMap;
 
-use super::{AppServer, Event, Origin, Outcome};
+use super::{AppServer, Event, Origin};
 use crate::buf::{Frame, Shared};
 use crate::id::{ConnId, GroupId, UserId, check_id};
 use crate::limits;
@@ -339,8 +339,8 @@ impl AppServer {
         Ok(())
     }
 
-    /// Says something to a group in the server's own name. The id tells its outcomes from others': a BOUNCE for each member
-    /// that it did not reach, and one for all that are on other servers where none of them could be.
+    /// Says something to a group in the server's own name. The id is that of an [`Event::Bounced`] for each member that it
+    /// did not reach, and of one in the group's name where none that is on another server could be.
     ///
     /// # Errors
     /// It is too big; or [`Bounce::Busy`], where this turn has had [`limits::FAN_OUT_PER_TURN`].
@@ -353,6 +353,20 @@ impl AppServer {
         body: &[u8],
     ) -> Result<u64, Bounce> {
         let id = self.next_message();
+        self.broadcast_as(now, id, group, flags, info_type, body)?;
+        Ok(id)
+    }
+
+    /// As [`AppServer::broadcast`], with an id of a number that [`AppServer::reserve_numbers`] gave, used once.
+    pub fn broadcast_as(
+        &mut self,
+        now: Time,
+        id: u64,
+        group: &GroupId,
+        flags: Flags,
+        info_type: u32,
+        body: &[u8],
+    ) -> Result<(), Bounce> {
         let to = group.as_bytes();
         let frame = Outgoing { kind: Kind::GroupData, flags, info_type, id, to, from: &[], body };
         if frame.wire_bytes() - limits::LENGTH_BYTES > self.config.max_frame {
@@ -367,9 +381,9 @@ impl AppServer {
         if !self.uplinks.is_empty()
             && let Err(cause) = self.share_up(now, flags, &shared)
         {
-            self.events.push_back(Event::Outcome { id, outcome: Outcome::Bounced(cause) });
+            self.events.push_back(Event::Bounced { id, to: to.to_vec(), cause });
         }
-        Ok(id)
+        Ok(())
     }
 
     fn share_up(&mut self, now: Time, flags: Flags, shared: &Shared) -> Result<(), Bounce> {
@@ -455,7 +469,8 @@ impl AppServer {
             Some(Origin::Client(conn)) => self.links.send_control(now, conn, &bounce).is_ok(),
             Some(Origin::Acms(_)) => self.uplink_conn().is_ok_and(|up| self.links.send(now, up, &bounce).is_ok()),
             None => {
-                self.events.push_back(Event::Outcome { id: envelope.header.id, outcome: Outcome::Bounced(cause) });
+                let to = user.as_bytes().to_vec();
+                self.events.push_back(Event::Bounced { id: envelope.header.id, to, cause });
                 true
             }
         };

@@ -290,13 +290,16 @@ impl AppServer {
         if self.queries.is_full() {
             return Err(Bounce::Busy);
         }
-        let frame = Outgoing { flags: Flags::WANT_ACK, info_type, to: to.as_bytes(), body, ..Outgoing::of(Kind::Data) };
-        self.send_own(now, to, frame, Some((Asked::Engine(to.clone()), ends)))
+        let id = self.next_message();
+        let flags = Flags::WANT_ACK;
+        let frame = Outgoing { flags, info_type, id, to: to.as_bytes(), body, ..Outgoing::of(Kind::Data) };
+        self.send_own(now, to, &frame, Some((Asked::Engine(to.clone()), ends)))?;
+        Ok(id)
     }
 
     /// Sends a message or, with a deadline, a query to a user on any server. The id tells its outcome from others'.
     ///
-    /// A DATA frame has an outcome only where it asks for an ACK or bounces.
+    /// A message has none, and is an [`Event::Bounced`] where it comes back.
     pub fn send(
         &mut self,
         now: Time,
@@ -310,8 +313,31 @@ impl AppServer {
         if query_ends.is_some() && self.queries.is_full() {
             return Err(Bounce::Busy);
         }
-        let frame = Outgoing { flags, info_type, to: to.as_bytes(), body, ..Outgoing::of(kind) };
-        self.send_own(now, to, frame, query_ends.map(|ends| (Asked::User(to.clone()), ends)))
+        let id = self.next_message();
+        let frame = Outgoing { flags, info_type, id, to: to.as_bytes(), body, ..Outgoing::of(kind) };
+        self.send_own(now, to, &frame, query_ends.map(|ends| (Asked::User(to.clone()), ends)))?;
+        Ok(id)
+    }
+
+    /// As [`AppServer::send`], a message with an id of a number that [`AppServer::reserve_numbers`] gave, used once.
+    pub fn send_as(
+        &mut self,
+        now: Time,
+        id: u64,
+        to: &UserId,
+        flags: Flags,
+        info_type: u32,
+        body: &[u8],
+    ) -> Result<(), Bounce> {
+        let frame = Outgoing { flags, info_type, id, to: to.as_bytes(), body, ..Outgoing::of(Kind::Data) };
+        self.send_own(now, to, &frame, None)
+    }
+
+    /// Sets so many numbers of messages aside for the caller; returns the first.
+    pub fn reserve_numbers(&mut self, count: u64) -> u64 {
+        let first = self.messages + 1;
+        self.messages += count;
+        first
     }
 
     /// Sends a message of the server's own, and keeps what is `awaited` for it.
@@ -319,11 +345,9 @@ impl AppServer {
         &mut self,
         now: Time,
         to: &UserId,
-        frame: Outgoing<'_>,
+        frame: &Outgoing<'_>,
         awaited: Option<(Asked, Time)>,
-    ) -> Result<u64, Bounce> {
-        let id = self.next_message();
-        let frame = Outgoing { id, ..frame };
+    ) -> Result<(), Bounce> {
         if frame.wire_bytes() - limits::LENGTH_BYTES > self.config.max_frame {
             return Err(Bounce::TooBig);
         }
@@ -335,17 +359,17 @@ impl AppServer {
         let droppable = frame.flags.has(Flags::DROPPABLE);
         if droppable && self.is_congested(conn) {
             self.counters.count_drop(Drop::Droppable);
-            return Ok(id);
+            return Ok(());
         }
-        if self.links.send(now, conn, &frame).is_err() {
+        if self.links.send(now, conn, frame).is_err() {
             self.counters.count_bounce(Bounce::Busy);
             return Err(Bounce::Busy);
         }
         self.pause_if_congested(conn);
         if let Some((asked, ends)) = awaited {
-            self.queries.insert(id, asked, ends, Some(conn));
+            self.queries.insert(frame.id, asked, ends, Some(conn));
         }
-        Ok(id)
+        Ok(())
     }
 
     /// The id of the next message of the server's own.

@@ -113,7 +113,7 @@ impl AppServer {
         }
         let asked = self.queries.open.get(&header.id).map(|query| &query.asked);
         let outcome = match (header.kind, asked) {
-            (Kind::Bounce, _) => Outcome::Bounced(Bounce::from_wire(header.info_type)),
+            (Kind::Bounce, _) => return self.own_bounced(header.id, from, Bounce::from_wire(header.info_type)),
             (Kind::Ack, None) => Outcome::Acked,
             (kind, Some(asked)) if asked.is_answered_by(kind, from) => outcome_of(frame),
             (_, _) => return self.counters.count_drop(Drop::Unroutable),
@@ -121,7 +121,15 @@ impl AppServer {
         self.settle_query(header.id, outcome);
     }
 
-    /// A message or query of the server's own has come to this.
+    /// A message or query of the server's own came back, in the name of `from`.
+    pub(super) fn own_bounced(&mut self, id: u64, from: &[u8], cause: Bounce) {
+        self.events.push_back(match self.queries.remove(id) {
+            Some(_) => Event::Outcome { id, outcome: Outcome::Bounced(cause) },
+            None => Event::Bounced { id, to: from.to_vec(), cause },
+        });
+    }
+
+    /// A query of the server's own, or a message that waits for its ACK, has come to this.
     pub(super) fn settle_query(&mut self, id: u64, outcome: Outcome) {
         self.queries.remove(id);
         self.events.push_back(Event::Outcome { id, outcome });

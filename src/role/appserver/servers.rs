@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::queries::Asked;
 use super::{AppServer, Event, Origin, Outcome, QuerySource, ServerInbox};
 use crate::buf::Frame;
-use crate::id::ServerId;
+use crate::id::{ConnId, ServerId};
 use crate::limits;
 use crate::role::Drop;
 use crate::time::Time;
@@ -23,30 +23,55 @@ impl AppServer {
         body: &[u8],
         query_ends: Option<Time>,
     ) -> Result<u64, Bounce> {
-        let kind = if query_ends.is_some() { Kind::ServerQuery } else { Kind::ServerData };
         if query_ends.is_some() && self.queries.is_full() {
             return Err(Bounce::Busy);
         }
         let id = self.next_message();
-        let frame = Outgoing { info_type, id, to: &to.0.to_be_bytes(), body, ..Outgoing::of(kind) };
-        if frame.wire_bytes() > limits::FRAME_WIRE_BYTES_MAX {
-            return Err(Bounce::TooBig);
-        }
-        let way = if to == self.config.server {
-            self.take_for_application(kind, ServerInbox { info_type, id, body: Bytes::copy_from_slice(body) })?;
-            None
-        } else {
-            let conn = self.uplink_conn()?;
-            if self.links.send(now, conn, &frame).is_err() {
-                self.counters.count_bounce(Bounce::Busy);
-                return Err(Bounce::Busy);
-            }
-            Some(conn)
-        };
+        let kind = if query_ends.is_some() { Kind::ServerQuery } else { Kind::ServerData };
+        let way = self.put_to_server(now, kind, id, to, info_type, body)?;
         if let Some(ends) = query_ends {
             self.queries.insert(id, Asked::Server, ends, way);
         }
         Ok(id)
+    }
+
+    /// As [`AppServer::send_to_server`], a message with an id of a number that [`AppServer::reserve_numbers`] gave, used
+    /// once.
+    pub fn send_to_server_as(
+        &mut self,
+        now: Time,
+        id: u64,
+        to: ServerId,
+        info_type: u32,
+        body: &[u8],
+    ) -> Result<(), Bounce> {
+        self.put_to_server(now, Kind::ServerData, id, to, info_type, body).map(drop)
+    }
+
+    /// Returns the connection that it went by; none to this server itself.
+    fn put_to_server(
+        &mut self,
+        now: Time,
+        kind: Kind,
+        id: u64,
+        to: ServerId,
+        info_type: u32,
+        body: &[u8],
+    ) -> Result<Option<ConnId>, Bounce> {
+        let frame = Outgoing { info_type, id, to: &to.0.to_be_bytes(), body, ..Outgoing::of(kind) };
+        if frame.wire_bytes() > limits::FRAME_WIRE_BYTES_MAX {
+            return Err(Bounce::TooBig);
+        }
+        if to == self.config.server {
+            self.take_for_application(kind, ServerInbox { info_type, id, body: Bytes::copy_from_slice(body) })?;
+            return Ok(None);
+        }
+        let conn = self.uplink_conn()?;
+        if self.links.send(now, conn, &frame).is_err() {
+            self.counters.count_bounce(Bounce::Busy);
+            return Err(Bounce::Busy);
+        }
+        Ok(Some(conn))
     }
 
     /// A SERVER_DATA or SERVER_QUERY from the ACMS.
@@ -110,10 +135,10 @@ impl AppServer {
     /// Bounces what a server's application sent.
     fn refuse_server(&mut self, now: Time, id: u64, cause: Bounce) {
         self.counters.count_bounce(cause);
-        if self.is_own(id) {
-            return self.settle_query(id, Outcome::Bounced(cause));
-        }
         let from = self.config.server.0.to_be_bytes();
+        if self.is_own(id) {
+            return self.own_bounced(id, &from, cause);
+        }
         if !self.control_up(now, &Outgoing::bounce(cause, id, &[], &from)) {
             self.counters.count_drop(Drop::BounceFull);
         }
