@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Online(Sender<Vec<UserId>>),
     Watch(Vec<UserId>),
     Unwatch(Vec<UserId>),
+    WatchEveryone,
+    UnwatchEveryone,
     Counters(Sender<Counters>),
     Vitals(Asker<ServerVitals>),
 }
@@ -249,6 +251,18 @@ impl ServerHandle {
     /// Watches users no more.
     pub fn unwatch(&self, users: Vec<UserId>) -> Result<(), Overloaded> {
         self.command(Command::Unwatch(users))
+    }
+
+    /// Watches everyone: [`Handler::on_presence`](super::Handler::on_presence) hears of each user that is online, on any
+    /// server, and of each change. At most 8,192 users are told of, so it is for small deployments; more are counted, and
+    /// told of by name only ([`ServerHandle::watch`]).
+    pub fn watch_everyone(&self) -> Result<(), Overloaded> {
+        self.command(Command::WatchEveryone)
+    }
+
+    /// Watches nobody any more but those that were named.
+    pub fn unwatch_everyone(&self) -> Result<(), Overloaded> {
+        self.command(Command::UnwatchEveryone)
     }
 
     /// The users that are on this server now, sorted.

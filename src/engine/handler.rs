@@ -126,7 +126,8 @@ pub trait Handler: Send + Sync + 'static {
     /// is dropped is refused.
     fn on_blob(&self, _server: &ServerHandle, _blob: IncomingBlob) {}
 
-    /// A user that the server's code watches ([`ServerHandle::watch`]) came or went. Behind a handler that is slow only the
+    /// A user that the server's code watches ([`ServerHandle::watch`], [`ServerHandle::watch_everyone`]) came or went, on
+    /// whatever server: [`ServerHandle::locate`] says which it is in on. Behind a handler that is slow only the
     /// last change of a user is told, and may be none.
     fn on_presence(&self, _server: &ServerHandle, _user: &UserId, _online: bool) {}
 

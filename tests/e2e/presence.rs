@@ -228,3 +228,33 @@ fn where_nobody_has_friends_nobody_is_told_and_nobody_may_watch() {
         }
     }
 }
+
+#[test]
+fn server_code_watches_everyone_on_any_server() {
+    let (_acms, transfer) = crate::engines::start_acms("127.0.0.1:0");
+    let (one, other) = (Server::start(0, 0, &transfer), Server::start(1, 2, &transfer));
+    let (carol, dave) = (one.connect("carol"), other.connect("dave"));
+    one.handle.watch(vec![id("dave")]).expect("it has room");
+    let heard = |server: &Server| server.presence.recv_timeout(PATIENCE).expect("the handler is told");
+    assert_eq!(heard(&one), told("dave", true));
+    for server in [&one, &other] {
+        server.handle.watch_everyone().expect("it has room");
+    }
+    assert_eq!(heard(&one), told("carol", true), "dave was told of by name");
+    let mut here = [heard(&other), heard(&other)];
+    here.sort();
+    assert_eq!(here, [told("carol", true), told("dave", true)]);
+    let eve = other.connect("eve");
+    assert_eq!((heard(&one), heard(&other)), (told("eve", true), told("eve", true)));
+    dave.close().expect("he was in");
+    assert_eq!((heard(&one), heard(&other)), (told("dave", false), told("dave", false)));
+    one.handle.unwatch_everyone().expect("it has room");
+    eve.close().expect("she was in");
+    assert_eq!(heard(&other), told("eve", false));
+    // Whom it named it watches still, and has heard of nobody else.
+    let _dave = other.connect("dave");
+    assert_eq!((heard(&one), heard(&other)), (told("dave", true), told("dave", true)));
+    drop(carol);
+    assert_eq!(heard(&other), told("carol", false));
+    assert!(one.presence.is_empty());
+}

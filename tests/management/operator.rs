@@ -190,7 +190,7 @@ fn events_tell_of_servers_and_users() {
     let alice = cluster.server(0).client("alice");
     assert_eq!(all.next(), ("user_online".into(), json!({"user": "alice", "server": 0})));
     drop(alice);
-    assert_eq!(all.next(), ("user_offline".into(), json!({"user": "alice"})));
+    assert_eq!(all.next(), ("user_offline".into(), json!({"user": "alice", "server": 0})));
     cluster.add(1);
     for events in [&mut all, &mut of_servers] {
         let (name, data) = events.next();

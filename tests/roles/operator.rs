@@ -131,7 +131,7 @@ fn users_are_told_of_only_to_those_who_ask() {
         let events = std::iter::from_fn(|| hub.core.poll_event());
         let told = events.filter_map(|event| match event {
             Event::Online { user, server } => Some(format!("{user} on {server}")),
-            Event::Offline { user } => Some(format!("{user} off")),
+            Event::Offline { user, server } => Some(format!("{user} off {server}")),
             _ => None,
         });
         told.collect::<Vec<_>>()
@@ -144,14 +144,14 @@ fn users_are_told_of_only_to_those_who_ask() {
     hub.put(a, Raw::of(UNBIND).from("carol").id(9));
     assert_eq!(told(&mut hub), Vec::<String>::new(), "a late word of the session before");
     hub.put(b, Raw::of(UNBIND).from("carol").id(9));
-    assert_eq!(told(&mut hub), ["carol off"]);
+    assert_eq!(told(&mut hub), ["carol off 2"]);
     hub.reset(a);
     hub.put(b, Raw::of(BURST_BEGIN));
     hub.put(b, bind(&[(1, 0, "bob"), (10, 0, "dora")]));
     hub.put(b, Raw::of(SYNCED).info(2));
     assert_eq!(told(&mut hub), Vec::<String>::new(), "what concerns many is told of the server");
     hub.put(b, Raw::of(UNBIND).from("dora").id(10));
-    assert_eq!(told(&mut hub), ["dora off"]);
+    assert_eq!(told(&mut hub), ["dora off 2"]);
 }
 
 #[test]

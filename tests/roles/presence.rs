@@ -409,6 +409,48 @@ fn server_code_watches_users_wherever_they_are() {
 }
 
 #[test]
+fn server_code_watches_everyone_beside_clients_that_do() {
+    let (mut server, up) = joined();
+    let (alice, _) = log_in_through(&mut server, up, "alice");
+    let told = |server: &mut Server| {
+        server.turn();
+        server.pass_ms(0);
+        let events = std::iter::from_fn(|| server.core.poll_event());
+        let told = events.filter_map(|event| match event {
+            Event::Presence { user, online } => Some((user.to_string(), online)),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    told(&mut server);
+    server.core.watch(server.now, &[user("bob")]);
+    server.core.watch_everyone(server.now);
+    assert_eq!(told(&mut server), [("alice".to_owned(), true)]);
+    assert_eq!(server.frames(up), [watch(WATCH, &["bob"]), watch_all(WATCH)]);
+    tell(&mut server, up, "bob", true);
+    tell(&mut server, up, "carol", true);
+    assert_eq!(told(&mut server), [("bob".to_owned(), true), ("carol".to_owned(), true)], "once each");
+    // A client hears of everyone too: nothing is asked anew, and it stays when the application goes.
+    befriend_everyone(&mut server, alice);
+    server.core.unwatch_everyone(server.now);
+    server.turn();
+    server.silent(up);
+    tell(&mut server, up, "carol", false);
+    tell(&mut server, up, "bob", false);
+    assert_eq!(told(&mut server), [("bob".to_owned(), false)]);
+    server.core.watch_everyone(server.now);
+    tell(&mut server, up, "carol", true);
+    assert_eq!(told(&mut server), [("alice".to_owned(), true), ("carol".to_owned(), true)]);
+    log_out(&mut server, alice, "alice");
+    server.frames(up);
+    server.core.unwatch_everyone(server.now);
+    server.core.unwatch(server.now, &[user("bob")]);
+    server.turn();
+    assert_eq!(server.frames(up), [watch_all(UNWATCH), watch(UNWATCH, &["bob"])]);
+    assert_eq!(server.core.presence_counts().0, 0);
+}
+
+#[test]
 fn a_client_that_takes_no_presence_is_slow() {
     let (mut server, up) = joined();
     let (alice, _) = log_in_through(&mut server, up, "alice");

@@ -137,6 +137,8 @@ pub enum ClusterEvent {
     UserOffline {
         /// Who.
         user: UserId,
+        /// The server that it was on.
+        server: ServerId,
     },
 }
 

@@ -140,7 +140,9 @@ impl Acms {
                 (ClusterEvent::ServerLost { server: *server, users: *users, cause: gone.to_string() }, false)
             }
             Event::Online { user, server } => (ClusterEvent::UserOnline { user: user.clone(), server: *server }, true),
-            Event::Offline { user } => (ClusterEvent::UserOffline { user: user.clone() }, true),
+            Event::Offline { user, server } => {
+                (ClusterEvent::UserOffline { user: user.clone(), server: *server }, true)
+            }
             Event::Mismatch { .. } | Event::Settled { .. } | Event::Memory(_) | Event::Closed { .. } => return,
         };
         self.keep_subscribers(|subscriber| (of_user && !subscriber.users) || (subscriber.tell)(&event));

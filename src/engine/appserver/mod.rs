@@ -486,6 +486,8 @@ impl AppServer {
             Command::Group(command) => self.obey_for_group(now, command),
             Command::Watch(users) => self.core.watch(now, &users),
             Command::Unwatch(users) => self.core.unwatch(now, &users),
+            Command::WatchEveryone => self.core.watch_everyone(now),
+            Command::UnwatchEveryone => self.core.unwatch_everyone(now),
             Command::Online(outcome) => {
                 let mut users: Vec<UserId> = self.core.online().cloned().collect();
                 users.sort_unstable();

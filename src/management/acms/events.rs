@@ -64,8 +64,7 @@ enum Data<'a> {
     Registered { server: ServerId, address: &'a str, incarnation: u64 },
     Synced { server: ServerId, users: u32 },
     Lost { server: ServerId, users: u32, cause: &'a str },
-    Online { user: &'a str, server: ServerId },
-    Offline { user: &'a str },
+    User { user: &'a str, server: ServerId },
 }
 
 fn encode(event: &ClusterEvent) -> Event {
@@ -80,9 +79,11 @@ fn encode(event: &ClusterEvent) -> Event {
             ("server_lost", Data::Lost { server: *server, users: *users, cause })
         }
         ClusterEvent::UserOnline { user, server } => {
-            ("user_online", Data::Online { user: user.as_str(), server: *server })
+            ("user_online", Data::User { user: user.as_str(), server: *server })
         }
-        ClusterEvent::UserOffline { user } => ("user_offline", Data::Offline { user: user.as_str() }),
+        ClusterEvent::UserOffline { user, server } => {
+            ("user_offline", Data::User { user: user.as_str(), server: *server })
+        }
     };
     // JSON has its line breaks escaped, so that it is one line of the stream.
     Event::default().event(name).data(serde_json::to_string(&data).expect("numbers and text"))

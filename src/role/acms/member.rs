@@ -229,7 +229,7 @@ impl Acms {
         if self.directory.binding(user).is_some_and(exact) {
             self.forget(user);
             self.directory.unbind(user, tenure, session);
-            self.note_offline(user);
+            self.note_offline(user, self.servers[place as usize].id);
             self.presence_gone(now, user, code);
         }
         // A session that its server's burst has not told of yet is sent away like any other.

@@ -119,6 +119,8 @@ pub enum Event {
     Offline {
         /// Who.
         user: UserId,
+        /// The server that it was on.
+        server: ServerId,
     },
     /// What came of what was asked for an operator.
     Settled {

@@ -132,11 +132,11 @@ impl Acms {
         }
     }
 
-    pub(super) fn note_offline(&mut self, user: &[u8]) {
+    pub(super) fn note_offline(&mut self, user: &[u8], server: ServerId) {
         if self.tells_of_users
             && let Ok(user) = UserId::parse(user)
         {
-            self.events.push_back(Event::Offline { user });
+            self.events.push_back(Event::Offline { user, server });
         }
     }
 }

@@ -64,8 +64,10 @@ pub(super) struct Presence {
     watched: Roster<Watched>,
     /// Whom each client watches by name, its friends included. One that is in here was let in and is.
     clients: BTreeMap<ConnId, BTreeSet<UserId>>,
-    /// Clients that hear of everyone. While there are any, whoever is online is in `watched`.
+    /// Clients that hear of everyone. While there are any, or the application does, whoever is online is in `watched`.
     everyone: BTreeSet<ConnId>,
+    /// Whether the application hears of everyone.
+    application_hears_of_everyone: bool,
     /// Which listing of everyone the ACMS is at: each time that it is asked for one begins another.
     listing: u64,
     /// Whether the ACMS has named everyone who is online.
@@ -90,6 +92,7 @@ impl Presence {
             watched: Roster::new(entropy.hasher()),
             clients: BTreeMap::new(),
             everyone: BTreeSet::new(),
+            application_hears_of_everyone: false,
             listing: 0,
             is_listed: false,
             unlisted: BTreeSet::new(),
@@ -99,6 +102,10 @@ impl Presence {
             departures: Departures::new(entropy),
             untold: None,
         }
+    }
+
+    fn watches_everyone(&self) -> bool {
+        self.application_hears_of_everyone || !self.everyone.is_empty()
     }
 
     /// The user's entry is to be looked at.
@@ -117,7 +124,7 @@ impl Presence {
             return true;
         }
         let room = limits::EVERYONE_USERS_MAX + self.named;
-        let remembers = !self.everyone.is_empty() && self.watched.len() < room;
+        let remembers = self.watches_everyone() && self.watched.len() < room;
         if remembers {
             self.watched.insert(user, Watched::default());
         }
@@ -127,9 +134,9 @@ impl Presence {
     /// Notes what those who hear of everyone are to be told of a user. Whether that is news to them; none where there is no
     /// room for one more.
     fn announce(&mut self, user: &[u8], online: bool) -> Option<bool> {
-        let is_full = self.announced >= limits::EVERYONE_USERS_MAX;
+        let (is_full, watches_everyone) = (self.announced >= limits::EVERYONE_USERS_MAX, self.watches_everyone());
         let Some(entry) = self.watched.get_mut(user) else { return Some(false) };
-        if entry.is_announced == online || online && self.everyone.is_empty() {
+        if entry.is_announced == online || online && !watches_everyone {
             return Some(false);
         }
         if online && is_full {
@@ -157,7 +164,7 @@ impl AppServer {
     pub fn befriend(&mut self, now: Time, conn: ConnId, friends: Friendship) {
         let Some(user) = self.links.get(conn).and_then(|link| link.peer.user()).cloned() else { return };
         match friends {
-            Friendship::Everyone => self.watch_everyone(now, conn),
+            Friendship::Everyone => self.hear_of_everyone(now, conn),
             Friendship::Users(mut friends) => {
                 friends.retain(|friend| *friend != user);
                 let watched = self.watch_by_name(now, Watcher::Client(conn), &friends);
@@ -188,6 +195,31 @@ impl AppServer {
     /// Watches users for the application no more.
     pub fn unwatch(&mut self, now: Time, users: &[UserId]) {
         self.unwatch_by_name(now, Watcher::Application, users);
+        self.close_overwhelmed(now);
+    }
+
+    /// Watches everyone for the application: each user that is online, on any server, is an [`Event::Presence`], and so is
+    /// each change. Of more users than [`limits::EVERYONE_USERS_MAX`] nothing is told but that it is counted.
+    pub fn watch_everyone(&mut self, now: Time) {
+        if self.presence.application_hears_of_everyone {
+            return;
+        }
+        let begins = !self.presence.watches_everyone();
+        self.presence.application_hears_of_everyone = true;
+        if begins {
+            self.list_everyone(now);
+        }
+        let untold = self.presence.watched.iter().filter(|(_, entry)| entry.is_announced && !entry.application);
+        let news = untold.map(|(user, _)| Event::Presence { user: user.clone(), online: true });
+        self.events.extend(news);
+        self.close_overwhelmed(now);
+    }
+
+    /// Watches for the application nobody any more but whom it named.
+    pub fn unwatch_everyone(&mut self, now: Time) {
+        if std::mem::replace(&mut self.presence.application_hears_of_everyone, false) {
+            self.forget_everyone(now);
+        }
         self.close_overwhelmed(now);
     }
 
@@ -299,7 +331,7 @@ impl AppServer {
         self.tell_interest(now, Kind::Unwatch, &ended);
     }
 
-    fn watch_everyone(&mut self, now: Time, conn: ConnId) {
+    fn hear_of_everyone(&mut self, now: Time, conn: ConnId) {
         let presence = &mut self.presence;
         if presence.everyone.len() >= limits::EVERYONE_WATCHERS_MAX {
             self.counters.watches_refused += 1;
@@ -307,19 +339,37 @@ impl AppServer {
             self.control_to_client(now, conn, &Outgoing { info_type: ONLINE, ..Outgoing::of(Kind::Presence) });
             return;
         }
-        let begins = presence.everyone.is_empty();
+        let begins = !presence.watches_everyone();
         presence.everyone.insert(conn);
         if begins {
-            let local: Vec<UserId> = self.users.keys().take(limits::EVERYONE_USERS_MAX).cloned().collect();
-            for user in &local {
-                self.note_presence(user);
-            }
-            self.ask_for_everyone(now);
+            self.list_everyone(now);
         }
         for user in self.announced_to(conn) {
             self.tell_presence(now, conn, &user, true);
         }
         self.presence.unlisted.insert(conn);
+    }
+
+    /// Somebody hears of everyone from now on, and nobody did before.
+    fn list_everyone(&mut self, now: Time) {
+        let local: Vec<UserId> = self.users.keys().take(limits::EVERYONE_USERS_MAX).cloned().collect();
+        for user in &local {
+            self.note_presence(user);
+        }
+        self.ask_for_everyone(now);
+    }
+
+    /// One that heard of everyone does no more, perhaps the last.
+    fn forget_everyone(&mut self, now: Time) {
+        if self.presence.watches_everyone() {
+            return;
+        }
+        self.control_up(now, &Outgoing { info_type: ALL_USERS, ..Outgoing::of(Kind::Unwatch) });
+        let known: Vec<UserId> = self.presence.watched.iter().map(|(user, _)| user.clone()).collect();
+        for user in known {
+            self.presence.announce(user.as_bytes(), false);
+            self.forget_unless_needed(user.as_bytes());
+        }
     }
 
     fn ask_for_everyone(&mut self, now: Time) {
@@ -335,13 +385,8 @@ impl AppServer {
             self.unwatch_by_name(now, Watcher::Client(conn), &watches);
         }
         self.presence.unlisted.remove(&conn);
-        if self.presence.everyone.remove(&conn) && self.presence.everyone.is_empty() {
-            self.control_up(now, &Outgoing { info_type: ALL_USERS, ..Outgoing::of(Kind::Unwatch) });
-            let known: Vec<UserId> = self.presence.watched.iter().map(|(user, _)| user.clone()).collect();
-            for user in known {
-                self.presence.announce(user.as_bytes(), false);
-                self.forget_unless_needed(user.as_bytes());
-            }
+        if self.presence.everyone.remove(&conn) {
+            self.forget_everyone(now);
         }
     }
 
@@ -349,7 +394,7 @@ impl AppServer {
     fn forget_unless_needed(&mut self, user: &[u8]) {
         let presence = &mut self.presence;
         let Some(entry) = presence.watched.get(user) else { return };
-        let is_of_everyone = !presence.everyone.is_empty() && (entry.is_marked || entry.is_announced);
+        let is_of_everyone = presence.watches_everyone() && (entry.is_marked || entry.is_announced);
         if !entry.is_watched_by_name() && !is_of_everyone {
             presence.watched.remove(user);
         }
@@ -365,7 +410,7 @@ impl AppServer {
     /// The ACMS knows all sessions of this server: it is told whom the server watches, all of it once more.
     pub(super) fn begin_interest(&mut self, now: Time) {
         self.presence.untold = Some(0);
-        if !self.presence.everyone.is_empty() {
+        if self.presence.watches_everyone() {
             self.ask_for_everyone(now);
         }
         self.continue_interest(now);
@@ -419,7 +464,7 @@ impl AppServer {
     fn note_presence(&mut self, user: &UserId) {
         if self.presence.remember(user) {
             self.presence.mark(user.as_bytes());
-        } else if !self.presence.everyone.is_empty() {
+        } else if self.presence.watches_everyone() {
             self.counters.watches_refused += 1;
         }
     }
@@ -493,13 +538,18 @@ impl AppServer {
         let known = if own.is_some() { Some(true) } else { entry.elsewhere };
         let mut watchers = Vec::new();
         if let Some(online) = known {
-            if entry.told.replace(online) != known {
+            let is_news = entry.told.replace(online) != known;
+            let is_named = entry.application;
+            if is_news {
                 watchers.extend(&entry.clients);
-                if entry.application {
-                    self.events.push_back(Event::Presence { user: user.clone(), online });
-                }
             }
-            match presence.announce(user.as_bytes(), online) {
+            let announced = presence.announce(user.as_bytes(), online);
+            let is_for_everyone = presence.application_hears_of_everyone && announced == Some(true);
+            let is_told = if is_named { is_news } else { is_for_everyone };
+            if is_told {
+                self.events.push_back(Event::Presence { user: user.clone(), online });
+            }
+            match announced {
                 Some(true) => watchers.extend(&presence.everyone),
                 Some(false) => {}
                 None => self.counters.watches_refused += 1,
