@@ -273,6 +273,9 @@ pub const RETRY_AFTER: Span = Span::from_secs(10);
 pub const RETURN_MIN: Span = Span::from_millis(250);
 /// Who comes too soon is sent away for at most about this long, however many come.
 pub const RETURN_MAX: Span = Span::from_secs(30);
+/// How long a client engine stays away because a server's CLOSE asks it to, at most: more than any server of this release
+/// says, which is a quarter above [`RETURN_MAX`].
+pub const RETRY_AFTER_CEILING: Span = Span::from_secs(60);
 /// How long senders are held back for want of memory. By then every receiver that reads has taken what it can; those
 /// that keep the others waiting are closed, slowest first.
 pub const MEMORY_PATIENCE: Span = Span::from_secs(3);
@@ -400,6 +403,8 @@ const _: () = {
     assert!(MEMORY_SHED_TO_PERCENT < MEMORY_SHED_PERCENT && MEMORY_SHED_PERCENT < 100);
     assert!(MEMORY_MAX_FLOOR >= 4 * FRAME_WIRE_BYTES_MAX);
     assert!(RATE_PATIENCE.as_micros() >= 2 * RATE_BURST.as_micros());
+    assert!(RETRY_AFTER_CEILING.as_micros() >= RETURN_MAX.as_micros() + RETURN_MAX.as_micros() / 4);
+    assert!(RETRY_AFTER_CEILING.as_micros() >= RETRY_AFTER.as_micros());
     assert!(MOVE_PATIENCE.as_micros() >= 2 * RETURN_MAX.as_micros());
     assert!(HEARTBEAT_TIMEOUT.as_micros() >= 2 * HEARTBEAT.as_micros());
 };

@@ -210,6 +210,22 @@ fn retry_after_and_go_to_are_honoured() {
 }
 
 #[test]
+fn no_server_keeps_a_client_away_for_longer_than_a_minute() {
+    for asked in ["60001", "86400000", "18446744073709551615"] {
+        let (mut program, conn) = online();
+        program.put(conn, Raw::of(CLOSE).info(1004).body(format!(r#"{{"text":"full","retry_after_ms":{asked}}}"#)));
+        let pauses: Vec<Span> = events(&mut program)
+            .into_iter()
+            .filter_map(|event| match event {
+                Event::State(State::Reconnecting { pause, .. }) => Some(pause),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(pauses, [Span::from_secs(60)], "{asked}");
+    }
+}
+
+#[test]
 fn a_move_is_followed_at_once_and_a_refused_one_is_not() {
     let body = r#"{"text":"moving","go_to":"10.0.0.2:6001"}"#;
     let (mut program, conn) = online();

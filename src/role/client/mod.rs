@@ -442,7 +442,7 @@ impl Client {
         for id in self.pending.keys().copied().collect::<Vec<_>>() {
             self.act_at(id, Time::NEVER);
         }
-        let asked = told.retry_after_ms.map_or(Span::default(), Span::from_millis);
+        let asked = told.retry_after_ms.map_or(Span::default(), Span::from_millis).min(limits::RETRY_AFTER_CEILING);
         let go_to: Option<SocketAddr> = told.go_to.and_then(|addr| addr.parse().ok());
         // Once: servers that send it round must not make it spin.
         let at_once = gone == Gone::ClosedByPeer(CloseCode::MOVE) && go_to.is_some() && self.moving.is_none();
