@@ -119,7 +119,8 @@ pub struct Query {
 }
 
 impl Query {
-    /// Answers. Where the connection was lost meanwhile, the asker has been told so.
+    /// Answers. Where the connection was lost meanwhile, the asker has been told so. An answer that is too big, or for which
+    /// there is no room, is [`QueryFailure::Failed`] at the asker.
     pub fn reply(self, body: Vec<u8>) {
         self.answer(Flags::NONE, body);
     }

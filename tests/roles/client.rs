@@ -404,6 +404,40 @@ fn what_does_not_fit_is_told_at_once() {
 }
 
 #[test]
+fn who_asks_hears_of_an_answer_that_does_not_fit_and_of_a_full_queue() {
+    let query = || Raw::of(QUERY).id(9).to("alice").from("bob");
+    let failed = |text: &str| Raw::of(REPLY).flags(ERROR).id(9).to("bob").from("alice").body(text);
+    for takes_queries in [true, false] {
+        let (mut program, conn) = online_with(|config| config.takes_queries = takes_queries);
+        let bob = user("bob");
+        program.put(conn, query());
+        let largest = vec![0; (1 << 20) - 16 - 3 - 5];
+        let larger = [&largest[..], &[0]].concat();
+        let reply =
+            |program: &mut Program, body: &[u8]| program.core.reply(program.now, Some(&bob), 9, Flags::NONE, 7, body);
+        if takes_queries {
+            assert_eq!(reply(&mut program, &larger), Err(SendError::TooBig));
+            program.turn();
+            assert_eq!(program.frames(conn), [failed("the answer is too big")]);
+        } else {
+            assert_eq!(program.frames(conn), [failed("")]);
+        }
+        program.stall(conn);
+        while program.core.send(program.now, Some(&bob), Flags::NONE, 7, &largest).is_ok() {}
+        program.put(conn, query());
+        let wanted = if takes_queries {
+            assert_eq!(reply(&mut program, &largest), Err(SendError::Full));
+            failed("there was no room for the answer")
+        } else {
+            failed("")
+        };
+        assert!(program.core.is_online(), "it is not cut off for what others ask");
+        program.unstall(conn);
+        assert_eq!(program.frames(conn).pop(), Some(wanted));
+    }
+}
+
+#[test]
 fn a_message_that_wants_it_is_acknowledged_and_handed_over_once() {
     let (mut program, conn) = online();
     let from = |from: &str, flags, id| data(from, "alice", id).flags(flags);

@@ -33,8 +33,10 @@ impl Client {
             self.blob_part(now, query);
         } else if self.config.takes_queries {
             self.events.push_back(Event::Query(query));
-        } else if self.reply(now, query.from.as_ref(), query.id, Flags::ERROR, 0, b"").is_err() {
-            return Err(Fault::new(CloseCode::SLOW, "no room for a REPLY"));
+        } else {
+            // As an ACK, it has a reserve: a full queue is this program's own doing.
+            self.say_unanswered(now, frame.envelope.from, query.id, "")
+                .map_err(|_| Fault::new(CloseCode::SLOW, "no room for a REPLY"))?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::buf::{Bounds, Frame, Inbound};
+use crate::buf::{Bounds, Frame, Full, Inbound};
 use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Links, Patience, Pause, Stage};
@@ -238,7 +238,8 @@ impl Client {
         self.query_ends.insert((ends, id));
     }
 
-    /// Answers a query; with `Flags::ERROR` the body is the text of a failure.
+    /// Answers a query; with `Flags::ERROR` the body is the text of a failure. Where the answer is too big, or the queue has
+    /// no room for it, the asker is told that instead: it would wait out its patience.
     pub fn reply(
         &mut self,
         now: Time,
@@ -248,7 +249,24 @@ impl Client {
         info_type: u32,
         body: &[u8],
     ) -> Result<(), SendError> {
-        self.put(now, Kind::Reply, flags, info_type, id, to.map_or(&[], UserId::as_bytes), body)
+        let to = to.map_or(&[][..], UserId::as_bytes);
+        let sent = self.put(now, Kind::Reply, flags, info_type, id, to, body);
+        let text = match sent {
+            Err(SendError::TooBig) => "the answer is too big",
+            Err(SendError::Full) => "there was no room for the answer",
+            Err(SendError::NotConnected | SendError::Stopped) | Ok(()) => return sent,
+        };
+        // Without room even for that nothing is left to be said.
+        _ = self.say_unanswered(now, to, id, text).is_ok();
+        sent
+    }
+
+    /// Tells who asks that there is no answer, beyond what the queue has room for otherwise.
+    fn say_unanswered(&mut self, now: Time, to: &[u8], id: u64, text: &str) -> Result<(), Full> {
+        let Phase::Online { conn, .. } = self.phase else { return Ok(()) };
+        let (from, body) = (self.config.user.as_bytes(), text.as_bytes());
+        let reply = Outgoing { flags: Flags::ERROR, id, to, from, body, ..Outgoing::of(Kind::Reply) };
+        self.links.send_control(now, conn, &reply)
     }
 
     /// Asks the platform: answered as an [`Event::Answered`] with the id, or failed as an [`Event::Replied`].
