@@ -368,23 +368,28 @@ impl Client {
     /// Waits until the server has let this user in.
     fn logged_in(mut self, patience: Duration) -> Result<Client, ConnectError> {
         #[expect(clippy::disallowed_methods, reason = "the application's thread waits by the system's clock")]
-        let ends = std::time::Instant::now() + patience;
+        let ends = std::time::Instant::now().checked_add(patience);
         let mut last = "no answer".to_owned();
         loop {
-            match self.events.recv_deadline(ends) {
-                Ok(Event::State(State::Online { welcome, .. })) => {
+            let event = match ends {
+                Some(ends) => self.events.recv_deadline(ends).ok(),
+                // Longer than there is time.
+                None => self.events.recv().ok(),
+            };
+            match event {
+                Some(Event::State(State::Online { welcome, .. })) => {
                     self.welcome = Some(welcome);
                     return Ok(self);
                 }
-                Ok(Event::State(State::Stopped { code, text })) => return Err(ConnectError::Refused { code, text }),
-                Ok(Event::State(State::Reconnecting { gone, text, .. })) => {
+                Some(Event::State(State::Stopped { code, text })) => return Err(ConnectError::Refused { code, text }),
+                Some(Event::State(State::Reconnecting { gone, text, .. })) => {
                     last = if text.is_empty() { gone.to_string() } else { format!("{gone}: {text}") };
                 }
-                Ok(Event::State(State::NoServer { text, .. })) => last = text,
-                Ok(Event::Message(_) | Event::Query(_) | Event::Undelivered { .. } | Event::Blob(_)) => {}
-                Ok(Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_)) => {}
-                Ok(Event::Presence { .. }) => {}
-                Err(_) => return Err(ConnectError::TimedOut(last)),
+                Some(Event::State(State::NoServer { text, .. })) => last = text,
+                Some(Event::Message(_) | Event::Query(_) | Event::Undelivered { .. } | Event::Blob(_)) => {}
+                Some(Event::GroupMessage { .. } | Event::Member { .. } | Event::MembersMissed(_)) => {}
+                Some(Event::Presence { .. }) => {}
+                None => return Err(ConnectError::TimedOut(last)),
             }
         }
     }

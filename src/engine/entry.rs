@@ -33,7 +33,8 @@ pub enum EntryFailure {
     Malformed(#[from] Malformed),
 }
 
-/// Asks a server something without logging in: to register, say. Waits on this thread for the answer, `patience` at most.
+/// Asks a server something without logging in: to register, say. Waits on this thread for the answer, `patience` at most;
+/// what it takes to find the address of a name is not counted.
 ///
 /// The server's application has to allow it, as
 /// [`AppServerBuilder::queries_before_login`](super::AppServerBuilder::queries_before_login) does. Body and answer have
@@ -84,29 +85,31 @@ const QUERY_ID: u64 = 1;
 /// A connection that has not logged in.
 struct Entry {
     stream: TcpStream,
-    ends: Instant,
+    /// None where that is longer than there is time.
+    ends: Option<Instant>,
     /// What was read and not taken apart.
     read: Vec<u8>,
 }
 
 impl Entry {
     fn dial(server: impl ToSocketAddrs, patience: Duration) -> Result<Entry, EntryFailure> {
+        let addr = resolve_address(server)?;
         #[expect(clippy::disallowed_methods, reason = "the application's thread waits by the system's clock")]
-        let ends = Instant::now() + patience;
-        let stream = TcpStream::connect_timeout(&resolve_address(server)?, patience.max(WAIT_MIN))?;
+        let ends = Instant::now().checked_add(patience);
+        let stream = TcpStream::connect_timeout(&addr, patience.max(WAIT_MIN))?;
         stream.set_nodelay(true)?;
         Ok(Entry { stream, ends, read: Vec::new() })
     }
 
-    /// What is left of the patience.
-    fn left(&self) -> Result<Duration, QueryFailure> {
+    /// What is left of the patience; none where it has no end.
+    fn left(&self) -> Result<Option<Duration>, QueryFailure> {
         #[expect(clippy::disallowed_methods, reason = "the application's thread waits by the system's clock")]
-        let left = self.ends.saturating_duration_since(Instant::now());
-        if left < WAIT_MIN { Err(QueryFailure::TimedOut) } else { Ok(left) }
+        let left = self.ends.map(|ends| ends.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left < WAIT_MIN) { Err(QueryFailure::TimedOut) } else { Ok(left) }
     }
 
     fn say(&mut self, bytes: &[u8]) -> Result<(), EntryFailure> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.set_write_timeout(self.left()?)?;
         self.stream.write_all(bytes).map_err(|error| failure_of(&error).into())
     }
 
@@ -116,7 +119,7 @@ impl Entry {
             if let Some(bytes) = wire_bytes.filter(|bytes| *bytes <= self.read.len()) {
                 return Ok(self.read.drain(..bytes).collect());
             }
-            self.stream.set_read_timeout(Some(self.left()?))?;
+            self.stream.set_read_timeout(self.left()?)?;
             let mut chunk = [0; limits::LOGIN_FRAME_BYTES_MAX];
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(QueryFailure::ConnectionLost.into()),

@@ -232,6 +232,15 @@ fn who_is_kicked_on_another_server_reads_why_and_stops() {
 }
 
 #[test]
+fn a_patience_that_is_longer_than_time_has_no_end() {
+    let server = Server::start(AppServer::builder().queries_before_login());
+    let answer = query_without_login(&server.addr, ANSWER, b"for a name", Duration::MAX);
+    assert_eq!(answer.expect("an answer"), b"nobody asks for a name");
+    let alice = Client::builder("alice").patience(Duration::MAX).connect(&server.addr).expect("it lets her in");
+    assert_eq!(query(&alice, None, ANSWER, "this"), Ok(Ok(b"alice asks this".to_vec())));
+}
+
+#[test]
 fn a_program_registers_before_it_logs_in() {
     let server = Server::start(AppServer::builder().queries_before_login());
     let ask = |info_type| query_without_login(&server.addr, info_type, b"for a name", PATIENCE);
