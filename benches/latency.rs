@@ -22,7 +22,7 @@ use trunkline::{Acms, AppServer, ClusterState, Handler, Membership, Running, Ser
 const BODY: [u8; 128] = [b'x'; 128];
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 /// Longer than the bench: no PING comes between.
-const HEARTBEAT: Duration = Duration::from_secs(3600);
+const HEARTBEAT: Duration = Duration::from_secs(1800);
 
 /// The two ends of a chain, and a message for each way.
 struct Ends {

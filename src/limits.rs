@@ -245,6 +245,10 @@ pub const MEMORY_SHED_TO_PERCENT: usize = 85;
 
 /// A client connection that has been silent this long is sent a PING.
 pub const HEARTBEAT: Span = Span::from_secs(10);
+/// The shortest that a heartbeat, its timeout and the time to log in may be set to: two slots of the timers' wheel, about.
+pub const CLIENT_WAIT_FLOOR: Span = Span::from_millis(20);
+/// The longest of them.
+pub const CLIENT_WAIT_CEILING: Span = Span::from_secs(3_600);
 /// A client connection that has been silent this long is closed NO_HEARTBEAT.
 pub const HEARTBEAT_TIMEOUT: Span = Span::from_secs(30);
 /// From accept to the first byte.

@@ -118,7 +118,7 @@ pub enum UserLineError {
 }
 
 /// Milliseconds that a span may have: down to what the timer wheel can tell apart, up to an hour.
-const SPAN_MS: RangeInclusive<u64> = 20..=3_600_000;
+const SPAN_MS: RangeInclusive<u64> = limits::CLIENT_WAIT_FLOOR.as_millis()..=limits::CLIENT_WAIT_CEILING.as_millis();
 /// Seconds that a drain may take.
 const DRAIN_SECONDS: RangeInclusive<u64> = 0..=limits::DRAIN_CEILING.as_millis() / 1_000;
 /// Bytes that `max_frame` may be.

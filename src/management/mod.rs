@@ -58,6 +58,10 @@ pub(crate) struct Bound {
 
 impl Bound {
     pub(crate) fn new(addr: SocketAddr, token: Option<Token>) -> io::Result<Bound> {
+        if token.is_none() && !addr.ip().to_canonical().is_loopback() {
+            let text = format!("a token is needed where operators are answered at {addr}, which is not loopback");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let listener = TcpListener::bind(addr)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen at {addr}: {error}")))?;
         listener.set_nonblocking(true)?;

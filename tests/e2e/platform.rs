@@ -237,7 +237,8 @@ fn a_patience_that_is_longer_than_time_has_no_end() {
     let answer = query_without_login(&server.addr, ANSWER, b"for a name", Duration::MAX);
     assert_eq!(answer.expect("an answer"), b"nobody asks for a name");
     let alice = Client::builder("alice").patience(Duration::MAX).connect(&server.addr).expect("it lets her in");
-    assert_eq!(query(&alice, None, ANSWER, "this"), Ok(Ok(b"alice asks this".to_vec())));
+    let asked = alice.query(None, ANSWER, b"this".to_vec(), Duration::MAX).expect("it is connected");
+    assert_eq!(outcome(asked), Ok(Ok(b"alice asks this".to_vec())));
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Who may ask.
 
+use std::net::SocketAddr;
+
+use trunkline::{Acms, AppServer};
+
 use crate::cluster::Cluster;
 use crate::http::request_with;
 
@@ -34,4 +38,24 @@ fn without_a_token_no_web_page_may_ask() {
     drain(&[("Origin", "https://evil.example")]);
     drain(&[("Host", "evil.example")]);
     assert_eq!(cluster.state_of(0).as_deref(), Some("open"));
+}
+
+#[test]
+fn without_a_token_operators_are_answered_at_loopback_alone() {
+    for (management, is_refused) in [("0.0.0.0:0", true), ("[::]:0", true), ("127.0.0.2:0", false)] {
+        let addr: SocketAddr = management.parse().expect("an address");
+        let acms = Acms::builder().management(addr, None).bind("127.0.0.1:0").map(drop);
+        let server = AppServer::builder().management(addr, None).bind("127.0.0.1:0").map(drop);
+        let wanted = if is_refused {
+            Err(format!("a token is needed where operators are answered at {management}, which is not loopback"))
+        } else {
+            Ok(())
+        };
+        for bound in [acms, server] {
+            assert_eq!(bound.map_err(|error| error.to_string()), wanted);
+        }
+    }
+    let token = Some(TOKEN.parse().expect("a token"));
+    let acms = Acms::builder().management(SocketAddr::from(([0; 4], 0)), token).bind("127.0.0.1:0");
+    assert!(acms.expect("it has a token").management_addr().is_some_and(|addr| addr.ip().is_unspecified()));
 }

@@ -89,7 +89,7 @@ impl AcmsBuilder {
     }
 
     /// Listens for operators at `addr`, the management port, once it is bound; port 0 lets the system choose. Without a
-    /// token it answers whoever reaches it: such an address is to be loopback.
+    /// token it answers whoever reaches it, and has to be loopback.
     #[cfg(feature = "management")]
     pub fn management(mut self, addr: SocketAddr, token: Option<Token>) -> AcmsBuilder {
         self.management = Some((addr, token));
@@ -99,8 +99,8 @@ impl AcmsBuilder {
     /// Listens for servers at `addr`, the transfer port; port 0 lets the system choose.
     ///
     /// # Errors
-    /// The address is in use or not allowed, a name has no address, the cluster's name breaks the rule of ids, or the
-    /// system has no descriptor left.
+    /// The address is in use or not allowed, a name has no address, the cluster's name breaks the rule of ids, operators
+    /// would be answered without a token at an address that is not loopback, or the system has no descriptor left.
     pub fn bind(self, addr: impl ToSocketAddrs) -> io::Result<Acms> {
         let mut config = self.config;
         config.connections_max = raise_descriptor_limit();

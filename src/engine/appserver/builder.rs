@@ -181,14 +181,15 @@ impl AppServerBuilder {
         self
     }
 
-    /// Silence after which a client is sent a PING, and after which it is closed; 10 s and 30 s by default.
+    /// Silence after which a client is sent a PING, and after which it is closed; 10 s and 30 s by default. Each is 20 ms to
+    /// 1 h, and the second at least twice the first.
     pub fn heartbeat(mut self, probe: std::time::Duration, timeout: std::time::Duration) -> AppServerBuilder {
         self.config.heartbeat = probe.into();
         self.config.heartbeat_timeout = timeout.into();
         self
     }
 
-    /// How long a connection may take to log in; 10 s by default.
+    /// How long a connection may take to log in, 20 ms to 1 h; 10 s by default.
     pub fn login_timeout(mut self, timeout: std::time::Duration) -> AppServerBuilder {
         self.config.login_timeout = timeout.into();
         self
@@ -265,7 +266,7 @@ impl AppServerBuilder {
     }
 
     /// Listens for operators at `addr` too, who are told what is measured and whether all is well; port 0 lets the system
-    /// choose. Without a token it answers whoever reaches it.
+    /// choose. Without a token it answers whoever reaches it, and has to be loopback.
     #[cfg(feature = "management")]
     pub fn management(mut self, addr: SocketAddr, token: Option<Token>) -> AppServerBuilder {
         self.management = Some((addr, token));
@@ -276,10 +277,13 @@ impl AppServerBuilder {
     ///
     /// # Errors
     /// The address is in use or not allowed, a name has no address, the cluster's name breaks the rule of ids, clients of
-    /// other servers of the cluster could not be sent to the public address, or the system has no descriptor left.
+    /// other servers of the cluster could not be sent to the public address, a heartbeat, its timeout or the time to log in
+    /// breaks its bounds, operators would be answered without a token at an address that is not loopback, or the system has
+    /// no descriptor left.
     pub fn bind(self, addr: impl ToSocketAddrs) -> io::Result<AppServer> {
         let descriptors = raise_descriptor_limit();
         let addr = resolve_address(addr)?;
+        check_waits(&self.config)?;
         if let Some(membership) = &self.membership {
             check_public_address(membership.public_address.unwrap_or(addr))?;
             check_number(membership.server)?;
@@ -349,6 +353,28 @@ impl AppServerBuilder {
     }
 }
 
+/// A silence of no time would end every connection, and a PING needs the time to be answered.
+fn check_waits(config: &core::Config) -> io::Result<()> {
+    let waits = [
+        ("heartbeat", config.heartbeat),
+        ("heartbeat timeout", config.heartbeat_timeout),
+        ("login timeout", config.login_timeout),
+    ];
+    for (name, wait) in waits {
+        if !(limits::CLIENT_WAIT_FLOOR..=limits::CLIENT_WAIT_CEILING).contains(&wait) {
+            let text = format!("the {name} is 20 ms to 1 h, not {} ms", wait.as_millis());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+    }
+    let (heartbeat_ms, timeout_ms) = (config.heartbeat.as_millis(), config.heartbeat_timeout.as_millis());
+    if timeout_ms < 2 * heartbeat_ms {
+        let text =
+            format!("the heartbeat timeout, {timeout_ms} ms, is at least twice the heartbeat, {heartbeat_ms} ms");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(())
+}
+
 /// One number is the cluster manager's.
 fn check_number(server: ServerId) -> io::Result<()> {
     if server == ServerId::ACMS {
@@ -371,6 +397,26 @@ fn check_public_address(addr: SocketAddr) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_have_bounds_as_the_programs_options_have() {
+        let ms = std::time::Duration::from_millis;
+        let bind = |builder: AppServerBuilder| builder.bind("127.0.0.1:0").map(drop).map_err(|error| error.to_string());
+        let heartbeat = |probe, timeout| bind(AppServer::builder().heartbeat(probe, timeout));
+        let login = |timeout| bind(AppServer::builder().login_timeout(timeout));
+        let refused = |text: &str| Err(text.to_owned());
+        assert_eq!((heartbeat(ms(20), ms(40)), heartbeat(ms(1_800_000), ms(3_600_000))), (Ok(()), Ok(())));
+        assert_eq!((login(ms(20)), login(ms(3_600_000))), (Ok(()), Ok(())));
+        assert_eq!(heartbeat(ms(0), ms(40)), refused("the heartbeat is 20 ms to 1 h, not 0 ms"));
+        assert_eq!(
+            heartbeat(ms(3_600_000), ms(7_200_000)),
+            refused("the heartbeat timeout is 20 ms to 1 h, not 7200000 ms")
+        );
+        let text = "the heartbeat timeout, 39 ms, is at least twice the heartbeat, 20 ms";
+        assert_eq!(heartbeat(ms(20), ms(39)), refused(text));
+        assert_eq!(login(ms(19)), refused("the login timeout is 20 ms to 1 h, not 19 ms"));
+        assert_eq!(login(ms(3_600_001)), refused("the login timeout is 20 ms to 1 h, not 3600001 ms"));
+    }
 
     #[test]
     fn in_a_cluster_nobody_is_sent_to_an_unspecified_address() {
