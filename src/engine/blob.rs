@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use hashbrown::HashMap;
 
-use super::{Pending, Stopped, resolve};
+use super::{Overloaded, Pending, Stopped, resolve};
 use crate::id::UserId;
 use crate::limits;
 use crate::net::Wake;
@@ -220,16 +220,16 @@ impl BlobLine {
         info_type: u32,
         name: &str,
         body: Bytes,
-    ) -> Result<BlobHandle, SendError> {
+    ) -> Result<BlobHandle, Overloaded> {
         if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
-            return Err(SendError::Full);
+            return Err(Overloaded::Full);
         }
         let (sender, outcome) = Pending::new();
         let confirmed = Arc::<AtomicU64>::default();
         let size = body.len() as u64;
         let sent = SentBlob { confirmed: Arc::clone(&confirmed), outcome: sender };
         let command = BlobCommand::Send(NewBlob { to, info_type, name: name.to_owned(), body, sent });
-        self.commands.send(command).map_err(|_| SendError::Stopped)?;
+        self.commands.send(command).map_err(|_| Overloaded::Stopped)?;
         self.wake.wake();
         Ok(BlobHandle { size, confirmed, line: self.clone(), outcome })
     }

@@ -471,7 +471,7 @@ impl Client {
         name: &str,
         body: impl Into<Bytes>,
     ) -> Result<BlobHandle, SendError> {
-        self.blob_line.send(to.cloned(), info_type, name, body.into())
+        Ok(self.blob_line.send(to.cloned(), info_type, name, body.into())?)
     }
 
     /// Wants no more of a blob that was accepted: its sender is told, and nothing more is heard of it.

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::net::{Calls, Wake};
 use crate::role::Counters;
 use crate::role::blob::BlobKey;
-use crate::role::client::QueryFailure;
+use crate::role::client::{QueryFailure, SendError};
 use crate::time::Span;
 use crate::wire::{Bounce, Flags, ListRequest};
 
@@ -76,10 +76,25 @@ pub enum TagError {
     Overloaded(#[from] Overloaded),
 }
 
-/// The server takes no more commands: too many wait, or it has stopped.
+/// Why an engine takes no more commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server takes no more commands")]
-pub struct Overloaded;
+pub enum Overloaded {
+    /// Too many wait: it may take some later.
+    #[error("too many commands wait")]
+    Full,
+    /// It takes none ever again.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+impl From<Overloaded> for SendError {
+    fn from(overloaded: Overloaded) -> SendError {
+        match overloaded {
+            Overloaded::Full => SendError::Full,
+            Overloaded::Stopped => SendError::Stopped,
+        }
+    }
+}
 
 /// A running server, for handlers and other threads. Cheap to clone; no call blocks.
 #[derive(Clone)]
@@ -172,7 +187,7 @@ impl ServerHandle {
         name: &str,
         body: impl Into<Bytes>,
     ) -> Result<BlobHandle, Overloaded> {
-        self.blob_line.send(Some(to.clone()), info_type, name, body.into()).map_err(|_| Overloaded)
+        self.blob_line.send(Some(to.clone()), info_type, name, body.into())
     }
 
     /// Wants no more of a blob that was accepted: its sender is told, and nothing more is heard of it.
@@ -295,9 +310,9 @@ impl ServerHandle {
 
     pub(crate) fn command(&self, command: Command) -> Result<(), Overloaded> {
         if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
-            return Err(Overloaded);
+            return Err(Overloaded::Full);
         }
-        self.commands.send(command).map_err(|_| Overloaded)?;
+        self.commands.send(command).map_err(|_| Overloaded::Stopped)?;
         self.wake.wake();
         Ok(())
     }

@@ -69,7 +69,7 @@ pub struct Unnamed<'a> {
     pub addr: SocketAddr,
     /// The application's information type.
     pub info_type: u32,
-    /// The body, at most 4,076 bytes.
+    /// The body, at most 4,080 bytes.
     pub body: &'a [u8],
 }
 

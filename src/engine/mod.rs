@@ -218,6 +218,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_engine_with_too_much_to_do_and_one_that_is_gone_are_told_apart() {
+        let acms = Acms::builder().bind("127.0.0.1:0").expect("a port is free");
+        let handle = acms.handle();
+        let asked = (0..limits::OPERATOR_COMMANDS_MAX).map(|_| handle.vitals()).filter(Result::is_ok).count();
+        assert_eq!(asked, limits::OPERATOR_COMMANDS_MAX);
+        assert_eq!(handle.vitals().map(drop), Err(Overloaded::Full));
+        drop(acms);
+        assert_eq!(handle.vitals().map(drop), Err(Overloaded::Stopped));
+        let server = AppServer::builder().bind("127.0.0.1:0").expect("a port is free");
+        let handle = server.handle();
+        while handle.online().is_ok() {}
+        assert_eq!(handle.online().map(drop), Err(Overloaded::Full));
+        drop(server);
+        assert_eq!(handle.online().map(drop), Err(Overloaded::Stopped));
+    }
+
+    #[test]
     fn a_stop_in_the_midst_of_a_drain_ends_it_three_seconds_later_however_often_it_is_told() {
         let at = Time::from_micros;
         let mut stopping = Stopping::default();

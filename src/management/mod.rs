@@ -32,7 +32,7 @@ use socket2::SockRef;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use crate::engine::Asker;
+use crate::engine::{Asker, Overloaded};
 use crate::limits;
 
 pub use access::{Token, TokenError};
@@ -194,14 +194,17 @@ async fn serve(stream: tokio::net::TcpStream, routes: Router, lease: Lease) {
 
 /// Puts a command to a reactor and waits for what comes of it.
 pub(crate) async fn ask<T: Send + 'static, C>(
-    put: impl FnOnce(C) -> Result<(), crate::engine::Overloaded>,
+    put: impl FnOnce(C) -> Result<(), Overloaded>,
     command: impl FnOnce(Asker<T>) -> C,
     patience: std::time::Duration,
 ) -> Result<T, Problem> {
     let (sender, receiver) = oneshot::channel();
     // Who has hung up meanwhile does not want to know.
     let asker = Asker::new(move |outcome| drop(sender.send(outcome)));
-    put(command(asker)).map_err(|_| Problem::unavailable("too many commands wait for the reactor"))?;
+    put(command(asker)).map_err(|refused| match refused {
+        Overloaded::Full => Problem::unavailable("too many commands wait for the reactor"),
+        Overloaded::Stopped => Problem::unavailable("it is stopping"),
+    })?;
     match tokio::time::timeout(patience, receiver).await {
         Ok(Ok(outcome)) => Ok(outcome),
         Ok(Err(_)) => Err(Problem::unavailable("it is stopping")),

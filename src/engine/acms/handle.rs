@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::engine::{Asker, Overloaded, Pending, resolve};
 use crate::id::{GroupId, ServerId, UserId};
@@ -265,7 +265,10 @@ impl AcmsHandle {
 
     /// Never waits.
     pub(crate) fn command(&self, command: Command) -> Result<(), Overloaded> {
-        self.commands.try_send(command).map_err(|_| Overloaded)?;
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => Overloaded::Full,
+            TrySendError::Disconnected(_) => Overloaded::Stopped,
+        })?;
         self.wake.wake();
         Ok(())
     }

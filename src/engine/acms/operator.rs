@@ -118,7 +118,7 @@ impl Acms {
     fn subscribe(&mut self, subscriber: Subscriber) -> Result<(), Overloaded> {
         self.keep_subscribers(|subscriber| subscriber.alive.strong_count() > 0);
         if self.subscribers.len() >= limits::SUBSCRIBERS_MAX {
-            return Err(Overloaded);
+            return Err(Overloaded::Full);
         }
         self.subscribers.push(subscriber);
         self.keep_subscribers(|_| true);
