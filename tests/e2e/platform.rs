@@ -7,9 +7,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use trunkline::role::client::QueryFailure as Failure;
 use trunkline::{
-    AppServer, AppServerBuilder, Bounce, Client, CloseCode, ClusterState, EntryFailure, Event, GroupId, Handler,
-    Incoming, Message, Nobody, Responder, ServerHandle, ServerId, State, TagError, Unnamed, UserId,
-    query_without_login,
+    Acms, AppServer, AppServerBuilder, Assigned, Assignment, Bounce, Candidate, Client, CloseCode, ClusterEvent,
+    ClusterState, EntryFailure, Event, GroupId, Handler, Incoming, Message, NoServer, Nobody, Responder, ServerHandle,
+    ServerId, State, TagError, Unnamed, UserId, query_without_login,
 };
 
 use crate::PATIENCE;
@@ -323,4 +323,46 @@ fn server_code_hears_whom_its_messages_did_not_reach_wherever_they_are() {
         let sent = as0.handle.send(&id("nobody"), 7, Vec::new()).expect("it takes commands");
         undelivered(Some("nobody"), sent, Bounce::Offline);
     }
+}
+
+/// Sends a user to the last server of the cluster, nobody else anywhere, and panics where it is asked of `trap`.
+struct Last;
+
+impl Assignment for Last {
+    fn choose(&mut self, user: Option<&UserId>, candidates: &[Candidate<'_>]) -> Option<ServerId> {
+        assert_ne!(user.map(UserId::as_str), Some("trap"), "a policy of the test's, on purpose");
+        user.and(candidates.last()).map(|candidate| candidate.server)
+    }
+}
+
+#[test]
+fn an_application_assigns_by_its_own_policy_and_its_panic_sends_the_user_nowhere() {
+    let builder = Acms::builder().directory_grace(Duration::ZERO).own_assignment(Last);
+    let management = "127.0.0.1:0".parse().expect("an address");
+    let acms = builder.management(management, None).bind("127.0.0.1:0").expect("a port is free");
+    let (handle, transfer) = (acms.handle(), acms.local_addr().to_string());
+    let url = format!("http://{}", acms.management_addr().expect("it has one"));
+    let _acms = Engine { stop: Box::new(acms.stopper()), running: Some(acms.spawn().expect("a thread")) };
+    let events = outcome(handle.subscribe(false).expect("it takes commands")).expect("there is room");
+    let servers = [0, 1].map(|number| Server::start(AppServer::builder().cluster(member(number, &transfer))));
+    let mut synced = 0;
+    while synced < servers.len() {
+        let event = events.receiver().recv_timeout(PATIENCE).expect("an event");
+        synced += usize::from(matches!(event, ClusterEvent::ServerSynced { .. }));
+    }
+    let assign = |user: Option<&str>| outcome(handle.assign(user.map(id)).expect("it takes commands"));
+    let last = || Ok(Assigned { server: ServerId(1), address: servers[1].addr.clone() });
+    assert_eq!((assign(Some("alice")), assign(None)), (last(), Err(NoServer::Declined)));
+    assert_eq!((assign(Some("trap")), assign(Some("alice"))), (Err(NoServer::Declined), last()));
+    // Over HTTP too, which every program asks that is given the cluster manager's address.
+    let alice = Client::builder("alice").patience(PATIENCE).connect_via_acms(&url, None).expect("it is let in");
+    assert_eq!(alice.welcome().expect("it is in").server, ServerId(1));
+    let trapped = Client::builder("trap").start_via_acms(&url, None).expect("it starts");
+    let State::NoServer { text, .. } = (match trapped.events().recv_timeout(PATIENCE) {
+        Ok(Event::State(state)) => state,
+        other => panic!("{other:?}"),
+    }) else {
+        panic!("it is sent somewhere")
+    };
+    assert_eq!(text, NoServer::Declined.to_string());
 }
