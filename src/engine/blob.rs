@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 
+use super::line::CommandLine;
 use super::{Overloaded, Pending, Stopped, resolve};
 use crate::id::UserId;
 use crate::limits;
@@ -199,15 +200,14 @@ struct SentBlob {
 /// How other threads reach an engine about blobs.
 #[derive(Clone, Debug)]
 pub(super) struct BlobLine {
-    commands: Sender<BlobCommand>,
-    wake: Arc<Wake>,
+    commands: CommandLine<BlobCommand>,
 }
 
 impl BlobLine {
     /// A line, and its end at the engine.
     pub(super) fn new(wake: Arc<Wake>) -> (BlobLine, BlobDesk) {
-        let (commands, queue) = unbounded();
-        let line = BlobLine { commands, wake };
+        let (commands, queue) = CommandLine::new(wake);
+        let line = BlobLine { commands };
         // The keys are this engine's own.
         let sent = HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4));
         (line.clone(), BlobDesk { line, queue, sent })
@@ -221,16 +221,12 @@ impl BlobLine {
         name: &str,
         body: Bytes,
     ) -> Result<BlobHandle, Overloaded> {
-        if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
-            return Err(Overloaded::Full);
-        }
-        let (sender, outcome) = Pending::new();
         let confirmed = Arc::<AtomicU64>::default();
         let size = body.len() as u64;
-        let sent = SentBlob { confirmed: Arc::clone(&confirmed), outcome: sender };
-        let command = BlobCommand::Send(NewBlob { to, info_type, name: name.to_owned(), body, sent });
-        self.commands.send(command).map_err(|_| Overloaded::Stopped)?;
-        self.wake.wake();
+        let outcome = self.commands.ask(|outcome| {
+            let sent = SentBlob { confirmed: Arc::clone(&confirmed), outcome };
+            BlobCommand::Send(NewBlob { to, info_type, name: name.to_owned(), body, sent })
+        })?;
         Ok(BlobHandle { size, confirmed, line: self.clone(), outcome })
     }
 
@@ -239,11 +235,8 @@ impl BlobLine {
         self.tell(BlobCommand::Refuse(key.clone(), BlobCause::Cancelled, String::new()));
     }
 
-    /// Tells the engine, which has nothing left to be told where it has stopped.
     fn tell(&self, command: BlobCommand) {
-        if self.commands.send(command).is_ok() {
-            self.wake.wake();
-        }
+        self.commands.tell(command);
     }
 }
 

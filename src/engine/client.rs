@@ -10,16 +10,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use hashbrown::HashMap;
 
 use super::blob::{BlobCommand, BlobDesk, BlobHandle, BlobLine, IncomingBlob};
 use super::guide::Guide;
+use super::line::CommandLine;
 use super::{Pending, Running, failure, resolve, resolve_address, seed};
 use crate::caller::{Caller, CallerError};
 use crate::id::{GroupId, IdError, UserId};
 use crate::limits;
-use crate::net::{Reactor, Tuning, Wake};
+use crate::net::{Reactor, Tuning};
 use crate::role::blob::{self, BlobKey};
 use crate::role::client::{self as core, Entrance, JoinFailure, QueryFailure, SendError, SendFailure, State};
 use crate::time::{Span, Time};
@@ -114,8 +115,7 @@ pub struct Message {
 pub struct Query {
     /// What was asked.
     pub message: Message,
-    commands: Sender<Command>,
-    wake: Arc<Wake>,
+    commands: CommandLine<Command>,
 }
 
 impl Query {
@@ -137,9 +137,7 @@ impl Query {
 
     fn answer(self, flags: Flags, body: Vec<u8>) {
         let Message { from, info_type, id, .. } = self.message;
-        if self.commands.send(Command::Reply { to: from, id, flags, info_type, body }).is_ok() {
-            self.wake.wake();
-        }
+        self.commands.tell(Command::Reply { to: from, id, flags, info_type, body });
     }
 }
 
@@ -282,7 +280,7 @@ impl ClientBuilder {
         let user = config.user.clone();
         let reactor = Reactor::new(Tuning::default())?;
         let wake = reactor.wake();
-        let (commands, queue) = unbounded();
+        let (commands, queue) = CommandLine::new(Arc::clone(&wake));
         let (sender, events) = bounded(limits::ENGINE_EVENTS_MAX);
         let closing = Arc::new(AtomicBool::new(false));
         let (blob_line, blobs) = BlobLine::new(Arc::clone(&wake));
@@ -291,7 +289,6 @@ impl ClientBuilder {
         let engine = Engine {
             core,
             guide: acms.map(|acms| Guide::new(acms, user.clone(), Arc::clone(&wake))),
-            wake: Arc::clone(&wake),
             reactor,
             commands: commands.clone(),
             queue,
@@ -305,7 +302,7 @@ impl ClientBuilder {
             joins: table(),
         };
         let running = Running::spawn("client", move || engine.run())?;
-        Ok(Client { user, welcome: None, ids, closing, commands, blob_line, wake, events, running: Some(running) })
+        Ok(Client { user, welcome: None, ids, closing, commands, blob_line, events, running: Some(running) })
     }
 }
 
@@ -340,9 +337,8 @@ pub struct Client {
     ids: AtomicU64,
     /// Set once: the engine is to log out, however many commands and events wait.
     closing: Arc<AtomicBool>,
-    commands: Sender<Command>,
+    commands: CommandLine<Command>,
     blob_line: BlobLine,
-    wake: Arc<Wake>,
     events: Receiver<Event>,
     running: Option<Running>,
 }
@@ -438,9 +434,7 @@ impl Client {
         info_type: u32,
         body: Vec<u8>,
     ) -> Result<Pending<Result<Delivery, SendError>>, SendError> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::SendAcked { to: to.clone(), info_type, body, outcome })?;
-        Ok(pending)
+        Ok(self.commands.ask(|outcome| Command::SendAcked { to: to.clone(), info_type, body, outcome })?)
     }
 
     /// Asks a user on any server, or, with no user, the server itself. Resolved once, after `patience` at the latest.
@@ -451,9 +445,13 @@ impl Client {
         body: Vec<u8>,
         patience: Duration,
     ) -> Result<Pending<QueryOutcome>, SendError> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Query { to: to.cloned(), info_type, body, patience: patience.into(), outcome })?;
-        Ok(pending)
+        Ok(self.commands.ask(|outcome| Command::Query {
+            to: to.cloned(),
+            info_type,
+            body,
+            patience: patience.into(),
+            outcome,
+        })?)
     }
 
     /// Sends a blob to a user on any server; to no user: to the server itself. It goes in parts of 16 KiB, each of which
@@ -483,18 +481,14 @@ impl Client {
     pub fn locate(&self, users: &[UserId]) -> Result<Pending<AskOutcome>, SendError> {
         let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
         let question = serde_json::json!({ "ask": "where", "users": users }).to_string().into_bytes();
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Ask { question, outcome })?;
-        Ok(pending)
+        Ok(self.commands.ask(|outcome| Command::Ask { question, outcome })?)
     }
 
     /// Into a group, with members on any server; at most 256. Resolved once, after 30 s at the latest. From then on this user
     /// is in again after each lost connection, and hears who comes and goes ([`Event::Member`]) and what is said
     /// ([`Event::GroupMessage`]).
     pub fn join(&self, group: &GroupId) -> Result<Pending<JoinOutcome>, SendError> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Join { group: group.clone(), outcome })?;
-        Ok(pending)
+        Ok(self.commands.ask(|outcome| Command::Join { group: group.clone(), outcome })?)
     }
 
     /// Out of a group: nothing that is said in it is handed over any more.
@@ -523,17 +517,13 @@ impl Client {
     /// after 10 s at the latest.
     pub fn members(&self, group: &GroupId) -> Result<Pending<AskOutcome>, SendError> {
         let question = serde_json::json!({ "ask": "members", "group": group.as_str() }).to_string().into_bytes();
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Ask { question, outcome })?;
-        Ok(pending)
+        Ok(self.commands.ask(|outcome| Command::Ask { question, outcome })?)
     }
 
     /// Whom this client hears of, and how they stand: the friends that its server's application gave it, and those that it
     /// watches. `online` is none where that is not known yet.
     pub fn friends(&self) -> Result<Pending<AskOutcome>, SendError> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Ask { question: br#"{"ask":"friends"}"#.to_vec(), outcome })?;
-        Ok(pending)
+        Ok(self.commands.ask(|outcome| Command::Ask { question: br#"{"ask":"friends"}"#.to_vec(), outcome })?)
     }
 
     /// Watches users, on whatever server they are; at most 100 at once and 1,024 in all. The outcome has how each stands, or
@@ -541,9 +531,7 @@ impl Client {
     /// watched again after a reconnect, and a question that came to nothing is repeated; where there is no connection now,
     /// the outcome says so and they are watched once there is.
     pub fn watch(&self, users: &[UserId]) -> Result<Pending<AskOutcome>, SendError> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Watch { users: users.to_vec(), outcome })?;
-        Ok(pending)
+        Ok(self.commands.ask(|outcome| Command::Watch { users: users.to_vec(), outcome })?)
     }
 
     /// Watches users no more, friends among them until the next login; at most 100 at once.
@@ -561,16 +549,11 @@ impl Client {
 
     fn log_out(&self) {
         self.closing.store(true, Ordering::Release);
-        self.wake.wake();
+        self.commands.wake();
     }
 
     fn command(&self, command: Command) -> Result<(), SendError> {
-        if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
-            return Err(SendError::Full);
-        }
-        self.commands.send(command).map_err(|_| SendError::Stopped)?;
-        self.wake.wake();
-        Ok(())
+        Ok(self.commands.give(command)?)
     }
 }
 
@@ -586,8 +569,7 @@ struct Engine {
     /// Asks for the server, where the core does.
     guide: Option<Guide>,
     reactor: Reactor,
-    wake: Arc<Wake>,
-    commands: Sender<Command>,
+    commands: CommandLine<Command>,
     queue: Receiver<Command>,
     events: Sender<Event>,
     /// What the application has had no room for; while there is any, nothing is read.
@@ -691,11 +673,9 @@ impl Engine {
             core::Event::Asking => return self.guide.as_ref().expect("a client that asks has one").ask(),
             core::Event::State(state) => Event::State(state),
             core::Event::Message(message) => Event::Message(owned(message)),
-            core::Event::Query(message) => Event::Query(Query {
-                message: owned(message),
-                commands: self.commands.clone(),
-                wake: Arc::clone(&self.wake),
-            }),
+            core::Event::Query(message) => {
+                Event::Query(Query { message: owned(message), commands: self.commands.clone() })
+            }
             core::Event::Blob(event) => {
                 let Some(incoming) = self.blobs.hear(event) else { return };
                 if let IncomingBlob::Whole(blob) = &incoming {

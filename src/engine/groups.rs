@@ -46,10 +46,8 @@ impl ServerHandle {
     }
 
     fn edit_group(&self, user: &UserId, group: &GroupId, edit: Edit) -> Result<Pending<EditOutcome>, Overloaded> {
-        let (outcome, pending) = Pending::new();
         let (user, group) = (user.clone(), group.clone());
-        self.command(Command::Group(GroupCommand::Edit { user, group, edit, outcome }))?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::Group(GroupCommand::Edit { user, group, edit, outcome }))
     }
 
     /// Says something to all members of a group, on every server, at most once each. Each that it does not reach is told to
@@ -71,8 +69,6 @@ impl ServerHandle {
 
     /// Who is in a group, on every server; after 3 s what is known by then. At most 4,096 are named.
     pub fn members(&self, group: &GroupId) -> Result<Pending<Members>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Group(GroupCommand::Members { group: group.clone(), outcome }))?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::Group(GroupCommand::Members { group: group.clone(), outcome }))
     }
 }

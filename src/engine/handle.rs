@@ -9,12 +9,13 @@ use crossbeam_channel::Sender;
 
 use super::blob::{BlobHandle, BlobLine};
 use super::groups::GroupCommand;
+use super::line::CommandLine;
 use super::outcomes::{Cursor, LocateOutcome, Locating, Profile, QueryOutcome, UserPage, Waiting};
 use super::plain::PlainIds;
 use super::{Asker, Pending, resolve};
 use crate::id::{ServerId, UserId};
 use crate::limits;
-use crate::net::{Calls, Wake};
+use crate::net::Calls;
 use crate::role::Counters;
 use crate::role::blob::BlobKey;
 use crate::role::client::{QueryFailure, SendError};
@@ -99,11 +100,10 @@ impl From<Overloaded> for SendError {
 /// A running server, for handlers and other threads. Cheap to clone; no call blocks.
 #[derive(Clone)]
 pub struct ServerHandle {
-    pub(super) commands: Sender<Command>,
+    pub(super) commands: CommandLine<Command>,
     pub(super) blob_line: BlobLine,
     pub(super) ids: Arc<PlainIds>,
     pub(super) told_to_stop: Arc<AtomicBool>,
-    pub(super) wake: Arc<Wake>,
 }
 
 impl ServerHandle {
@@ -133,9 +133,13 @@ impl ServerHandle {
         body: Vec<u8>,
         patience: Duration,
     ) -> Result<Pending<Result<(), QueryFailure>>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::SendAcked { to: to.clone(), info_type, body, patience: patience.into(), outcome })?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::SendAcked {
+            to: to.clone(),
+            info_type,
+            body,
+            patience: patience.into(),
+            outcome,
+        })
     }
 
     /// Sends a message to every user of every server, at most once each: who comes or goes meanwhile may miss it, and so
@@ -152,9 +156,13 @@ impl ServerHandle {
         body: Vec<u8>,
         patience: Duration,
     ) -> Result<Pending<QueryOutcome>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Query { to: to.clone(), info_type, body, patience: patience.into(), outcome })?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::Query {
+            to: to.clone(),
+            info_type,
+            body,
+            patience: patience.into(),
+            outcome,
+        })
     }
 
     /// Sends a message to the application of a server of the cluster, this one's own included, at most once. One that does
@@ -174,9 +182,7 @@ impl ServerHandle {
         body: Vec<u8>,
         patience: Duration,
     ) -> Result<Pending<QueryOutcome>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::QueryServer { to, info_type, body, patience: patience.into(), outcome })?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::QueryServer { to, info_type, body, patience: patience.into(), outcome })
     }
 
     /// Sends a blob to a user on any server, as [`Client::send_blob`](super::Client::send_blob).
@@ -204,30 +210,22 @@ impl ServerHandle {
     /// Where the users are, in the order asked: a server, nowhere, or why that can't be told. At most 100 at once; more
     /// are answered BUSY.
     pub fn locate(&self, users: Vec<UserId>) -> Result<Pending<LocateOutcome>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Locate { users, outcome: Locating::All(outcome) })?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::Locate { users, outcome: Locating::All(outcome) })
     }
 
     /// Whether the user is on any server, or why that can't be told.
     pub fn is_online(&self, user: &UserId) -> Result<Pending<Result<bool, Bounce>>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Locate { users: vec![user.clone()], outcome: Locating::IsOnline(outcome) })?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::Locate { users: vec![user.clone()], outcome: Locating::IsOnline(outcome) })
     }
 
     /// What is known of the user, on whichever server; none where the user is on none.
     pub fn inspect(&self, user: &UserId) -> Result<Pending<Result<Option<Profile>, QueryFailure>>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Inspect { user: user.clone(), outcome })?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::Inspect { user: user.clone(), outcome })
     }
 
     /// How many users are in on all servers.
     pub fn count(&self) -> Result<Pending<Result<u64, QueryFailure>>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::List { request: ListRequest::default(), waiting: Waiting::Count(outcome) })?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::List { request: ListRequest::default(), waiting: Waiting::Count(outcome) })
     }
 
     /// A page of all users, or of one server's: the first, or the one at the cursor of the page before; at most `limit` of
@@ -238,10 +236,8 @@ impl ServerHandle {
         after: Option<Cursor>,
         limit: usize,
     ) -> Result<Pending<Result<UserPage, QueryFailure>>, Overloaded> {
-        let (outcome, pending) = Pending::new();
         let request = ListRequest { server, after: after.map_or(0, |cursor| cursor.0), limit };
-        self.command(Command::List { request, waiting: Waiting::Users(outcome) })?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::List { request, waiting: Waiting::Users(outcome) })
     }
 
     /// Notes something of a user that is on this server, for all who inspect it, until its session ends; nothing where the
@@ -282,38 +278,27 @@ impl ServerHandle {
 
     /// The users that are on this server now, sorted.
     pub fn online(&self) -> Result<Pending<Vec<UserId>>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Online(outcome))?;
-        Ok(pending)
+        self.commands.ask(Command::Online)
     }
 
     /// What the server did with frames since it started.
     pub fn counters(&self) -> Result<Pending<Counters>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Counters(outcome))?;
-        Ok(pending)
+        self.commands.ask(Command::Counters)
     }
 
     /// What the server knows of itself.
     pub fn vitals(&self) -> Result<Pending<ServerVitals>, Overloaded> {
-        let (outcome, pending) = Pending::new();
-        self.command(Command::Vitals(Asker::new(move |vitals| resolve(&outcome, vitals))))?;
-        Ok(pending)
+        self.commands.ask(|outcome| Command::Vitals(Asker::new(move |vitals| resolve(&outcome, vitals))))
     }
 
     /// Closes every connection with SHUTDOWN and ends the server, however many commands wait; in the midst of a drain
     /// too.
     pub fn stop(&self) {
         self.told_to_stop.store(true, Ordering::Release);
-        self.wake.wake();
+        self.commands.wake();
     }
 
     pub(crate) fn command(&self, command: Command) -> Result<(), Overloaded> {
-        if self.commands.len() >= limits::ENGINE_COMMANDS_MAX {
-            return Err(Overloaded::Full);
-        }
-        self.commands.send(command).map_err(|_| Overloaded::Stopped)?;
-        self.wake.wake();
-        Ok(())
+        self.commands.give(command)
     }
 }

@@ -10,6 +10,7 @@ mod groups;
 mod guide;
 mod handle;
 mod handler;
+mod line;
 mod newcomers;
 mod outcomes;
 mod plain;

@@ -5,7 +5,6 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use crossbeam_channel::unbounded;
 use hashbrown::HashMap;
 
 use super::AppServer;
@@ -14,6 +13,7 @@ use crate::engine::friends::{Everyone, Friends};
 use crate::engine::groups::Groups;
 use crate::engine::handle::ServerHandle;
 use crate::engine::handler::{AnyUser, Authenticator, Handler};
+use crate::engine::line::CommandLine;
 use crate::engine::newcomers::Newcomers;
 use crate::engine::plain::PlainIds;
 use crate::engine::pool::{Application, Stage};
@@ -317,10 +317,10 @@ impl AppServerBuilder {
         let server = config.server;
         let mut core = core::AppServer::new(reactor.now(), config);
         let ids = Arc::new(PlainIds::new(server, &mut core));
-        let (commands, queue) = unbounded();
         let wake = reactor.wake();
+        let (commands, queue) = CommandLine::new(Arc::clone(&wake));
         let (blob_line, blobs) = BlobLine::new(Arc::clone(&wake));
-        let handle = ServerHandle { commands, blob_line, ids, told_to_stop: Arc::default(), wake: Arc::clone(&wake) };
+        let handle = ServerHandle { commands, blob_line, ids, told_to_stop: Arc::default() };
         let application = Application {
             authenticator: self.authenticator,
             handler: self.handler,
