@@ -13,9 +13,10 @@ use trunkline::time::Span;
 use crate::acms::{self, Hub, hub, hub_with, member, two_with_users};
 use crate::appserver::{Server, alone, joined, log_in, log_in_through, user};
 use crate::client::{Program, greet, online, until_dial};
+use crate::groups::member_through;
 use crate::wire_peer::{
-    ANSWER, ASK, BIND, BURST_BEGIN, CHALLENGE, CLOSE, FOUND, LOGOUT, LOOKUP, PONG, PRESENCE, REGISTERED, RESYNC, Raw,
-    SYNCED, UNBIND, UNWATCH, WATCH,
+    ANSWER, ASK, BIND, BURST_BEGIN, CHALLENGE, CLOSE, FOUND, GROUP_MEMBERS, LOGOUT, LOOKUP, PONG, PRESENCE, REGISTERED,
+    RESYNC, Raw, SYNCED, UNBIND, UNWATCH, WATCH,
 };
 
 /// What PRESENCE says of a user.
@@ -367,6 +368,32 @@ fn everyone_is_so_many_users_and_no_more() {
     tell(&mut server, up, "late", true);
     assert_eq!(server.frames(alice), [presence("user0", false), presence("late", true)], "there is room again");
     assert_eq!(server.core.presence_counts().0, limits::EVERYONE_USERS_MAX);
+}
+
+#[test]
+fn who_has_not_taken_a_large_answer_is_given_no_other() {
+    let (mut server, up) = joined();
+    let alice = member_through(&mut server, up, "alice");
+    befriend_everyone(&mut server, alice);
+    let names: Vec<String> = (0..1_000).map(|number| format!("{number:0>64}")).collect();
+    server.feed(up, names.iter().flat_map(|name| presence(name, true).bytes()).collect::<Vec<u8>>());
+    server.pass_ms(0);
+    server.frames(alice);
+    let ask = |id: u64, body: &str| Raw::of(ASK).id(id).from("alice").body(body);
+    let friends = |id| ask(id, r#"{"ask":"friends"}"#);
+    let members = |id| ask(id, r#"{"ask":"members","group":"chess"}"#);
+    server.frames(up);
+    // All in one read.
+    let asked = [friends(1), friends(2), members(3), ask(4, r#"{"ask":"rtt"}"#)];
+    server.feed(alice, asked.iter().flat_map(Raw::bytes).collect::<Vec<u8>>());
+    let answers = server.frames(alice);
+    let busy = r#"{"error":"busy; ask again"}"#;
+    assert!(answers[0].text().contains(&names[999]), "{:?}", answers[0]);
+    let rest: Vec<(u64, String)> = answers[1..].iter().map(|answer| (answer.id, answer.text())).collect();
+    assert_eq!(rest, [(2, busy.to_owned()), (3, busy.to_owned()), (4, "{}".to_owned())]);
+    server.silent(up);
+    server.put(alice, members(5));
+    assert_eq!(server.frame(up).kind, GROUP_MEMBERS, "what waited is taken");
 }
 
 #[test]

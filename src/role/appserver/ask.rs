@@ -8,6 +8,9 @@ use crate::role::Drop;
 use crate::time::Time;
 use crate::wire::{Answer, Ask, AskKind, Bounce, Kind, Located, Outgoing, parse_object};
 
+/// What an ASK is answered that is not looked at now.
+const BUSY: &str = "busy; ask again";
+
 /// Who asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Asker {
@@ -57,6 +60,9 @@ impl AppServer {
                 self.answer(now, conn, id, &Answer::default());
                 return;
             }
+            // One read may hold a thousand of these, and each is answered with thousands of users: who has not taken one such
+            // answer is given no other.
+            Some(Ask { ask: AskKind::Friends | AskKind::Members, .. }) if self.is_congested(conn) => BUSY,
             Some(Ask { ask: AskKind::Friends, .. }) => {
                 let friends = self.friends_of(conn).into_iter().map(|friend| (friend, true)).collect();
                 return self.answer_states(now, conn, id, friends);
@@ -99,7 +105,7 @@ impl AppServer {
 
     /// Refuses to look at an [`Event::WatchAsked`] now.
     pub fn postpone(&mut self, now: Time, conn: ConnId, id: u64) {
-        self.answer(now, conn, id, &Answer { error: Some("busy; ask again".to_owned()), ..Answer::default() });
+        self.answer(now, conn, id, &Answer { error: Some(BUSY.to_owned()), ..Answer::default() });
     }
 
     /// How users stand for one that watches them, as what it was told, or is told next, has it.

@@ -80,7 +80,7 @@ impl AppServer {
         let has_one = |roster: &Roster| matches!(roster.asker, Asker::User { conn: other, .. } if other == conn);
         let error = match group.and_then(|group| group.parse::<GroupId>().ok()) {
             None => "`group` is no id",
-            Some(group) if !self.groups.members(group.as_bytes()).any(|member| member == conn) => "not in this group",
+            Some(group) if !self.groups.is_member(conn, group.as_bytes()) => "not in this group",
             Some(_) if self.rosters.open.values().any(has_one) => "one question for members at a time",
             Some(group) => return self.ask_members(now, asker, group),
         };
