@@ -120,8 +120,14 @@ pub const ANNOUNCEMENTS_MAX: usize = 16;
 /// Places of the table of connections whose users are told at once of a message to everyone, at most: with small bodies
 /// less than a millisecond.
 pub const ANNOUNCED_PLACES_MAX: usize = 1024;
+/// Bytes of the frames that they are told it in, about: one frame more may be. Bodies below [`PIN_BYTES_MIN`] are copied,
+/// which takes a millisecond then. Those of 1 MiB are told to 2,000 users a second.
+pub const ANNOUNCED_BYTES_MAX: usize = 4 << 20;
 /// Between those and the next: 500,000 users a second are told.
 pub const ANNOUNCEMENT_PAUSE: Span = Span::from_millis(2);
+/// How long a message to everyone waits where memory is too short for the next user's. By then who takes nothing is closed;
+/// those for whom there is none after that miss it.
+pub const ANNOUNCEMENT_PATIENCE: Span = STALL_TIMEOUT;
 /// Users that one ASK may name.
 pub const ASK_USERS_MAX: usize = 100;
 /// A client engine asks again to be let into a group after this time, where it was in and the server has no room now.

@@ -1,9 +1,11 @@
 use std::io::IoSlice;
 
+use bytes::Bytes;
+
 use super::inbound::Frame;
 use super::rope::{Rope, SpareRopes};
 use super::shared::Shared;
-use crate::limits::{BOUNCE_RESERVE_BYTES, CONTROL_RESERVE_BYTES};
+use crate::limits::{BOUNCE_RESERVE_BYTES, CONTROL_RESERVE_BYTES, PIN_BYTES_MIN};
 use crate::wire::{Kind, Outgoing};
 
 /// How much a queue holds, in bytes.
@@ -109,6 +111,24 @@ impl SendQueue {
         Ok(())
     }
 
+    /// Queues a message of this process's own, `head`, with a body that other queues hold as well: not copied, unless it is
+    /// so small that it would be once the other side takes no more ([`SendQueue::compact`]).
+    pub fn send_with_body(&mut self, head: &Outgoing<'_>, body: &Bytes) -> Result<(), Full> {
+        let frame = Outgoing { body, ..*head };
+        if !self.fits(frame.wire_bytes()) {
+            return Err(Full);
+        }
+        if body.len() < PIN_BYTES_MIN {
+            self.encode(&frame);
+            return Ok(());
+        }
+        let rope = self.rope.get_or_insert_default();
+        rope.push_with(frame.wire_bytes() - body.len(), |block| frame.encode_head(block));
+        rope.push_slice(body, 0..body.len());
+        self.note_growth();
+        Ok(())
+    }
+
     /// Queues a control frame, for which there is a reserve beyond the bound.
     pub fn send_control(&mut self, frame: &Outgoing<'_>) -> Result<(), Full> {
         let reserve = if frame.kind == Kind::Bounce { BOUNCE_RESERVE_BYTES } else { CONTROL_RESERVE_BYTES };
@@ -204,6 +224,31 @@ mod tests {
         queue.send_control(&ping()).expect("bounces leave room");
         while queue.send_control(&ping()).is_ok() {}
         assert!(queue.len() <= 60 + CONTROL_RESERVE_BYTES);
+    }
+
+    #[test]
+    fn a_large_body_is_in_many_queues_and_copied_for_none() {
+        let spare = &mut SpareRopes::default();
+        let bounds = Bounds { soft: 1 << 20, hard: 1 << 20 };
+        for len in [PIN_BYTES_MIN - 1, PIN_BYTES_MIN] {
+            let body = Bytes::from(vec![b'x'; len]);
+            let mut queues = ["bob", "carol"].map(|to| (to, SendQueue::new(bounds)));
+            for (to, queue) in &mut queues {
+                let head = Outgoing { id: 7, to: to.as_bytes(), ..Outgoing::of(Kind::Data) };
+                queue.send_with_body(&head, &body).expect("fits");
+                let mut wanted = bytes::BytesMut::new();
+                Outgoing { body: &body, ..head }.encode(&mut wanted);
+                let mut slices = [IoSlice::new(&[]); 8];
+                let filled = queue.fill(&mut slices);
+                assert_eq!(slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect::<Vec<u8>>(), wanted);
+                let is_shared = slices[..filled].iter().any(|slice| slice.as_ptr() == body.as_ptr());
+                assert_eq!(is_shared, len >= PIN_BYTES_MIN, "{len} bytes");
+            }
+            let (_, first) = &mut queues[0];
+            first.consume(first.len(), spare);
+            first.send(&Outgoing { body: &vec![0; 1 << 20], ..ping() }).expect("an empty queue takes any frame");
+            assert_eq!(first.send_with_body(&ping(), &body), Err(Full));
+        }
     }
 
     #[test]

@@ -234,6 +234,11 @@ impl<P> Links<P> {
         self.enqueue(now, conn, |queue| queue.send(frame)).map(drop)
     }
 
+    /// Sends a message of this process's own with a body that goes to other connections too.
+    pub fn send_with_body(&mut self, now: Time, conn: ConnId, head: &Outgoing<'_>, body: &Bytes) -> Result<(), Full> {
+        self.enqueue(now, conn, |queue| queue.send_with_body(head, body)).map(drop)
+    }
+
     /// Sends a control frame, for which there is a reserve beyond the queue's bound.
     pub fn send_control(&mut self, now: Time, conn: ConnId, frame: &Outgoing<'_>) -> Result<(), Full> {
         self.enqueue(now, conn, |queue| queue.send_control(frame)).map(drop)

@@ -376,8 +376,17 @@ impl<'a> Outgoing<'a> {
     /// When an id or the whole frame is longer than its length field can tell: ids are at most 64 bytes and bodies
     /// bounded by whoever made them.
     pub fn encode(&self, out: &mut BytesMut) {
-        let length = u32::try_from(self.wire_bytes() - LENGTH_BYTES).expect("a frame's length fits its field");
         out.reserve(self.wire_bytes());
+        self.encode_head(out);
+        out.put_slice(self.body);
+    }
+
+    /// Appends all of the frame but its body, which is to follow.
+    ///
+    /// # Panics
+    /// As [`Outgoing::encode`] does.
+    pub fn encode_head(&self, out: &mut BytesMut) {
+        let length = u32::try_from(self.wire_bytes() - LENGTH_BYTES).expect("a frame's length fits its field");
         out.put_u32(length);
         out.put_u8(self.kind.to_wire());
         out.put_u8(self.flags.0);
@@ -387,6 +396,5 @@ impl<'a> Outgoing<'a> {
         out.put_u64(self.id);
         out.put_slice(self.to);
         out.put_slice(self.from);
-        out.put_slice(self.body);
     }
 }

@@ -1,7 +1,8 @@
 //! The platform's directory from server code: who is in, what is known of a user, and what is said to everyone.
 
-use trunkline::id::ServerId;
+use trunkline::id::{ConnId, ServerId};
 use trunkline::limits;
+use trunkline::role::Core;
 use trunkline::role::appserver::{Event, Outcome};
 use trunkline::time::Span;
 use trunkline::wire::{Bounce, ListRequest, Listed, ListedUser, Profile};
@@ -258,6 +259,65 @@ fn to_tell_many_takes_several_turns_and_to_tell_too_much_is_busy() {
     server.pass_ms(500);
     assert_eq!(told(&mut server), count * limits::ANNOUNCEMENTS_MAX - limits::ANNOUNCED_PLACES_MAX);
     assert_eq!(server.core.send_everyone(server.now, 7, b"news"), Ok(()));
+}
+
+/// Users of a server with 8 MiB for what waits, none of whom takes anything, and who are all told a megabyte.
+fn told_a_megabyte() -> (Server, Vec<ConnId>) {
+    let mut server = alone_with(|config| config.memory_max = 8 << 20);
+    let conns: Vec<_> = (0..12).map(|number| log_in(&mut server, &format!("user{number}"))).collect();
+    conns.iter().for_each(|conn| server.stall(*conn));
+    assert_eq!(server.core.send_everyone(server.now, 7, &vec![b'x'; 1_000_000]), Ok(()));
+    (server, conns)
+}
+
+fn have_it(server: &mut Server, conns: &[ConnId]) -> usize {
+    conns.iter().map(|conn| server.frames(*conn).iter().filter(|frame| frame.body.len() == 1_000_000).count()).sum()
+}
+
+#[test]
+fn a_message_to_everyone_waits_for_memory_and_closes_nobody() {
+    let (mut server, conns) = told_a_megabyte();
+    server.pass_ms(2_000);
+    let waits = |server: &mut Server, conn: &ConnId| {
+        server.core.links().get(*conn).is_some_and(|link| !link.queue().is_empty())
+    };
+    let told = conns.iter().filter(|conn| waits(&mut server, conn)).count();
+    assert!((5..9).contains(&told), "{told} of 12 have it in their queues");
+    assert_eq!((server.core.users_online(), server.core.counters().shed), (12, 0));
+    conns.iter().for_each(|conn| server.unstall(*conn));
+    server.pass_ms(50);
+    assert_eq!((have_it(&mut server, &conns), server.core.counters().bounced[3]), (12, 0), "each has it in the end");
+}
+
+#[test]
+fn a_message_to_everyone_waits_for_no_memory_for_ever() {
+    let (mut server, conns) = told_a_megabyte();
+    // So slow that none of them is closed for it.
+    for _ in 0..11 {
+        conns.iter().for_each(|conn| server.take(*conn, 1));
+        server.pass_ms(1_000);
+    }
+    let missed = server.core.counters().bounced[3];
+    assert!((4..8).contains(&missed), "{missed} of 12 had no room");
+    conns.iter().for_each(|conn| server.unstall(*conn));
+    server.pass_ms(50);
+    assert_eq!(have_it(&mut server, &conns) as u64, 12 - missed);
+    assert_eq!(server.core.send_everyone(server.now, 7, b"news"), Ok(()));
+    server.pass_ms(50);
+    assert!(conns.iter().all(|conn| server.frames(*conn).len() == 1), "the next one reaches all");
+}
+
+#[test]
+fn what_everyone_is_told_in_one_turn_is_so_many_bytes() {
+    let mut server = alone();
+    let conns: Vec<_> = (0..20).map(|number| log_in(&mut server, &format!("user{number}"))).collect();
+    assert_eq!(server.core.send_everyone(server.now, 7, &vec![b'x'; 1_000_000]), Ok(()));
+    server.pass_ms(1);
+    assert_eq!(have_it(&mut server, &conns), 5, "4 MiB, about");
+    server.pass_ms(2);
+    assert_eq!(have_it(&mut server, &conns), 5);
+    server.pass_ms(20);
+    assert_eq!(have_it(&mut server, &conns), 10);
 }
 
 #[test]

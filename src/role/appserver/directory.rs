@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::queries::Asked;
 use super::{AppServer, Event, Origin, Outcome, Peer, Session};
 use crate::buf::Frame;
@@ -114,9 +116,12 @@ impl AppServer {
 struct Announcement {
     info_type: u32,
     id: u64,
-    body: Vec<u8>,
+    /// One for all queues.
+    body: Bytes,
     /// The next place in the slab to look at.
     next_place: usize,
+    /// Until when it waits for memory, where there is too little for whoever is at that place.
+    patience_ends: Option<Time>,
 }
 
 /// Messages to everyone that have not reached all, oldest first.
@@ -142,7 +147,7 @@ impl AppServer {
         if frame.wire_bytes() + limits::ID_BYTES_MAX - limits::LENGTH_BYTES > self.config.max_frame {
             return Err(Bounce::TooBig);
         }
-        self.announce(now, id, info_type, body)?;
+        self.announce(now, id, info_type, Bytes::copy_from_slice(body))?;
         if let Ok(conn) = self.uplink_conn()
             && self.links.send(now, conn, &frame).is_err()
         {
@@ -155,12 +160,15 @@ impl AppServer {
     /// An EVERYONE from the ACMS.
     pub(super) fn announced(&mut self, now: Time, frame: &Frame<'_>) {
         let header = frame.envelope.header;
-        if let Err(cause) = self.announce(now, header.id, header.info_type, &frame.body()) {
+        let body = frame.body();
+        // A small one would hold all that was read with it until everyone is told.
+        let body = if body.len() < limits::PIN_BYTES_MIN { Bytes::copy_from_slice(&body) } else { body };
+        if let Err(cause) = self.announce(now, header.id, header.info_type, body) {
             self.counters.count_bounce(cause);
         }
     }
 
-    fn announce(&mut self, now: Time, id: u64, info_type: u32, body: &[u8]) -> Result<(), Bounce> {
+    fn announce(&mut self, now: Time, id: u64, info_type: u32, body: Bytes) -> Result<(), Bounce> {
         let announcements = &mut self.announcements;
         if announcements.list.len() >= limits::ANNOUNCEMENTS_MAX {
             return Err(Bounce::Busy);
@@ -168,7 +176,7 @@ impl AppServer {
         if announcements.list.is_empty() {
             announcements.acts = now;
         }
-        announcements.list.push_back(Announcement { info_type, id, body: body.to_vec(), next_place: 0 });
+        announcements.list.push_back(Announcement { info_type, id, body, next_place: 0, patience_ends: None });
         Ok(())
     }
 
@@ -177,26 +185,47 @@ impl AppServer {
         if self.announcements.acts > now {
             return;
         }
-        let Some(Announcement { info_type, id, body, next_place }) = self.announcements.list.pop_front() else {
-            return;
-        };
-        let places = self.links.places();
-        let end = places.min(next_place + limits::ANNOUNCED_PLACES_MAX);
-        for place in next_place..end {
-            let Some((conn, link)) = self.links.at(place) else { continue };
-            let Some(user) = link.peer.user().cloned() else { continue };
-            let frame = Outgoing { info_type, id, to: user.as_bytes(), body: &body, ..Outgoing::of(Kind::Data) };
-            let is_too_big = frame.wire_bytes() - limits::LENGTH_BYTES > self.config.max_frame;
-            if is_too_big {
-                self.counters.count_bounce(Bounce::TooBig);
-            } else if self.links.send(now, conn, &frame).is_err() {
-                self.counters.count_bounce(Bounce::Busy);
-            }
-            self.pause_if_congested(conn);
-        }
-        if end < places {
-            self.announcements.list.push_front(Announcement { info_type, id, body, next_place: end });
+        let Some(mut announcement) = self.announcements.list.pop_front() else { return };
+        if !self.tell_next(now, &mut announcement) {
+            self.announcements.list.push_front(announcement);
         }
         self.announcements.acts = now + limits::ANNOUNCEMENT_PAUSE;
+    }
+
+    /// Whether all are told. Where memory is short it goes no further for now: they would be closed for what they are told.
+    fn tell_next(&mut self, now: Time, announcement: &mut Announcement) -> bool {
+        let Announcement { info_type, id, body, next_place, patience_ends } = announcement;
+        let places = self.links.places();
+        let end = places.min(*next_place + limits::ANNOUNCED_PLACES_MAX);
+        let mut bytes = 0;
+        while *next_place < end && bytes < limits::ANNOUNCED_BYTES_MAX {
+            let user = self.links.at(*next_place).and_then(|(conn, link)| Some((conn, link.peer.user()?.clone())));
+            let Some((conn, user)) = user else {
+                *next_place += 1;
+                continue;
+            };
+            let head = Outgoing { info_type: *info_type, id: *id, to: user.as_bytes(), ..Outgoing::of(Kind::Data) };
+            let frame_bytes = head.wire_bytes() + body.len();
+            let has_memory = self.has_memory_for(frame_bytes);
+            if !has_memory && now < *patience_ends.get_or_insert(now + limits::ANNOUNCEMENT_PATIENCE) {
+                return false;
+            }
+            let is_too_big = frame_bytes - limits::LENGTH_BYTES > self.config.max_frame;
+            let sent = match (is_too_big, has_memory) {
+                (true, _) => Err(Bounce::TooBig),
+                (false, false) => Err(Bounce::Busy),
+                (false, true) => self.links.send_with_body(now, conn, &head, body).map_err(|_| Bounce::Busy),
+            };
+            match sent {
+                Ok(()) => {
+                    bytes += frame_bytes;
+                    *patience_ends = None;
+                    self.pause_if_congested(conn);
+                }
+                Err(cause) => self.counters.count_bounce(cause),
+            }
+            *next_place += 1;
+        }
+        *next_place >= places
     }
 }

@@ -425,13 +425,10 @@ impl AppServer {
                 self.counters.count_drop(Drop::Droppable);
                 continue;
             }
-            // A frame for many may fill what memory there is before anyone has had the time to take any of it.
-            let memory = self.links.memory();
-            let is_held_back = memory.health().pauses_senders() || memory.is_shed_by(shared.wire_bytes());
-            let shared = match (is_too_big, is_held_back) {
+            let shared = match (is_too_big, self.has_memory_for(shared.wire_bytes())) {
                 (true, _) => Err(Bounce::TooBig),
-                (false, true) => Err(Bounce::Busy),
-                (false, false) => self.links.share(now, member, shared).map_err(|_| Bounce::Busy),
+                (false, false) => Err(Bounce::Busy),
+                (false, true) => self.links.share(now, member, shared).map_err(|_| Bounce::Busy),
             };
             match shared.map(|link| link.queue().is_congested()) {
                 Ok(is_congested) => {

@@ -415,6 +415,13 @@ impl AppServer {
         self.links.get(conn).is_some_and(|link| link.queue().is_congested())
     }
 
+    /// Whether there is memory for one frame more of those that go to many at once: these may fill what there is before
+    /// anyone has had the time to take any of it.
+    fn has_memory_for(&self, frame_bytes: usize) -> bool {
+        let memory = self.links.memory();
+        !memory.health().pauses_senders() && !memory.is_shed_by(frame_bytes)
+    }
+
     /// Stops reading from a client that does not read: what it asks for would only add to what waits for it.
     fn pause_if_congested(&mut self, conn: ConnId) {
         let congested = |link: &Link<Peer>| matches!(link.peer, Peer::Client(_)) && link.queue().is_congested();
