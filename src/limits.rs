@@ -156,6 +156,9 @@ pub const ROSTERS_MAX: usize = 256;
 pub const LOOKUPS_PENDING_MAX: usize = 16 << 10;
 /// Users that one client watches, its friends included; more are denied, and counted.
 pub const WATCHES_OF_CLIENT_MAX: usize = 1024;
+/// Questions of one client to watch users that the application has not said to yet, at most; one more is answered that the
+/// server is busy. Ten times what an engine asks after a reconnect.
+pub const WATCH_QUESTIONS_MAX: usize = 128;
 /// Users of whom a client engine remembers that they are online, at most; of more it tells nothing. Twice what a server
 /// tells of where everyone is told of, and all that the client may watch.
 pub const SIGHTINGS_MAX: usize = 16 << 10;

@@ -289,6 +289,63 @@ fn a_client_watches_by_name_where_it_may_and_is_answered_once_it_is_known() {
     server.silent(alice);
 }
 
+/// alice asks to watch users.
+fn watching(id: u64, users: &[&str]) -> Raw {
+    Raw::of(ASK).id(id).from("alice").body(serde_json::json!({ "ask": "watch", "users": users }).to_string())
+}
+
+fn unwatching(id: u64, users: &[&str]) -> Raw {
+    Raw::of(ASK).id(id).from("alice").body(serde_json::json!({ "ask": "unwatch", "users": users }).to_string())
+}
+
+#[test]
+fn who_is_taken_out_while_the_application_is_asked_is_not_watched() {
+    let (mut server, up) = joined();
+    let (alice, _) = log_in_through(&mut server, up, "alice");
+    server.put(alice, watching(5, &["bob", "carol", "dave"]));
+    server.put(alice, watching(5, &["eve"]));
+    assert_eq!(server.frame(alice).text(), r#"{"error":"busy; ask again"}"#, "with that id it asks already");
+    server.put(alice, unwatching(6, &["bob", "dave"]));
+    assert_eq!(server.frame(alice), Raw::of(ANSWER).id(6).to("alice").body(b"{}"));
+    // Once more wanted, once more taken out.
+    server.put(alice, watching(7, &["bob"]));
+    server.silent(up);
+    let permit = |server: &mut Server, id, users: &[(&str, bool)]| {
+        let users = users.iter().map(|(name, may)| (user(name), *may)).collect();
+        server.core.permit(server.now, alice, id, users);
+        server.turn();
+    };
+    permit(&mut server, 5, &[("bob", true), ("carol", true), ("dave", false), ("mallory", true)]);
+    let frames = server.frames(up);
+    assert_eq!(frames[0], watch(WATCH, &["carol"]));
+    assert_eq!((frames[1].kind, frames.len()), (LOOKUP, 2));
+    // While the ACMS is asked, too.
+    server.put(alice, unwatching(8, &["carol"]));
+    assert_eq!((server.frame(up), server.frame(alice).id), (watch(UNWATCH, &["carol"]), 8));
+    server.put(up, presence("carol", true));
+    server.put(up, Raw::of(FOUND).id(frames[1].id).from("carol").body([0, 2]));
+    let state = |name: &str| format!(r#"{{"user":"{name}","online":null}}"#);
+    let states = ["bob", "carol", "dave", "mallory"].map(state).join(",");
+    assert_eq!(server.frame(alice).text(), format!(r#"{{"users":[{states}]}}"#));
+    permit(&mut server, 7, &[("bob", true)]);
+    let asked = server.frames(up);
+    assert_eq!(asked[0], watch(WATCH, &["bob"]), "what it asked behind the other holds");
+    server.put(up, presence("bob", true));
+    server.put(up, Raw::of(FOUND).id(asked[1].id).from("bob").body([0, 2]));
+    assert_eq!(server.frames(alice).len(), 2);
+    server.core.permit(server.now, alice, 7, vec![(user("eve"), true)]);
+    server.silent(up);
+    (9..137).for_each(|id| server.put(alice, watching(id, &["carol"])));
+    server.silent(alice);
+    server.put(alice, watching(137, &["carol"]));
+    assert_eq!(server.frame(alice).text(), r#"{"error":"busy; ask again"}"#);
+    assert_eq!(server.core.open_wishes(), 128);
+    log_out(&mut server, alice, "alice");
+    assert_eq!(server.core.open_wishes(), 0);
+    permit(&mut server, 9, &[("carol", true)]);
+    assert_eq!(server.core.presence_counts().0, 0, "who left watches nobody");
+}
+
 #[test]
 fn a_client_watches_so_many_users_and_no_more() {
     let mut server = alone();
@@ -296,12 +353,14 @@ fn a_client_watches_so_many_users_and_no_more() {
     let friends: Vec<String> = (0..limits::WATCHES_OF_CLIENT_MAX - 1).map(|number| format!("friend{number}")).collect();
     befriend(&mut server, alice, &friends.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(server.frames(alice).len(), friends.len());
+    server.put(alice, watching(1, &["bob", "carol"]));
     server.core.permit(server.now, alice, 1, vec![(user("bob"), true), (user("carol"), true)]);
     server.turn();
     let answer = r#"{"users":[{"user":"bob","online":false},{"user":"carol","online":null,"denied":true}]}"#;
     assert_eq!(server.frame(alice).text(), answer);
     assert_eq!(server.core.counters().watches_refused, 1);
     // Whom it watches it may ask for again; of whom it does not it hears nothing, though others do.
+    server.put(alice, watching(2, &["bob"]));
     server.core.permit(server.now, alice, 2, vec![(user("bob"), true)]);
     server.turn();
     assert_eq!(server.frame(alice).text(), r#"{"users":[{"user":"bob","online":false}]}"#);
@@ -721,6 +780,19 @@ fn whom_it_watches_it_watches_again_after_a_reconnect() {
     let events: Vec<_> = std::iter::from_fn(|| program.core.poll_event()).collect();
     assert!(!events.iter().any(|event| matches!(event, client::Event::Answered { .. })), "nobody asked but the engine");
     assert!(events.iter().any(|event| matches!(event, client::Event::Presence { online: false, .. })));
+}
+
+#[test]
+fn what_is_answered_of_a_user_that_is_watched_no_more_is_no_news() {
+    let (mut program, conn) = online();
+    let all = [user("bob"), user("carol"), user("eve")];
+    program.core.watch(program.now, &all).expect("there is room");
+    program.core.unwatch(program.now, &all[..1]).expect("there is room");
+    program.turn();
+    let asks = program.frames(conn);
+    let answer = br#"{"users":[{"user":"bob","online":true},{"user":"carol","online":true}]}"#;
+    program.put(conn, Raw::of(ANSWER).id(asks[0].id).to("alice").body(answer));
+    assert_eq!(presence_events(&mut program), [("carol".to_owned(), true)]);
 }
 
 #[test]

@@ -307,6 +307,7 @@ impl World {
                 engine.sessions += 1;
                 engine.server = welcome.server.0.into();
                 (engine.online, engine.online_since) = (true, now);
+                self.sightings.session_begins(node);
                 return;
             }
             client::State::Reconnecting { .. } | client::State::NoServer { .. } => {}

@@ -28,8 +28,10 @@ pub(crate) struct Sightings {
     told: BTreeMap<(NodeId, String), bool>,
     /// Whom programs and servers' code watch by name, beside friends.
     watched: BTreeMap<NodeId, BTreeSet<String>>,
-    /// Whom they watched before: of these something may come late.
-    unwatched: BTreeSet<(NodeId, String)>,
+    /// Whom they watched before, each with the question that ended it: until that is answered, or the session over, something
+    /// of them may come to a program. 0 where it could not be asked, and for a server, whose application may be behind with
+    /// what it is told.
+    unwatched: BTreeMap<(NodeId, String), u64>,
     /// Questions that are not answered: whom the asker wants to watch.
     questions: BTreeMap<(NodeId, u64), Vec<String>>,
 }
@@ -50,7 +52,11 @@ impl Sightings {
     fn unwatches(&mut self, node: NodeId, user: &str) {
         self.watched.entry(node).or_default().remove(user);
         self.told.remove(&(node, user.to_owned()));
-        self.unwatched.insert((node, user.to_owned()));
+    }
+
+    /// A program is in: its server knows of nobody whom it watched.
+    pub(crate) fn session_begins(&mut self, node: NodeId) {
+        self.unwatched.retain(|(at, _), _| *at != node);
     }
 
     fn watched_by(&self, node: NodeId) -> impl Iterator<Item = &String> {
@@ -60,7 +66,7 @@ impl Sightings {
     /// The process is gone.
     pub(crate) fn process_gone(&mut self, node: NodeId) {
         self.told.retain(|(at, _), _| *at != node);
-        self.unwatched.retain(|(at, _)| *at != node);
+        self.unwatched.retain(|(at, _), _| *at != node);
         self.questions.retain(|(at, _), _| *at != node);
         self.watched.remove(&node);
     }
@@ -108,10 +114,11 @@ impl World {
         self.note(|| format!("n{node} {} {users:?}: {asked:x?}", if unwatches { "unwatches" } else { "watches" }));
         for user in users {
             if unwatches {
-                self.sightings.unwatches(node, user)
+                self.sightings.unwatches(node, user);
+                self.sightings.unwatched.insert((node, user.clone()), asked.unwrap_or(0));
             } else {
-                self.sightings.watches(node, user)
-            };
+                self.sightings.watches(node, user);
+            }
         }
         if let Ok(id) = asked {
             self.sightings.questions.insert((node, id), users.iter().cloned().collect());
@@ -132,7 +139,8 @@ impl World {
         self.note(|| format!("server {node} {} {users:?}", if unwatches { "unwatches" } else { "watches" }));
         for user in users {
             if unwatches {
-                self.sightings.unwatches(node, &user)
+                self.sightings.unwatches(node, &user);
+                self.sightings.unwatched.insert((node, user), 0);
             } else {
                 self.sightings.watches(node, &user)
             };
@@ -169,16 +177,31 @@ impl World {
     pub(crate) fn watch_asked(&mut self, node: NodeId, conn: ConnId, user: &str, id: u64, users: Vec<UserId>) {
         let now = self.nodes[node].now(self.clock);
         let postpones = self.rng.u8(0..12) == 0 && !self.is_at_rest;
+        if let Role::Server(server) = &mut self.nodes[node].role
+            && postpones
+        {
+            return server.postpone(now, conn, id);
+        }
+        let boot = self.nodes[node].boot;
+        let answer = Step::Permit { node, boot, conn, watcher: user.to_owned(), id, users };
+        if self.rng.u8(0..self.plan.slow_verdict) == 0 {
+            let later = self.clock + self.rng.u64(1..1_000_000);
+            return self.schedule(later, answer);
+        }
+        self.take_step(answer);
+    }
+
+    /// The application says whom a user may watch.
+    pub(crate) fn permit(&mut self, node: NodeId, conn: ConnId, user: &str, id: u64, users: Vec<UserId>) {
+        let now = self.nodes[node].now(self.clock);
         if let Role::Server(server) = &mut self.nodes[node].role {
-            if postpones {
-                return server.postpone(now, conn, id);
-            }
             let permitted = |other: UserId| {
                 let may = may_watch(user, other.as_str());
                 (other, may)
             };
             server.permit(now, conn, id, users.into_iter().map(permitted).collect());
         }
+        self.touch(node);
     }
 }
 
@@ -192,7 +215,7 @@ impl World {
             Friends::These(friends) => friends.iter().any(|friend| friend == user),
         };
         let watches = self.sightings.watched_by(node).any(|watched| watched == user);
-        let is_late = self.sightings.unwatched.contains(&(node, user.to_owned()));
+        let is_late = self.sightings.unwatched.contains_key(&(node, user.to_owned()));
         assert!(is_friend || watches || is_late, "n{node} hears of {user}, who is no friend");
         // Who is not told of is offline.
         self.sightings.told(node, user, online, Some(false));
@@ -201,7 +224,7 @@ impl World {
 
     pub(crate) fn server_hears_of(&mut self, node: NodeId, user: &str, online: bool) {
         let watches = self.sightings.watched_by(node).any(|watched| watched == user);
-        let is_late = self.sightings.unwatched.contains(&(node, user.to_owned()));
+        let is_late = self.sightings.unwatched.contains_key(&(node, user.to_owned()));
         assert!(watches || is_late, "server {node} hears of {user}, whom it does not watch");
         let is_first = self.sightings.told(node, user, online, None);
         if !is_first {
@@ -237,6 +260,9 @@ impl World {
     /// Whether an answer was one to who wanted to watch others, or no longer.
     pub(crate) fn watch_answered(&mut self, node: NodeId, id: u64, body: Option<&[u8]>) -> bool {
         let Some(users) = self.sightings.questions.remove(&(node, id)) else { return false };
+        if body.is_some() {
+            self.sightings.unwatched.retain(|(at, _), question| (*at, *question) != (node, id));
+        }
         let answer: serde_json::Value =
             body.map(|body| serde_json::from_slice(body).expect("an ANSWER is JSON")).unwrap_or_default();
         let told = answer["users"].as_array().map_or(&[][..], Vec::as_slice);

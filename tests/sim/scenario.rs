@@ -59,6 +59,8 @@ pub(crate) enum Step {
     BlobVerdict { node: NodeId, boot: u64, key: BlobKey, accepts: bool },
     /// The application says who a user's friends are.
     Befriend { node: NodeId, boot: u64, conn: ConnId, user: String },
+    /// The application says whom a user may watch.
+    Permit { node: NodeId, boot: u64, conn: ConnId, watcher: String, id: u64, users: Vec<UserId> },
     /// Something goes wrong.
     Fault(Fault),
     /// A crashed process is started again.
@@ -144,6 +146,11 @@ impl World {
             Step::Befriend { node, boot, conn, user } => {
                 if self.nodes[node].boot == boot {
                     self.befriend(node, conn, &user);
+                }
+            }
+            Step::Permit { node, boot, conn, watcher, id, users } => {
+                if self.nodes[node].boot == boot {
+                    self.permit(node, conn, &watcher, id, users);
                 }
             }
             Step::Fault(fault) => self.strike(fault),

@@ -63,6 +63,7 @@ impl World {
                 | Step::Verdict { .. }
                 | Step::Answer(_)
                 | Step::Befriend { .. }
+                | Step::Permit { .. }
                 | Step::CancelBlob { .. }
                 | Step::BlobVerdict { .. }
                 | Step::JoinVerdict { .. }
@@ -208,9 +209,9 @@ impl World {
             if kept != (0, (0, 0), 0) {
                 return Err(format!("n{node} keeps claims, questions and their users, queries: {kept:?}"));
             }
-            let kept = (server.open_joins(), server.open_rosters());
-            if kept != (0, 0) {
-                return Err(format!("n{node} keeps joins, lists of members: {kept:?}"));
+            let kept = (server.open_joins(), server.open_rosters(), server.open_wishes());
+            if kept != (0, 0, 0) {
+                return Err(format!("n{node} keeps joins, lists of members, questions to watch: {kept:?}"));
             }
         }
         if self.locating.is_empty() { Ok(()) } else { Err(format!("not answered: {:?}", self.locating)) }

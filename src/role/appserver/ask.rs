@@ -29,7 +29,7 @@ enum Asker {
         conn: ConnId,
         /// Its ASK's id.
         id: u64,
-        /// All that it asked for, and whether it watches them now.
+        /// All that it asked for, and whether it may not watch them.
         users: Vec<(UserId, bool)>,
     },
     /// The application, with a number of its own.
@@ -64,10 +64,12 @@ impl AppServer {
             // answer is given no other.
             Some(Ask { ask: AskKind::Friends | AskKind::Members, .. }) if self.is_congested(conn) => BUSY,
             Some(Ask { ask: AskKind::Friends, .. }) => {
-                let friends = self.friends_of(conn).into_iter().map(|friend| (friend, true)).collect();
-                return self.answer_states(now, conn, id, friends);
+                let friends = self.friends_of(conn).into_iter();
+                let friends = friends.map(|friend| self.standing_of(friend, true, false)).collect();
+                self.answer(now, conn, id, &Answer { users: friends, ..Answer::default() });
+                return;
             }
-            Some(Ask { ask: AskKind::Watch, users, .. }) => return self.ask_to_watch(conn, id, &users),
+            Some(Ask { ask: AskKind::Watch, users, .. }) => return self.ask_to_watch(now, conn, id, &users),
             Some(Ask { ask: AskKind::Unwatch, users, .. }) => {
                 self.unwatch_for_client(now, conn, &parse_users(&users));
                 self.answer(now, conn, id, &Answer::default());
@@ -76,28 +78,32 @@ impl AppServer {
             Some(Ask { ask: AskKind::Members, group, .. }) => return self.ask_members_from_user(now, conn, id, group),
             Some(Ask { ask, users, .. }) => return self.ask(now, Asker::User { conn, id, ask }, users),
         };
-        self.answer(now, conn, id, &Answer { error: Some(error.to_owned()), ..Answer::default() });
+        self.answer_error(now, conn, id, error);
     }
 
-    fn ask_to_watch(&mut self, conn: ConnId, id: u64, users: &[String]) {
+    fn ask_to_watch(&mut self, now: Time, conn: ConnId, id: u64, users: &[String]) {
         let Some(user) = self.links.get(conn).and_then(|link| link.peer.user()).cloned() else { return };
-        self.events.push_back(Event::WatchAsked { conn, user, id, users: parse_users(users) });
+        let users = parse_users(users);
+        if !self.begin_wish(conn, id, &users) {
+            return self.answer_error(now, conn, id, BUSY);
+        }
+        self.events.push_back(Event::WatchAsked { conn, user, id, users });
     }
 
-    /// What the application says to an [`Event::WatchAsked`]: of each user, whether it may be watched. Nothing happens where
-    /// that connection has ended.
+    /// What the application says to an [`Event::WatchAsked`]: of each user, whether it may be watched. One that the client has
+    /// taken out meanwhile is not. Nothing happens where that connection has ended.
     pub fn permit(&mut self, now: Time, conn: ConnId, id: u64, users: Vec<(UserId, bool)>) {
-        if self.links.get(conn).and_then(|link| link.peer.user()).is_none() {
-            return;
-        }
-        let permitted: Vec<UserId> =
-            users.iter().filter(|(_, is_permitted)| *is_permitted).map(|(user, _)| user.clone()).collect();
-        let mut watched = self.watch_for_client(now, conn, &permitted).into_iter();
-        let users: Vec<(UserId, bool)> = users
-            .into_iter()
-            .map(|(user, is_permitted)| (user, is_permitted && watched.next().is_some_and(|is_watched| is_watched)))
-            .collect();
-        let unknown = users.iter().filter(|(user, watched)| *watched && self.told_of(user.as_bytes()).is_none());
+        let Some(wanted) = self.end_wish(conn, id) else { return };
+        let is_admitted = |(user, is_permitted): &&(UserId, bool)| *is_permitted && wanted.contains(user);
+        let admitted: Vec<UserId> = users.iter().filter(is_admitted).map(|(user, _)| user.clone()).collect();
+        let mut watched = self.watch_for_client(now, conn, &admitted).into_iter();
+        let mut is_denied = |user: &UserId, is_permitted| {
+            wanted.contains(user) && !(is_permitted && watched.next().is_some_and(|is_watched| is_watched))
+        };
+        let users = users.into_iter().map(|(user, is_permitted)| (is_denied(&user, is_permitted), user));
+        let users: Vec<(UserId, bool)> = users.map(|(is_denied, user)| (user, is_denied)).collect();
+        let is_unknown = |user: &UserId| self.watches(conn, user.as_bytes()) && self.told_of(user.as_bytes()).is_none();
+        let unknown = users.iter().filter(|(user, is_denied)| !is_denied && is_unknown(user));
         let unknown: Vec<String> = unknown.map(|(user, _)| user.as_str().to_owned()).collect();
         self.ask(now, Asker::Watcher { conn, id, users }, unknown);
         self.close_overwhelmed(now);
@@ -105,19 +111,19 @@ impl AppServer {
 
     /// Refuses to look at an [`Event::WatchAsked`] now.
     pub fn postpone(&mut self, now: Time, conn: ConnId, id: u64) {
-        self.answer(now, conn, id, &Answer { error: Some(BUSY.to_owned()), ..Answer::default() });
+        if self.end_wish(conn, id).is_some() {
+            self.answer_error(now, conn, id, BUSY);
+        }
     }
 
-    /// How users stand for one that watches them, as what it was told, or is told next, has it.
-    fn answer_states(&mut self, now: Time, conn: ConnId, id: u64, users: Vec<(UserId, bool)>) {
-        let state = |(user, is_watched): (UserId, bool)| Located {
-            online: self.told_of(user.as_bytes()).filter(|_| is_watched),
-            user: user.as_str().to_owned(),
-            server: None,
-            denied: !is_watched,
-        };
-        let users = users.into_iter().map(state).collect();
-        self.answer(now, conn, id, &Answer { users, ..Answer::default() });
+    /// How a user stands for one that watches it, as what that one was told, or is told next, has it.
+    fn standing_of(&self, user: UserId, is_watched: bool, denied: bool) -> Located {
+        let online = self.told_of(user.as_bytes()).filter(|_| is_watched);
+        Located { user: user.as_str().to_owned(), online, server: None, denied }
+    }
+
+    fn answer_error(&mut self, now: Time, conn: ConnId, id: u64, error: &str) {
+        self.answer(now, conn, id, &Answer { error: Some(error.to_owned()), ..Answer::default() });
     }
 
     /// Asks where users are; the answer is an [`Event::Located`] with `token`.
@@ -210,7 +216,13 @@ impl AppServer {
                 for (user, _) in &users {
                     self.tell_standing(now, user);
                 }
-                self.answer_states(now, conn, id, users);
+                // The client may have taken out some since, which is no denial.
+                let standing = |(user, is_denied): (UserId, bool)| {
+                    let is_watched = self.watches(conn, user.as_bytes());
+                    self.standing_of(user, is_watched, is_denied)
+                };
+                let users = users.into_iter().map(standing).collect();
+                self.answer(now, conn, id, &Answer { users, ..Answer::default() });
             }
             Asker::User { conn, id, ask } => {
                 let located = |(user, server): (String, Result<Option<ServerId>, Bounce>)| Located {
@@ -230,12 +242,7 @@ impl AppServer {
         let body = serde_json::to_vec(answer).expect("numbers and plain text");
         let frame = Outgoing { id, to: user.as_bytes(), body: &body, ..Outgoing::of(Kind::Answer) };
         if frame.wire_bytes() - limits::LENGTH_BYTES > self.config.max_frame {
-            return self.answer(
-                now,
-                conn,
-                id,
-                &Answer { error: Some("too many users".to_owned()), ..Answer::default() },
-            );
+            return self.answer_error(now, conn, id, "too many users");
         }
         if self.links.send_control(now, conn, &frame).is_err() {
             self.counters.count_drop(Drop::BounceFull);

@@ -142,6 +142,10 @@ impl Client {
         }
         for Located { user, online, denied, .. } in answer.users {
             let Ok(user) = user.parse::<UserId>() else { continue };
+            // Taken out since it was asked for.
+            if !self.presence.watched.contains(&user) {
+                continue;
+            }
             if denied {
                 self.presence.watched.remove(&user);
                 self.sighted(user, false);
