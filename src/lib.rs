@@ -46,10 +46,11 @@ pub use id::{GroupId, ServerId, UserId};
 #[cfg(feature = "net")]
 pub use net::Tuning;
 pub use role::Gone;
+pub use role::Members;
 pub use role::acms::{
     Assigned, Assignment, Candidate, DirectoryPage, NoServer, Pace, Policy, ServerView, Settled, Standing,
 };
-pub use role::appserver::{ClusterState, CutOff, Friendship, Members};
+pub use role::appserver::{ClusterState, CutOff, Friendship};
 pub use role::blob::{BlobFailure, BlobKey};
 pub use role::client::{JoinFailure, QueryFailure, SendError, SendFailure, State};
 pub use wire::link::Relogin;

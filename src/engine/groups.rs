@@ -5,7 +5,8 @@ use crossbeam_channel::Sender;
 use super::Pending;
 use super::handle::{Command, Overloaded, ServerHandle};
 use crate::id::{GroupId, UserId};
-use crate::role::appserver::{Edit, Members};
+use crate::role::Members;
+use crate::role::appserver::Edit;
 use crate::role::client::QueryFailure;
 use crate::wire::Flags;
 

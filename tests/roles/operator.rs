@@ -2,7 +2,7 @@
 
 use trunkline::role::acms::{Assignment, Candidate, Event, NoServer, Settled, Standing};
 use trunkline::time::Span;
-use trunkline::{Bounce, ServerId, UserId};
+use trunkline::{Bounce, Members, ServerId, UserId};
 
 use crate::acms::{Hub, bind, drain, hub, hub_with, log_in, member, register, registering, two_with_users, unsynced};
 use crate::wire_peer::{
@@ -258,12 +258,29 @@ fn a_group_is_told_and_listed_over_the_servers_that_have_members() {
     assert_eq!(settled(&mut hub), []);
     hub.put(b, are(2, "\x03bob"));
     let users = [(user("alice"), ServerId(1)), (user("bob"), ServerId(2))].into_iter().collect();
-    assert_eq!(settled(&mut hub), [(id, Settled::Members { users, complete: true })]);
+    assert_eq!(settled(&mut hub), [(id, Settled::Members(Members { users, complete: true }))]);
     let id = hub.core.ask_members_of(hub.now, &chess, ends).expect("it has some");
     hub.reset(a);
     hub.put(b, Raw::of(GROUP_MEMBERS_ARE).info(2).id(id).from("chess").body("\x03bob"));
     let users = [(user("bob"), ServerId(2))].into_iter().collect();
-    assert_eq!(settled(&mut hub), [(id, Settled::Members { users, complete: false })], "one has not answered");
+    assert_eq!(settled(&mut hub), [(id, Settled::Members(Members { users, complete: false }))], "one has not answered");
+}
+
+#[test]
+fn a_list_of_a_groups_members_is_so_long_and_no_longer() {
+    let mut hub = hub();
+    let conns = [member(&mut hub, 1), member(&mut hub, 2)];
+    conns.iter().for_each(|conn| hub.put(*conn, Raw::of(GROUP_ON).to("chess")));
+    let ends = hub.now + Span::from_secs(3);
+    let chess = "chess".parse().expect("an id");
+    let id = hub.core.ask_members_of(hub.now, &chess, ends).expect("it has some");
+    for (server, conn) in (1..).zip(conns) {
+        let names: Vec<u8> = (0..3_000).flat_map(|number| format!("\x06{server}{number:0>5}").into_bytes()).collect();
+        hub.put(conn, Raw::of(GROUP_MEMBERS_ARE).info(server).id(id).from("chess").body(names));
+    }
+    let settled = settled(&mut hub);
+    let [(settled, Settled::Members(members))] = &settled[..] else { panic!("{settled:?}") };
+    assert_eq!((*settled, members.users.len(), members.complete), (id, 4_096, false));
 }
 
 /// Whoever's name begins with a letter of the second half goes to the last server.

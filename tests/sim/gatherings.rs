@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trunkline::id::{GroupId, UserId};
-use trunkline::role::appserver::{Edit, JoinRef, Members, Outcome};
+use trunkline::role::Members;
+use trunkline::role::appserver::{Edit, JoinRef, Outcome};
 use trunkline::role::client::{JoinFailure, Message};
 use trunkline::time::Span;
 use trunkline::wire::{Bounce, Flags, GroupChange};

@@ -6,7 +6,7 @@ use crate::engine::outcomes::Waiting;
 use crate::engine::resolve;
 use crate::id::UserId;
 use crate::limits;
-use crate::role::appserver::Members;
+use crate::role::Members;
 use crate::time::Time;
 
 impl AppServer {

@@ -25,10 +25,10 @@ use crate::limits;
 #[cfg(feature = "management")]
 use crate::management::Bound;
 use crate::net::Reactor;
-use crate::role::Core as _;
 use crate::role::appserver::{self as core, ClusterState, Event, Inbox, Outcome, QuerySource, ServerInbox, Verdict};
 use crate::role::blob::{BlobEvent, BlobFailure};
 use crate::role::client::SendError;
+use crate::role::{Core as _, Members};
 use crate::time::{Span, Time};
 use crate::wire::{BlobCause, Bounce, CloseCode, Flags};
 
@@ -71,7 +71,7 @@ pub struct AppServer {
     waiting: HashMap<u64, Waiting, ahash::RandomState>,
     lookups: HashMap<u64, Locating, ahash::RandomState>,
     lookup_tokens: u64,
-    rosters: HashMap<u64, Sender<core::Members>, ahash::RandomState>,
+    rosters: HashMap<u64, Sender<Members>, ahash::RandomState>,
     answers: Answers,
     newcomers: Newcomers,
     stopping: Stopping,

@@ -14,6 +14,7 @@ use crate::engine::{AcmsCommand as Command, AcmsHandle, MessageTo, OperatorMessa
 use crate::id::{GroupId, ServerId};
 use crate::limits;
 use crate::management::{Problem, json, path, read_body};
+use crate::role::Members;
 use crate::role::acms::Settled;
 use crate::time::Span;
 use crate::wire::Bounce;
@@ -81,7 +82,7 @@ pub(super) async fn send(State(handle): State<AcmsHandle>, body: Body) -> Result
         Ok(Some(Settled::Answered { info_type, body })) => Ok(json(&reply(info_type, &body))),
         Err(Bounce::Offline) => Err(Problem::not_found("there is no such server, or nobody in that group")),
         Err(cause) | Ok(Some(Settled::Bounced(cause))) => Err(Problem::unavailable(format!("not now: {cause}"))),
-        Ok(Some(Settled::TimedOut | Settled::Members { .. } | Settled::Known(_))) => {
+        Ok(Some(Settled::TimedOut | Settled::Members(_) | Settled::Known(_))) => {
             Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "nothing came back in time"))
         }
     }
@@ -150,7 +151,7 @@ pub(super) async fn members(
     let group = parse_group(&path(id)?)?;
     let name = group.to_string();
     match ask_reactor(&handle, |asker| Command::Members { group, asker }).await? {
-        Ok(Some(Settled::Members { users, complete })) => {
+        Ok(Some(Settled::Members(Members { users, complete }))) => {
             let members = users.into_iter().map(|(user, server)| Member { user: user.to_string(), server });
             Ok(json(&Group { group: name, members: members.collect(), complete }))
         }

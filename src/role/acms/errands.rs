@@ -8,10 +8,10 @@ use super::{Acms, Event};
 use crate::buf::Frame;
 use crate::id::{ConnId, GroupId, ServerId, UserId};
 use crate::limits;
-use crate::role::{Drop, Fault};
+use crate::role::{Drop, Fault, Members};
 use crate::time::Time;
-use crate::wire::link::{MembersTold, ServerMessageId, UserList};
-use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing, Profile, parse_object};
+use crate::wire::link::{MembersTold, ServerMessageId};
+use crate::wire::{Bounce, Envelope, Flags, Kind, Outgoing, Profile, parse_object};
 
 /// What came of what an operator asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,12 +30,7 @@ pub enum Settled {
     /// A server's handler said that there is no answer, and why.
     Failed(String),
     /// Those who are in a group.
-    Members {
-        /// They and their servers.
-        users: BTreeMap<UserId, ServerId>,
-        /// Whether these are all: each server that has members has told of all of them.
-        complete: bool,
-    },
+    Members(Members),
     /// What a user's server knows of the user.
     Known(Profile),
     /// Nothing came in time.
@@ -66,7 +61,7 @@ enum Awaited {
     /// What the user's server knows of the user.
     Profile(UserId),
     /// What each of the servers has to say of a group.
-    Members { servers: BTreeSet<ServerId>, users: BTreeMap<UserId, ServerId>, complete: bool },
+    Members { servers: BTreeSet<ServerId>, members: Members },
 }
 
 impl Errands {
@@ -176,8 +171,9 @@ impl Acms {
     /// It has no member, as far as is known, or too much is open.
     pub fn ask_members_of(&mut self, now: Time, group: &GroupId, ends: Time) -> Result<u64, Bounce> {
         let conns = self.group_conns(now, group)?;
-        let (servers, users) = (conns.iter().map(|(server, _)| *server).collect(), BTreeMap::new());
-        let id = self.begin_errand(ends, Awaited::Members { servers, users, complete: self.is_complete(now) })?;
+        let servers = conns.iter().map(|(server, _)| *server).collect();
+        let members = Members { complete: self.is_complete(now), ..Members::default() };
+        let id = self.begin_errand(ends, Awaited::Members { servers, members })?;
         let question = Outgoing { id, to: group.as_bytes(), ..Outgoing::of(Kind::GroupMembers) };
         for (_, conn) in conns {
             self.control(now, conn, &question);
@@ -259,8 +255,7 @@ impl Acms {
     pub(super) fn members_told(&mut self, place: u32, frame: &Frame<'_>) -> Result<(), Fault> {
         let server = self.servers[place as usize].id;
         let header = frame.envelope.header;
-        let Some(Errand { awaited: Awaited::Members { servers, users, complete }, .. }) =
-            self.errands.open.get_mut(&header.id)
+        let Some(Errand { awaited: Awaited::Members { servers, members }, .. }) = self.errands.open.get_mut(&header.id)
         else {
             self.counters.count_drop(Drop::Unroutable);
             return Ok(());
@@ -269,15 +264,8 @@ impl Acms {
             self.counters.count_drop(Drop::Unroutable);
             return Ok(());
         }
-        *complete &= MembersTold::from_wire(header.info_type).complete;
-        let body = frame.body();
-        let mut rest = &body[..];
-        while !rest.is_empty() {
-            let (user, more) = UserList::split_first(rest)
-                .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "a GROUP_MEMBERS_ARE is cut short"))?;
-            users.insert(UserId::parse(user)?, server);
-            rest = more;
-        }
+        members.complete &= MembersTold::from_wire(header.info_type).complete;
+        members.add_told(server, &frame.body())?;
         if servers.is_empty() {
             self.give_up_errand(header.id);
         }
@@ -293,8 +281,9 @@ impl Acms {
     /// What there is by now is what there will be.
     fn give_up_errand(&mut self, id: u64) {
         let settled = match self.errands.close(id) {
-            Some(Awaited::Members { servers, users, complete }) => {
-                Settled::Members { users, complete: complete && servers.is_empty() }
+            Some(Awaited::Members { servers, mut members }) => {
+                members.complete &= servers.is_empty();
+                Settled::Members(members)
             }
             Some(Awaited::Receipt(_) | Awaited::Reply(_) | Awaited::Profile(_)) => Settled::TimedOut,
             None => return,
@@ -314,8 +303,8 @@ impl Acms {
     pub(super) fn server_left_errands(&mut self, server: ServerId) {
         let is_over = |awaited: &mut Awaited| match awaited {
             Awaited::Reply(asked) => *asked == server,
-            Awaited::Members { servers, complete, .. } => {
-                *complete &= !servers.remove(&server);
+            Awaited::Members { servers, members } => {
+                members.complete &= !servers.remove(&server);
                 servers.is_empty()
             }
             // It may have said so before, and the user is asked anew where it comes back.

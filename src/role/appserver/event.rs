@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::groups::JoinRef;
-use super::members::Members;
 use crate::id::{ConnId, ServerId, UserId};
 use crate::memory::Strain;
-use crate::role::Gone;
 use crate::role::blob::BlobEvent;
+use crate::role::{Gone, Members};
 use crate::time::Span;
 use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, CloseCode, Flags, Listed, Login, Profile};

@@ -6,10 +6,10 @@ use super::{AppServer, Event};
 use crate::buf::Frame;
 use crate::id::{ConnId, GroupId, ServerId, UserId};
 use crate::limits;
-use crate::role::{Drop, Fault};
+use crate::role::{Drop, Fault, Members};
 use crate::time::Time;
 use crate::wire::link::{MembersAsked, MembersTold, ServerMessageId, UserList};
-use crate::wire::{Answer, CloseCode, Kind, Located, Outgoing};
+use crate::wire::{Answer, Kind, Located, Outgoing};
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,15 +18,6 @@ enum Asker {
     User { conn: ConnId, id: u64 },
     /// The application, with a number of its own.
     Application(u64),
-}
-
-/// The members of a group, each with its server.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Members {
-    /// In the order of their ids.
-    pub users: BTreeMap<UserId, ServerId>,
-    /// Whether these are all: every server with members has told all of its own, in time.
-    pub complete: bool,
 }
 
 /// A list that is being put together.
@@ -54,15 +45,6 @@ impl Rosters {
 }
 
 impl Roster {
-    /// Names a user; past the bound the list is not complete.
-    fn add(&mut self, user: UserId, server: ServerId) {
-        if self.members.users.len() < limits::GROUP_MEMBERS_TOLD_MAX {
-            self.members.users.insert(user, server);
-        } else {
-            self.members.complete &= self.members.users.contains_key(&user);
-        }
-    }
-
     fn is_settled(&self) -> bool {
         self.awaited.is_some_and(|awaited| self.told >= awaited)
     }
@@ -95,9 +77,9 @@ impl AppServer {
 
     fn ask_members(&mut self, now: Time, asker: Asker, group: GroupId) {
         let own = self.members_here(&group);
-        let members = Members { users: BTreeMap::new(), complete: true };
+        let mut members = Members { complete: true, ..Members::default() };
+        own.into_iter().for_each(|user| members.add(user, self.config.server));
         let mut roster = Roster { asker, group, members, awaited: None, told: 0 };
-        own.into_iter().for_each(|user| roster.add(user, self.config.server));
         if self.uplinks.is_empty() {
             return self.settle_roster(now, roster);
         }
@@ -151,14 +133,7 @@ impl AppServer {
         let told = MembersTold::from_wire(header.info_type);
         roster.told = roster.told.saturating_add(1);
         roster.members.complete &= told.complete;
-        let body = frame.body();
-        let mut rest = &body[..];
-        while !rest.is_empty() {
-            let (user, more) = UserList::split_first(rest)
-                .ok_or_else(|| Fault::new(CloseCode::BAD_FIELD, "a GROUP_MEMBERS_ARE is cut short"))?;
-            roster.add(UserId::parse(user)?, told.server);
-            rest = more;
-        }
+        roster.members.add_told(told.server, &frame.body())?;
         self.settle_if_told(now, header.id);
         Ok(())
     }

@@ -54,7 +54,6 @@ pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef, QuerySource, Serv
 use groups::Groups;
 pub use groups::JoinRef;
 use load::Load;
-pub use members::Members;
 use members::Rosters;
 pub use meter::Rates;
 use meter::{Meter, Standing, Tariff};
