@@ -9,7 +9,7 @@ pub enum Drop {
     Unroutable,
     /// A BOUNCE, ACK, PONG or ANSWER of the platform's own that did not fit its receiver's queue.
     BounceFull,
-    /// From a server, `from` is not one of its users.
+    /// From a server, `from` is not one of its users, or it is a message of a server's own with another's number in its id.
     Spoofed,
 }
 

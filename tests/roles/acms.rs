@@ -607,8 +607,8 @@ fn an_unknown_user_is_offline() {
     hub.feed(a, b"\0\0\0\x1C\x10\0\x05\x05\0\0\0\x07\0\0\0\0\0\0\0\x2Bcarolalicehi");
     assert_eq!(hub.wire(a).got, b"\0\0\0\x1A\x12\0\x05\x05\0\0\0\x01\0\0\0\0\0\0\0\x2Balicecarol");
     hub.frames(a);
-    hub.put(a, Raw::of(QUERY).id(6).to("carol"));
-    assert_eq!(hub.frame(a), Raw::of(BOUNCE).info(1).id(6).from("carol"), "to the server that asked");
+    hub.put(a, Raw::of(QUERY).id(1 << 48 | 6).to("carol"));
+    assert_eq!(hub.frame(a), Raw::of(BOUNCE).info(1).id(1 << 48 | 6).from("carol"), "to the server that asked");
     hub.put(a, Raw::of(REPLY).id(6).to("carol").from("alice"));
     hub.put(a, Raw::of(BOUNCE).info(1).id(6).to("carol").from("alice"));
     hub.silent(a);

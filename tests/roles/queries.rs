@@ -5,12 +5,14 @@ use trunkline::role::appserver::{Event, Outcome, QuerySource};
 use trunkline::time::Span;
 use trunkline::wire::{Bounce, Flags};
 
-use crate::acms::{hub_with, member};
+use crate::acms::{hub_with, member, two_with_users};
 use crate::appserver::{Server, alone_with, events, joined_with, log_in, log_in_through, user};
-use crate::wire_peer::{BOUNCE, ERROR, QUERY, REPLY, Raw};
+use crate::wire_peer::{BOUNCE, DATA, ERROR, GROUP_DATA, GROUP_EDIT, GROUP_MEMBERS, GROUP_ON, QUERY, REPLY, Raw};
 
 const SERVER_DATA: u8 = 0x99;
 const SERVER_QUERY: u8 = 0x9A;
+const INSPECT: u8 = 0x9B;
+const EVERYONE: u8 = 0x9F;
 
 /// Server 1's first message, of incarnation 2.
 const FIRST: u64 = 0x0001_0000_0200_0001;
@@ -186,6 +188,32 @@ fn what_is_for_a_servers_application_is_relayed_byte_for_byte() {
     assert_eq!(hub.frame(a), reply);
     hub.put(a, Raw::of(SERVER_DATA).id(FIRST).to(TO_1).body("to itself"));
     assert_eq!(hub.frame(a).kind, SERVER_DATA);
+}
+
+#[test]
+fn no_server_speaks_in_anothers_name() {
+    const KINDS: [u8; 9] =
+        [DATA, QUERY, GROUP_DATA, SERVER_DATA, SERVER_QUERY, INSPECT, EVERYONE, GROUP_EDIT, GROUP_MEMBERS];
+    let mut hub = hub_with(|_| {});
+    let (a, b) = two_with_users(&mut hub);
+    hub.put(b, Raw::of(GROUP_ON).to("bob"));
+    let spoken = |kind: u8, id: u64| match kind {
+        SERVER_DATA | SERVER_QUERY => Raw::of(kind).id(id).to(TO_2),
+        EVERYONE => Raw::of(kind).id(id),
+        _ => Raw::of(kind).id(id).to("bob"),
+    };
+    for kind in KINDS {
+        // Of server 2, of one that is not there, and of the ACMS.
+        for server in [2, 3, 65_535] {
+            hub.put(a, spoken(kind, server << 48 | 9));
+        }
+        hub.silent(b);
+        hub.silent(a);
+        hub.put(a, spoken(kind, 1 << 48 | 9));
+        assert_eq!(hub.frame(b), spoken(kind, 1 << 48 | 9));
+        hub.frames(a);
+    }
+    assert_eq!(hub.core.counters().dropped_spoofed, 3 * KINDS.len() as u64);
 }
 
 #[test]

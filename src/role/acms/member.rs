@@ -28,6 +28,12 @@ impl Acms {
         frame: &mut Frame<'_>,
     ) -> Result<(), Fault> {
         let Envelope { header, to, from } = frame.envelope;
+        // What answers it would go to another server.
+        if is_of_server_itself(&frame.envelope) && ServerMessageId::server(header.id) != self.servers[place as usize].id
+        {
+            self.counters.count_drop(Drop::Spoofed);
+            return Ok(());
+        }
         match header.kind {
             Kind::Data | Kind::Query | Kind::Reply | Kind::Ack | Kind::Bounce => self.relay(now, place, frame),
             Kind::Inspect | Kind::Inspected => self.relay(now, place, frame),
@@ -350,6 +356,16 @@ impl Acms {
             None => (self.absence(now, user).to_wire(), &[][..]),
         };
         self.control(now, conn, &Outgoing { info_type, id, from: user, body, ..Outgoing::of(Kind::Found) });
+    }
+}
+
+/// Whether it is a server that says or asks this in its own name: the id then has its number.
+fn is_of_server_itself(envelope: &Envelope<'_>) -> bool {
+    match envelope.header.kind {
+        Kind::Data | Kind::Query | Kind::GroupData => envelope.from.is_empty(),
+        Kind::ServerData | Kind::ServerQuery | Kind::Inspect | Kind::Everyone => true,
+        Kind::GroupEdit | Kind::GroupMembers => true,
+        _ => false,
     }
 }
 
