@@ -370,7 +370,7 @@ pub const MOVES_MAX: usize = 256 << 10;
 pub const MANAGEMENT_REQUEST_TIMEOUT: Span = Span::from_secs(10);
 /// How long an operator's command waits for the reactor: 503.
 pub const OPERATOR_PATIENCE: Span = Span::from_secs(5);
-/// How long what comes of an operator's message may be waited for.
+/// How long what comes of an operator's message, or of a question of the cluster manager's own, may be waited for.
 pub const OPERATOR_PATIENCE_CEILING: Span = Span::from_secs(60);
 /// How long the reactor may take to answer at all before it is told to be ill: 503.
 pub const HEALTH_TIMEOUT: Span = Span::from_secs(1);

@@ -6,8 +6,8 @@ use trunkline::{Bounce, Members, ServerId, UserId};
 
 use crate::acms::{Hub, bind, drain, hub, hub_with, log_in, member, register, registering, two_with_users, unsynced};
 use crate::wire_peer::{
-    ACK, BOUNCE, BURST_BEGIN, DATA, DRAIN, ERROR, GROUP_DATA, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_ON, KICK, REPLY,
-    Raw, SERVERS, STATE, SYNCED, UNBIND, WANT_ACK,
+    ACK, BOUNCE, BURST_BEGIN, DATA, DRAIN, ERROR, GROUP_DATA, GROUP_MEMBERS, GROUP_MEMBERS_ARE, GROUP_ON, KICK, PING,
+    REPLY, Raw, SERVERS, STATE, SYNCED, UNBIND, WANT_ACK,
 };
 
 const SERVER_DATA: u8 = 0x99;
@@ -179,6 +179,36 @@ fn a_message_to_a_user_is_settled_by_that_users_word_alone() {
     assert_eq!(settled(&mut hub), []);
     hub.pass_ms(20);
     assert_eq!(settled(&mut hub), [(third, Settled::TimedOut)]);
+}
+
+#[test]
+fn what_waits_for_a_users_server_ends_with_that_server() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    let ends = hub.now + Span::from_secs(5);
+    let said = ["alice", "bob"].map(|name| hub.core.send_to_user(hub.now, &user(name), 7, b"hi", ends).expect("in"));
+    let asked = ["alice", "bob"].map(|name| hub.core.ask_about(hub.now, &user(name), ends).expect("in"));
+    hub.turn();
+    hub.reset(b);
+    let over = [(said[1], Settled::TimedOut), (asked[1], Settled::Bounced(Bounce::Retry))];
+    assert_eq!(settled(&mut hub), over, "alice's server is there");
+    hub.put(a, Raw::of(ACK).from("alice").id(said[0]));
+    assert_eq!(settled(&mut hub), [(said[0], Settled::Delivered)]);
+}
+
+#[test]
+fn nothing_is_waited_for_longer_than_a_minute() {
+    let mut hub = hub();
+    let (a, b) = two_with_users(&mut hub);
+    let ends = hub.now + Span::from_secs(1 << 40);
+    let id = hub.core.send_to_user(hub.now, &user("bob"), 7, b"hi", ends).expect("bob is in");
+    for _ in 0..60 {
+        assert_eq!(settled(&mut hub), []);
+        [a, b].iter().for_each(|conn| hub.put(*conn, Raw::of(PING)));
+        hub.pass_ms(999);
+    }
+    hub.pass_ms(100);
+    assert_eq!(settled(&mut hub), [(id, Settled::TimedOut)]);
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub struct OperatorMessage {
     pub info_type: u32,
     /// The body; what does not fit a user's frames is bounced by its server.
     pub body: Vec<u8>,
-    /// How long what comes of it is waited for.
+    /// How long what comes of it is waited for: 60 s at most, where more is given too.
     pub patience: Span,
 }
 

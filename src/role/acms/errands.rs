@@ -33,7 +33,7 @@ pub enum Settled {
     Members(Members),
     /// What a user's server knows of the user.
     Known(Profile),
-    /// Nothing came in time.
+    /// Nothing came in time, or nothing more can come: the receiver may have it.
     TimedOut,
 }
 
@@ -54,12 +54,12 @@ struct Errand {
 
 /// What settles an errand: ids can be guessed, so nothing of anyone else's does.
 enum Awaited {
-    /// The user's ACK.
-    Receipt(UserId),
+    /// The user's ACK, by way of this server.
+    Receipt(UserId, ServerId),
     /// The server's REPLY.
     Reply(ServerId),
-    /// What the user's server knows of the user.
-    Profile(UserId),
+    /// What the user's server, this one, knows of the user.
+    Profile(UserId, ServerId),
     /// What each of the servers has to say of a group.
     Members { servers: BTreeSet<ServerId>, members: Members },
 }
@@ -78,7 +78,8 @@ impl Errands {
 
 impl Acms {
     /// Sends a message to a user, whose receipt, or what else became of it, is an [`Event::Settled`] with the number
-    /// returned, at `ends` at the latest.
+    /// returned, at `ends` or after 60 s at the latest. Where the user's server is lost that is [`Settled::TimedOut`]: the
+    /// user may have the message.
     ///
     /// # Errors
     /// The user is not found, does not get it for want of room, or too much is open.
@@ -90,10 +91,8 @@ impl Acms {
         body: &[u8],
         ends: Time,
     ) -> Result<u64, Bounce> {
-        let Some(conn) = self.whereabouts(user.as_bytes()).map(|server| server.conn) else {
-            return Err(self.absence(now, user.as_bytes()));
-        };
-        let id = self.begin_errand(ends, Awaited::Receipt(user.clone()))?;
+        let (server, conn) = self.server_of(now, user)?;
+        let id = self.begin_errand(now, ends, Awaited::Receipt(user.clone(), server))?;
         let (flags, to) = (Flags::WANT_ACK, user.as_bytes());
         self.say(now, conn, id, &Outgoing { flags, info_type, id, to, body, ..Outgoing::of(Kind::Data) })
     }
@@ -121,7 +120,7 @@ impl Acms {
         ends: Time,
     ) -> Result<u64, Bounce> {
         let conn = self.conn_of(server)?;
-        let id = self.begin_errand(ends, Awaited::Reply(server))?;
+        let id = self.begin_errand(now, ends, Awaited::Reply(server))?;
         let to = server.0.to_be_bytes();
         self.say(now, conn, id, &Outgoing { info_type, id, to: &to, body, ..Outgoing::of(Kind::ServerQuery) })
     }
@@ -150,19 +149,17 @@ impl Acms {
         self.tell_everyone(now, None, info_type, id, body);
     }
 
-    /// Asks the user's server what it knows of the user; settled with [`Settled::Known`] at best.
+    /// Asks the user's server what it knows of the user; settled with [`Settled::Known`] at best, and with a RETRY where that
+    /// server is lost.
     ///
     /// # Errors
     /// The user is not found, or too much is open.
     pub fn ask_about(&mut self, now: Time, user: &UserId, ends: Time) -> Result<u64, Bounce> {
-        let id = self.begin_errand(ends, Awaited::Profile(user.clone()))?;
-        match self.inspect(now, user, id) {
-            Ok(()) => Ok(id),
-            Err(cause) => {
-                self.errands.close(id);
-                Err(cause)
-            }
-        }
+        let (server, conn) = self.server_of(now, user)?;
+        let id = self.begin_errand(now, ends, Awaited::Profile(user.clone(), server))?;
+        self.control(now, conn, &Outgoing { id, to: user.as_bytes(), ..Outgoing::of(Kind::Inspect) });
+        self.close_overwhelmed(now);
+        Ok(id)
     }
 
     /// Asks who is in a group; settled with [`Settled::Members`] at `ends` at the latest.
@@ -173,13 +170,18 @@ impl Acms {
         let conns = self.group_conns(now, group)?;
         let servers = conns.iter().map(|(server, _)| *server).collect();
         let members = Members { complete: self.is_complete(now), ..Members::default() };
-        let id = self.begin_errand(ends, Awaited::Members { servers, members })?;
+        let id = self.begin_errand(now, ends, Awaited::Members { servers, members })?;
         let question = Outgoing { id, to: group.as_bytes(), ..Outgoing::of(Kind::GroupMembers) };
         for (_, conn) in conns {
             self.control(now, conn, &question);
         }
         self.close_overwhelmed(now);
         Ok(id)
+    }
+
+    fn server_of(&self, now: Time, user: &UserId) -> Result<(ServerId, ConnId), Bounce> {
+        let server = self.whereabouts(user.as_bytes()).map(|server| (server.id, server.conn));
+        server.ok_or_else(|| self.absence(now, user.as_bytes()))
     }
 
     fn conn_of(&self, server: ServerId) -> Result<ConnId, Bounce> {
@@ -201,11 +203,12 @@ impl Acms {
         ServerMessageId::compose(ServerId::ACMS, ServerMessageId::first(self.config.epoch) + self.errands.count)
     }
 
-    fn begin_errand(&mut self, ends: Time, awaited: Awaited) -> Result<u64, Bounce> {
+    fn begin_errand(&mut self, now: Time, ends: Time, awaited: Awaited) -> Result<u64, Bounce> {
         if self.errands.open.len() >= limits::ERRANDS_MAX {
             return Err(Bounce::Busy);
         }
         let id = self.next_errand();
+        let ends = ends.min(now + limits::OPERATOR_PATIENCE_CEILING);
         self.errands.open.insert(id, Errand { ends, awaited });
         self.errands.ends.insert((ends, id));
         Ok(id)
@@ -225,8 +228,10 @@ impl Acms {
         let Envelope { header, from, .. } = frame.envelope;
         let server = self.servers[place as usize].id;
         let is_awaited = match self.errands.open.get(&header.id).map(|errand| &errand.awaited) {
-            Some(Awaited::Receipt(user)) => matches!(header.kind, Kind::Ack | Kind::Bounce) && user.as_bytes() == from,
-            Some(Awaited::Profile(user)) => {
+            Some(Awaited::Receipt(user, _)) => {
+                matches!(header.kind, Kind::Ack | Kind::Bounce) && user.as_bytes() == from
+            }
+            Some(Awaited::Profile(user, _)) => {
                 matches!(header.kind, Kind::Inspected | Kind::Bounce) && user.as_bytes() == from
             }
             Some(Awaited::Reply(asked)) => matches!(header.kind, Kind::Reply | Kind::Bounce) && *asked == server,
@@ -285,7 +290,7 @@ impl Acms {
                 members.complete &= servers.is_empty();
                 Settled::Members(members)
             }
-            Some(Awaited::Receipt(_) | Awaited::Reply(_) | Awaited::Profile(_)) => Settled::TimedOut,
+            Some(Awaited::Receipt(..) | Awaited::Reply(_) | Awaited::Profile(..)) => Settled::TimedOut,
             None => return,
         };
         self.events.push_back(Event::Settled { id, settled });
@@ -302,22 +307,21 @@ impl Acms {
     /// The server will say no more.
     pub(super) fn server_left_errands(&mut self, server: ServerId) {
         let is_over = |awaited: &mut Awaited| match awaited {
-            Awaited::Reply(asked) => *asked == server,
+            Awaited::Receipt(_, asked) | Awaited::Reply(asked) | Awaited::Profile(_, asked) => *asked == server,
             Awaited::Members { servers, members } => {
                 members.complete &= !servers.remove(&server);
                 servers.is_empty()
             }
-            // It may have said so before, and the user is asked anew where it comes back.
-            Awaited::Receipt(_) | Awaited::Profile(_) => false,
         };
         let open = self.errands.open.iter_mut();
         let over: Vec<u64> = open.filter_map(|(id, errand)| is_over(&mut errand.awaited).then_some(*id)).collect();
         for id in over {
             match self.errands.open.get(&id).map(|errand| &errand.awaited) {
                 Some(Awaited::Reply(_)) => self.settle(id, Settled::Bounced(Bounce::Unreachable)),
-                Some(Awaited::Members { .. } | Awaited::Receipt(_) | Awaited::Profile(_)) | None => {
-                    self.give_up_errand(id)
-                }
+                // Who asks again hears of it from where the user is then.
+                Some(Awaited::Profile(..)) => self.settle(id, Settled::Bounced(Bounce::Retry)),
+                // The user may have the message.
+                Some(Awaited::Members { .. } | Awaited::Receipt(..)) | None => self.give_up_errand(id),
             }
         }
     }

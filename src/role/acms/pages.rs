@@ -54,18 +54,6 @@ impl Acms {
         Ok(())
     }
 
-    /// Asks the user's server what it knows of the user: an INSPECTED or a BOUNCE with this id comes back.
-    ///
-    /// # Errors
-    /// The user is not found: OFFLINE, or RETRY while that is not certain.
-    pub fn inspect(&mut self, now: Time, user: &UserId, id: u64) -> Result<(), Bounce> {
-        let Some(server) = self.whereabouts(user.as_bytes()) else { return Err(self.absence(now, user.as_bytes())) };
-        let conn = server.conn;
-        self.control(now, conn, &Outgoing { id, to: user.as_bytes(), ..Outgoing::of(Kind::Inspect) });
-        self.close_overwhelmed(now);
-        Ok(())
-    }
-
     /// A server's message to everyone goes to all others.
     pub(super) fn relay_to_everyone(&mut self, now: Time, place: u32, frame: &Frame<'_>) {
         let from = self.servers[place as usize].id;
