@@ -658,8 +658,12 @@ fn of_a_lost_server_the_members_elsewhere_are_told() {
 fn a_server_with_more_groups_than_it_may_have_is_wrong() {
     let mut hub = acms::hub();
     let one = acms::member(&mut hub, 1);
-    let frames: Vec<u8> = (0..65_537).flat_map(|number| Raw::of(GROUP_ON).to(&format!("g{number}")).bytes()).collect();
+    let frames: Vec<u8> = (0..65_536).flat_map(|number| Raw::of(GROUP_ON).to(&format!("g{number}")).bytes()).collect();
     hub.feed(one, frames);
+    hub.put(one, Raw::of(GROUP_ON).to("g7"));
+    hub.silent(one);
+    assert_eq!(hub.core.group_count(), 65_536, "one that is in already is none too many");
+    hub.put(one, Raw::of(GROUP_ON).to("one too many"));
     hub.closed_with(one, 1503);
     assert_eq!(hub.core.group_count(), 0);
 }

@@ -36,8 +36,11 @@ impl Groups {
         self.servers.len()
     }
 
-    fn count_at(&self, place: u32) -> usize {
-        self.groups.get(&place).map_or(0, BTreeSet::len)
+    /// Whether the server may tell of this group: of one that it has told of before at any time.
+    fn has_room(&self, place: u32, group: &GroupId) -> bool {
+        self.groups
+            .get(&place)
+            .is_none_or(|groups| groups.len() < limits::GROUPS_OF_SERVER_MAX || groups.contains(group))
     }
 
     fn add(&mut self, place: u32, group: GroupId) {
@@ -107,7 +110,7 @@ impl Acms {
     }
 
     fn group_on(&mut self, now: Time, place: u32, group: GroupId) -> Result<(), Fault> {
-        if self.groups.count_at(place) >= limits::GROUPS_OF_SERVER_MAX {
+        if !self.groups.has_room(place, &group) {
             return Err(Fault::new(CloseCode::PROTOCOL, "more groups than a server has"));
         }
         // Its members there came, or went, unheard of by those elsewhere.
