@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use hashbrown::HashMap;
 
@@ -8,6 +8,9 @@ use crate::limits::{DEDUPE_IDS, DEDUPE_SENDERS_MAX};
 /// The ids of messages that were taken, so that one sent again is handed over once.
 pub struct Dedupe {
     senders: HashMap<UserId, Window, ahash::RandomState>,
+    /// The same by the turn of each, who was silent for longest first: each new sender is somebody's end, once there are
+    /// enough of them.
+    turns: BTreeMap<u64, UserId>,
     /// Grows with every message: who was silent longest has the smallest.
     turn: u64,
 }
@@ -22,7 +25,7 @@ struct Window {
 impl Dedupe {
     /// Nothing taken yet.
     pub fn new(hasher: ahash::RandomState) -> Dedupe {
-        Dedupe { senders: HashMap::with_hasher(hasher), turn: 0 }
+        Dedupe { senders: HashMap::with_hasher(hasher), turns: BTreeMap::new(), turn: 0 }
     }
 
     /// Notes a message that wants an ACK. False where it is `again` one that was already taken.
@@ -32,7 +35,8 @@ impl Dedupe {
             self.make_room();
         }
         let window = self.senders.entry(sender.clone()).or_default();
-        window.turn = self.turn;
+        self.turns.remove(&std::mem::replace(&mut window.turn, self.turn));
+        self.turns.insert(self.turn, sender.clone());
         if again && window.ids.contains(&id) {
             return false;
         }
@@ -51,12 +55,9 @@ impl Dedupe {
     }
 
     fn make_room(&mut self) {
-        if self.senders.len() < DEDUPE_SENDERS_MAX {
-            return;
-        }
-        // Turns are unique, so the order of the table does not decide which one goes.
-        let oldest = self.senders.iter().min_by_key(|(_, window)| window.turn).map(|(sender, _)| sender.clone());
-        if let Some(oldest) = oldest {
+        if self.senders.len() >= DEDUPE_SENDERS_MAX
+            && let Some((_, oldest)) = self.turns.pop_first()
+        {
             self.senders.remove(&oldest);
         }
     }
@@ -92,5 +93,12 @@ mod tests {
         assert_eq!(dedupe.senders.len(), DEDUPE_SENDERS_MAX);
         assert!(!dedupe.take(&user(DEDUPE_SENDERS_MAX), 1, true));
         assert!(dedupe.take(&user(0), 1, true), "the one silent for longest was forgotten");
+        assert!(!dedupe.take(&user(2), 1, true));
+        for number in 0..DEDUPE_SENDERS_MAX - 1 {
+            dedupe.take(&user(DEDUPE_SENDERS_MAX + 1 + number), 1, false);
+        }
+        assert!(!dedupe.take(&user(2), 1, true), "heard again since");
+        assert!(dedupe.take(&user(3), 1, true));
+        assert_eq!((dedupe.senders.len(), dedupe.turns.len()), (DEDUPE_SENDERS_MAX, DEDUPE_SENDERS_MAX));
     }
 }
