@@ -1,5 +1,7 @@
 //! What an operator sees of the cluster manager's core, and has it do.
 
+use trunkline::id::ConnId;
+use trunkline::role::Core;
 use trunkline::role::acms::{Assignment, Candidate, Event, NoServer, Settled, Standing};
 use trunkline::time::Span;
 use trunkline::{Bounce, Members, ServerId, UserId};
@@ -12,6 +14,7 @@ use crate::wire_peer::{
 
 const SERVER_DATA: u8 = 0x99;
 const SERVER_QUERY: u8 = 0x9A;
+const EVERYONE: u8 = 0x9F;
 /// Of the first message of the manager's own, whose boot number is 4.
 const FIRST: u64 = 0xFFFF_0000_0400_0001;
 
@@ -311,6 +314,44 @@ fn a_list_of_a_groups_members_is_so_long_and_no_longer() {
     let settled = settled(&mut hub);
     let [(settled, Settled::Members(members))] = &settled[..] else { panic!("{settled:?}") };
     assert_eq!((*settled, members.users.len(), members.complete), (id, 4_096, false));
+}
+
+#[test]
+fn what_goes_to_several_servers_is_the_same_bytes_in_each_queue() {
+    let mut hub = hub();
+    let conns = [member(&mut hub, 1), member(&mut hub, 2), member(&mut hub, 3)];
+    let [a, b, c] = conns;
+    conns.iter().for_each(|conn| hub.put(*conn, Raw::of(GROUP_ON).to("chess")));
+    drain(&mut hub);
+    // So large that a queue that has to wait keeps the slice that it has.
+    let body = vec![b'x'; 40_000];
+    let are_shared = |hub: &mut Hub, conns: &[ConnId]| {
+        let places: Vec<*const u8> = conns.iter().map(|conn| large_slice(hub, *conn)).collect();
+        places.iter().all(|place| *place == places[0])
+    };
+    let mut forwarded = 0;
+    let mut check = |hub: &mut Hub, receivers: &[ConnId]| {
+        hub.turn();
+        assert!(are_shared(hub, receivers));
+        forwarded += receivers.len() as u64;
+        assert_eq!(hub.core.counters().forwarded, forwarded);
+        receivers.iter().for_each(|conn| hub.unstall(*conn));
+        receivers.iter().for_each(|conn| hub.stall(*conn));
+    };
+    conns.iter().for_each(|conn| hub.stall(*conn));
+    hub.core.send_to_everyone(hub.now, 7, &body);
+    check(&mut hub, &[a, b, c]);
+    assert_eq!(hub.core.send_to_group(hub.now, &"chess".parse().expect("an id"), 7, &body), Ok(()));
+    check(&mut hub, &[a, b, c]);
+    hub.put(a, Raw::of(EVERYONE).id(1 << 48).body(&body));
+    check(&mut hub, &[b, c]);
+}
+
+/// Where the first large slice lies that waits for a connection.
+fn large_slice(hub: &mut Hub, conn: ConnId) -> *const u8 {
+    let mut slices = [std::io::IoSlice::new(&[]); 8];
+    let filled = hub.core.links().fill(conn, &mut slices);
+    slices[..filled].iter().find(|slice| slice.len() > 32_768).expect("a large slice").as_ptr()
 }
 
 /// Whoever's name begins with a letter of the second half goes to the last server.

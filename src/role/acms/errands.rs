@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::{Acms, Event};
-use crate::buf::Frame;
+use crate::buf::{Frame, Shared};
 use crate::id::{ConnId, GroupId, ServerId, UserId};
 use crate::limits;
 use crate::role::{Drop, Fault, Members};
@@ -132,11 +132,11 @@ impl Acms {
     pub fn send_to_group(&mut self, now: Time, group: &GroupId, info_type: u32, body: &[u8]) -> Result<(), Bounce> {
         let servers = self.group_conns(now, group)?;
         let (id, to) = (self.next_errand(), group.as_bytes());
-        let frame = Outgoing { info_type, id, to, body, ..Outgoing::of(Kind::GroupData) };
+        let frame = Shared::encode(&Outgoing { info_type, id, to, body, ..Outgoing::of(Kind::GroupData) });
         let mut outcome = Ok(());
         for (_, conn) in servers {
-            if let Err(cause) = self.say(now, conn, id, &frame) {
-                outcome = Err(cause);
+            if !self.share_with(now, conn, &frame) {
+                outcome = Err(Bounce::Busy);
             }
         }
         outcome
@@ -146,7 +146,8 @@ impl Acms {
     /// counted.
     pub fn send_to_everyone(&mut self, now: Time, info_type: u32, body: &[u8]) {
         let id = self.next_errand();
-        self.tell_everyone(now, None, info_type, id, body);
+        let frame = Outgoing { info_type, id, body, ..Outgoing::of(Kind::Everyone) };
+        self.tell_everyone(now, None, &Shared::encode(&frame));
     }
 
     /// Asks the user's server what it knows of the user; settled with [`Settled::Known`] at best, and with a RETRY where that

@@ -179,11 +179,7 @@ impl Acms {
         let mut fits = true;
         for other in targets.drain(..) {
             let conn = self.servers[other as usize].conn;
-            let is_shared = !self.is_held_back(now, conn) && self.links.share(now, conn, &shared).is_ok();
-            if is_shared {
-                self.counters.count_forwarded(shared.wire_bytes());
-            }
-            fits &= is_shared;
+            fits &= self.share_with(now, conn, &shared);
         }
         self.groups.targets = targets;
         fits

@@ -1,7 +1,7 @@
 //! The directory by pages, and what concerns all users at once.
 
 use super::Acms;
-use crate::buf::Frame;
+use crate::buf::{Frame, Shared};
 use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
 use crate::role::{Drop, Fault};
@@ -54,23 +54,28 @@ impl Acms {
         Ok(())
     }
 
-    /// A server's message to everyone goes to all others.
-    pub(super) fn relay_to_everyone(&mut self, now: Time, place: u32, frame: &Frame<'_>) {
-        let from = self.servers[place as usize].id;
-        let header = frame.envelope.header;
-        self.tell_everyone(now, Some(from), header.info_type, header.id, &frame.body());
+    /// A server's message to everyone goes to all others: that one has told its users already.
+    pub(super) fn relay_to_everyone(&mut self, now: Time, place: u32, frame: &mut Frame<'_>) {
+        self.tell_everyone(now, Some(place), &frame.share());
     }
 
-    /// Sends a message to every user of every server but one, where that one has told its users already. A server whose
-    /// queue is full misses it, which is counted.
-    pub fn tell_everyone(&mut self, now: Time, but: Option<ServerId>, info_type: u32, id: u64, body: &[u8]) {
-        let frame = Outgoing { info_type, id, body, ..Outgoing::of(Kind::Everyone) };
-        let others = self.servers.iter().filter(|(_, server)| Some(server.id) != but);
+    /// Passes a message to everyone on to every server but one. A server whose queue is full misses it, which is counted.
+    pub(super) fn tell_everyone(&mut self, now: Time, but: Option<u32>, frame: &Shared) {
+        let others = self.servers.iter().filter(|(place, _)| Some(*place as u32) != but);
         let conns: Vec<ConnId> = others.map(|(_, server)| server.conn).collect();
         for conn in conns {
-            if self.is_held_back(now, conn) || self.links.send(now, conn, &frame).is_err() {
+            if !self.share_with(now, conn, frame) {
                 self.counters.count_bounce(Bounce::Busy);
             }
         }
+    }
+
+    /// Puts a frame that goes to several servers into the queue of one. False where that has no room.
+    pub(super) fn share_with(&mut self, now: Time, conn: ConnId, frame: &Shared) -> bool {
+        let is_shared = !self.is_held_back(now, conn) && self.links.share(now, conn, frame).is_ok();
+        if is_shared {
+            self.counters.count_forwarded(frame.wire_bytes());
+        }
+        is_shared
     }
 }
