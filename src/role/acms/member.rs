@@ -144,7 +144,7 @@ impl Acms {
 
     /// Why a user is not found: the one place where OFFLINE is decided.
     pub(super) fn absence(&self, now: Time, user: &[u8]) -> Bounce {
-        if self.moves.is_moving(now, user) {
+        if self.moves.is_due(now, user) {
             return Bounce::Retry;
         }
         if self.is_complete(now) { Bounce::Offline } else { Bounce::Retry }
@@ -206,7 +206,7 @@ impl Acms {
         let bound = self.directory.binding(user.as_bytes()).copied();
         self.presence_came(now, &user, bound, session, place);
         self.forget(user.as_bytes());
-        let was_moving = self.moves.arrived(user.as_bytes());
+        let was_moving = self.moves.settled(user.as_bytes());
         let server = &mut self.servers[place as usize];
         // Who was there before, or was sent by another server, was not assigned without a name.
         let newcomer_of = (server.synced && !was_moving).then_some(server.id);
@@ -239,7 +239,11 @@ impl Acms {
             self.presence_gone(now, user, code);
         }
         // A session that its server's burst has not told of yet is sent away like any other.
-        if code == CloseCode::MOVE.to_wire() && self.standing(user).is_none() {
+        if code == CloseCode::MOVE.to_wire()
+            && self.standing(user).is_none()
+            && let Ok(user) = UserId::parse(user)
+        {
+            self.moves.expire(now);
             self.moves.left(now, user);
         }
     }

@@ -1,7 +1,7 @@
 //! The cluster manager's core: it knows who is where, and passes frames from one server to another.
 //!
 //! `mod` holds the state, `admission` the way from a stranger to a member, `member` what members say, `claims` the logins
-//! that are under way, `moves` the users that are, `presence` who hears of whom, `groups` the servers with members of
+//! that are under way, `presence` who hears of whom, `groups` the servers with members of
 //! each, `assignment` where new ones are sent, `operator` what an operator sees and does, `pages` the directory by pages,
 //! `servers` what servers say to each other; the way of a frame is
 //! `Acms::relay` in `member`: one look-up of `to`, one of `from`, one slice to the receiver's server.
@@ -12,7 +12,6 @@ mod claims;
 mod errands;
 mod groups;
 mod member;
-mod moves;
 mod operator;
 mod pages;
 mod presence;
@@ -30,7 +29,7 @@ use crate::id::{ConnId, ServerId, UserId};
 use crate::limits;
 use crate::link::{Due, End, KeepAlive, Link, Links, Patience};
 use crate::memory::Strain;
-use crate::role::{Core, Counters, Digest, Directory, Entropy, Fault, Gone, Strained, Strangers, Tenure};
+use crate::role::{Core, Counters, Departures, Digest, Directory, Entropy, Fault, Gone, Strained, Strangers, Tenure};
 use crate::time::{Span, Time};
 use crate::wire::CloseCode;
 use crate::wire::link::{Nonce, Proof, ServerState};
@@ -44,7 +43,6 @@ use assignment::Reservations;
 use claims::Claims;
 use errands::Errands;
 use groups::Groups;
-use moves::Moves;
 use presence::{Interest, Presence};
 
 /// Directory places looked at between two turns while what a lost server left is swept.
@@ -201,7 +199,9 @@ pub struct Acms {
     places: BTreeMap<ServerId, u32>,
     directory: Directory,
     claims: Claims,
-    moves: Moves,
+    /// Users that a draining server has sent to another one and that have not come there: not offline yet. More than there is
+    /// room for are.
+    moves: Departures,
     groups: Groups,
     presence: Presence,
     reservations: Reservations,
@@ -239,7 +239,7 @@ impl Acms {
             places: BTreeMap::new(),
             directory: Directory::new(entropy.hasher()),
             claims: Claims::new(&mut entropy),
-            moves: Moves::new(&mut entropy),
+            moves: Departures::new(&mut entropy, limits::MOVE_GRACE, limits::MOVES_MAX),
             groups: Groups::new(&mut entropy),
             presence: Presence::new(&mut entropy),
             reservations: Reservations::new(&mut entropy),

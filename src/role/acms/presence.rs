@@ -89,7 +89,8 @@ pub(super) struct Presence {
 
 impl Presence {
     pub(super) fn new(entropy: &mut Entropy) -> Presence {
-        Presence { departures: Departures::new(entropy), paused_until: Time::ZERO }
+        let departures = Departures::new(entropy, limits::PRESENCE_GRACE, limits::DEPARTURES_MAX);
+        Presence { departures, paused_until: Time::ZERO }
     }
 }
 

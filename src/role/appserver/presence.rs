@@ -111,7 +111,7 @@ impl Presence {
             named: 0,
             announced: 0,
             changed: VecDeque::new(),
-            departures: Departures::new(entropy),
+            departures: Departures::new(entropy, limits::PRESENCE_GRACE, limits::DEPARTURES_MAX),
             untold: None,
         }
     }
