@@ -452,6 +452,13 @@ fn server_code_puts_users_in_and_takes_them_out() {
     let id = asked.expect("the link stands").expect("zoe is elsewhere");
     server.pass_ms(1_100);
     assert!(matches!(&events(&mut server)[..], [Event::Outcome { id: at, outcome: Outcome::TimedOut }] if *at == id));
+    let asked = server.core.edit_group(server.now, &user("zoe"), &chess(), Edit::Add, ends + Span::from_secs(3));
+    let id = asked.expect("the link stands").expect("zoe is elsewhere");
+    assert_eq!(server.core.open_queries(), 1);
+    server.reset(up);
+    let is_lost =
+        |event: &Event| matches!(event, Event::Outcome { id: at, outcome: Outcome::ConnectionLost } if *at == id);
+    assert!(events(&mut server).iter().any(is_lost), "it is known at once that nobody answers any more");
 }
 
 #[test]

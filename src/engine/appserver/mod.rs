@@ -509,7 +509,7 @@ impl AppServer {
             calls: self.reactor.calls(),
             uptime: Span::from_micros(self.reactor.now().as_micros()),
             users: self.core.users_online(),
-            is_clustered: self.core.is_clustered(),
+            is_clustered: self.core.cluster_is_up(),
         }
     }
 

@@ -1,12 +1,10 @@
 //! Memberships that server code changes: of users here, and through the cluster of users elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use super::{AppServer, Event, Outcome};
+use super::AppServer;
+use super::queries::Asked;
 use crate::buf::Frame;
 use crate::id::{ConnId, GroupId, UserId};
-use crate::limits;
-use crate::role::{Drop, Fault};
+use crate::role::Fault;
 use crate::time::Time;
 use crate::wire::{Bounce, Envelope, Kind, Outgoing};
 
@@ -28,28 +26,9 @@ impl Edit {
     }
 }
 
-/// What is done with members elsewhere and was not answered yet: at most [`limits::QUERIES_PENDING_MAX`].
-#[derive(Default)]
-pub(super) struct Edits {
-    /// Whom with, and when it is given up.
-    open: BTreeMap<u64, (UserId, Time)>,
-    ends: BTreeSet<(Time, u64)>,
-}
-
-impl Edits {
-    pub(super) fn deadline(&self) -> Option<Time> {
-        self.ends.first().map(|(ends, _)| *ends)
-    }
-
-    /// Whether the id is that of something done with a member elsewhere.
-    pub(super) fn is_open(&self, id: u64) -> bool {
-        self.open.contains_key(&id)
-    }
-}
-
 impl AppServer {
     /// Puts a user of any server into a group, or takes it out. Where it is on this server that is done; else the id's
-    /// [`Outcome`] tells, by `ends` at the latest.
+    /// [`Outcome`](super::Outcome) tells, by `ends` at the latest, and at once where the link is lost.
     ///
     /// # Errors
     /// The user is nowhere to be reached, or in too many groups.
@@ -81,7 +60,7 @@ impl AppServer {
             return Err(Bounce::Retry);
         }
         let up = self.uplink_conn()?;
-        if self.edits.open.len() >= limits::QUERIES_PENDING_MAX {
+        if self.queries.is_full() {
             return Err(Bounce::Busy);
         }
         let id = self.next_message();
@@ -93,8 +72,7 @@ impl AppServer {
             ..Outgoing::of(Kind::GroupEdit)
         };
         self.links.send(now, up, &frame).map_err(|_| Bounce::Busy)?;
-        self.edits.open.insert(id, (user.clone(), ends));
-        self.edits.ends.insert((ends, id));
+        self.queries.insert(id, Asked::Membership(user.clone()), ends, Some(up));
         Ok(Some(id))
     }
 
@@ -134,33 +112,5 @@ impl AppServer {
         };
         self.control_up(now, &answer);
         Ok(())
-    }
-}
-
-/// What became of those elsewhere.
-impl AppServer {
-    pub(super) fn edit_returned(&mut self, envelope: &Envelope<'_>) {
-        let Envelope { header, from, .. } = *envelope;
-        // Ids can be guessed: only whom it was done with, or the way there, ends it.
-        let is_meant = self.edits.open.get(&header.id).is_some_and(|(user, _)| user.as_bytes() == from);
-        let outcome = match header.kind {
-            Kind::Ack if is_meant => Outcome::Acked,
-            Kind::Bounce if is_meant => Outcome::Bounced(Bounce::from_wire(header.info_type)),
-            _ => return self.counters.count_drop(Drop::Unroutable),
-        };
-        self.end_edit(header.id, outcome);
-    }
-
-    pub(super) fn expire_edits(&mut self, now: Time) {
-        while let Some((_, id)) = self.edits.ends.first().copied().filter(|(ends, _)| *ends <= now) {
-            self.end_edit(id, Outcome::TimedOut);
-        }
-    }
-
-    fn end_edit(&mut self, id: u64, outcome: Outcome) {
-        if let Some((_, ends)) = self.edits.open.remove(&id) {
-            self.edits.ends.remove(&(ends, id));
-            self.events.push_back(Event::Outcome { id, outcome });
-        }
     }
 }

@@ -49,7 +49,6 @@ pub use config::{Config, CutOff, Membership};
 use directory::Announcements;
 use drain::Phase;
 pub use edits::Edit;
-use edits::Edits;
 pub use event::{ClusterState, Event, Inbox, Outcome, QueryRef, QuerySource, ServerInbox};
 use groups::Groups;
 pub use groups::JoinRef;
@@ -146,7 +145,6 @@ pub struct AppServer {
     /// Queries of the server's own.
     queries: Queries,
     groups: Groups,
-    edits: Edits,
     rosters: Rosters,
     /// What the application has noted of users that are in.
     tags: HashMap<UserId, String, ahash::RandomState>,
@@ -185,7 +183,6 @@ impl AppServer {
             messages: ServerMessageId::first(config.incarnation),
             queries: Queries::new(&mut entropy),
             groups: Groups::new(&mut entropy),
-            edits: Edits::default(),
             rosters: Rosters::default(),
             tags: HashMap::with_hasher(entropy.hasher()),
             announcements: Announcements::default(),
@@ -640,7 +637,6 @@ impl Core for AppServer {
         self.expire_uplinks(now);
         self.expire_questions(now);
         self.expire_queries(now);
-        self.expire_edits(now);
         self.expire_rosters(now);
         self.continue_announcements(now);
         self.blobs.expire(now);
@@ -653,10 +649,10 @@ impl Core for AppServer {
     fn deadline(&self) -> Option<Time> {
         let questions = self.question_ends.front().map(|(ends, _)| *ends);
         let queries = self.queries.deadline();
-        let groups = [self.edits.deadline(), self.rosters.deadline()].into_iter().flatten().min();
         let uplinks = self.uplinks.iter().filter(|_| !self.is_stopping()).filter_map(Uplink::deadline).min();
         let own = [self.announcements.deadline(), self.blobs.deadline(), self.presence.deadline()];
-        let others = [questions, queries, groups, uplinks, self.drain_deadline(), self.links.deadline()];
+        let rosters = self.rosters.deadline();
+        let others = [questions, queries, rosters, uplinks, self.drain_deadline(), self.links.deadline()];
         own.into_iter().chain(others).flatten().min()
     }
 }

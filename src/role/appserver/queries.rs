@@ -23,6 +23,8 @@ pub(super) enum Asked {
     Server,
     /// The server of this user: what it knows of it.
     Profile(UserId),
+    /// The server of this user, which is to put it into a group or to take it out: with an ACK.
+    Membership(UserId),
     /// The ACMS: a page of users.
     Directory,
 }
@@ -32,7 +34,7 @@ impl Asked {
     fn is_answered_by(&self, kind: Kind, from: &[u8]) -> bool {
         match self {
             Asked::User(user) => kind == Kind::Reply && user.as_bytes() == from,
-            Asked::Engine(user) => kind == Kind::Ack && user.as_bytes() == from,
+            Asked::Engine(user) | Asked::Membership(user) => kind == Kind::Ack && user.as_bytes() == from,
             Asked::Server => kind == Kind::Reply && from.is_empty(),
             Asked::Profile(user) => kind == Kind::Inspected && user.as_bytes() == from,
             Asked::Directory => kind == Kind::Listed,
@@ -105,14 +107,15 @@ impl AppServer {
     /// What answers a message that this server itself sent.
     pub(super) fn returned(&mut self, now: Time, frame: &Frame<'_>) {
         let Envelope { header, from, .. } = frame.envelope;
-        if self.edits.is_open(header.id) {
-            return self.edit_returned(&frame.envelope);
-        }
         if self.blobs.sending.has(header.id) {
             return self.blob_returned(now, frame);
         }
         let asked = self.queries.open.get(&header.id).map(|query| &query.asked);
         let outcome = match (header.kind, asked) {
+            // A message comes back in the name of whom it did not reach, or of the way there; this only in the member's.
+            (Kind::Bounce, Some(Asked::Membership(user))) if user.as_bytes() != from => {
+                return self.counters.count_drop(Drop::Unroutable);
+            }
             (Kind::Bounce, _) => return self.own_bounced(header.id, from, Bounce::from_wire(header.info_type)),
             (Kind::Ack, None) => Outcome::Acked,
             (kind, Some(asked)) if asked.is_answered_by(kind, from) => outcome_of(frame),

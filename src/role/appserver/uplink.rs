@@ -114,11 +114,6 @@ impl AppServer {
         }
     }
 
-    /// Whether the link to the cluster stands.
-    pub fn is_clustered(&self) -> bool {
-        self.uplink_conn().is_ok()
-    }
-
     /// Sends control to the ACMS; false where the link does not stand. A link that has no room even for control is
     /// closed before the call ends: the burst after its return repairs what it missed.
     pub(super) fn control_up(&mut self, now: Time, frame: &Outgoing<'_>) -> bool {
