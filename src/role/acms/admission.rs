@@ -6,7 +6,7 @@ use crate::id::{ConnId, ServerId};
 use crate::limits;
 use crate::link::Stage;
 use crate::memory::Health;
-use crate::role::{Digest, Fault, Gone, Tenure};
+use crate::role::{Digest, Fault, Gone, Strained, Tenure};
 use crate::time::{Span, Time};
 use crate::wire::link::{Membership, Nonce, ProveBody, Prover, Register, ServerEntry, ServerState, Servers};
 use crate::wire::{CloseCode, Envelope, Kind, Outgoing, Role, parse_object};

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use super::{Acms, Server};
 use crate::id::{ServerId, UserId};
 use crate::limits;
-use crate::role::Entropy;
+use crate::role::{Entropy, Strained};
 use crate::time::Time;
 use crate::wire::link::ServerState;
 

@@ -8,7 +8,7 @@ use super::{Acms, Event};
 use crate::buf::{Frame, Shared};
 use crate::id::{ConnId, GroupId, ServerId, UserId};
 use crate::limits;
-use crate::role::{Drop, Fault, Members};
+use crate::role::{Drop, Fault, Members, Strained};
 use crate::time::Time;
 use crate::wire::link::{MembersTold, ServerMessageId};
 use crate::wire::{Bounce, Envelope, Flags, Kind, Outgoing, Profile, parse_object};

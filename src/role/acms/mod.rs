@@ -316,31 +316,21 @@ impl Acms {
     pub fn is_stopped(&self) -> bool {
         self.stopping && self.links.is_empty()
     }
+}
 
-    /// The one way in which this side ends a connection.
-    fn close(&mut self, now: Time, conn: ConnId, fault: &Fault) {
-        self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
-        if fault.told {
-            self.links.close(now, conn, fault.code, &fault.body());
-        } else {
-            self.links.end(conn);
-        }
+impl Strained for Acms {
+    fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
     }
 
-    /// Closes a connection that was hardly begun.
-    fn send_away(&mut self, now: Time, conn: ConnId, fault: &Fault) {
-        self.counters.sent_away += 1;
-        self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
-        self.links.refuse(now, conn, fault.code, &fault.body());
+    fn note_strain(&mut self, strain: Strain) {
+        self.events.push_back(Event::Memory(strain));
     }
 
-    fn close_overwhelmed(&mut self, now: Time) {
-        while let Some(conn) = self.overwhelmed.pop() {
-            self.close(now, conn, &Fault::new(CloseCode::SLOW, "no room for control frames"));
-        }
+    fn overwhelmed_mut(&mut self) -> &mut Vec<ConnId> {
+        &mut self.overwhelmed
     }
 
-    /// Takes a connection out of everything that refers to it, whoever ended it.
     fn depart(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
         let Some(link) = self.links.get_mut(conn).filter(|link| link.is_live()) else { return };
         let addr = link.addr;
@@ -360,20 +350,6 @@ impl Acms {
             Peer::Stranger(_) | Peer::Left => None,
         };
         self.events.push_back(Event::Closed { conn, addr, server, gone, text: text.to_owned() });
-    }
-}
-
-impl Strained for Acms {
-    fn counters_mut(&mut self) -> &mut Counters {
-        &mut self.counters
-    }
-
-    fn note_strain(&mut self, strain: Strain) {
-        self.events.push_back(Event::Memory(strain));
-    }
-
-    fn let_go(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
-        self.depart(now, conn, gone, text);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Acms, Event, Server};
 use crate::id::{ServerId, UserId};
-use crate::role::Fault;
+use crate::role::{Fault, Strained};
 use crate::time::{Span, Time};
 use crate::wire::link::ServerState;
 use crate::wire::{Bounce, CloseCode, Kind, Outgoing};

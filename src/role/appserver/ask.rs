@@ -4,7 +4,7 @@ use super::{AppServer, Event};
 use crate::buf::Frame;
 use crate::id::{ConnId, ServerId, UserId, check_id};
 use crate::limits;
-use crate::role::Drop;
+use crate::role::{Drop, Strained};
 use crate::time::Time;
 use crate::wire::{Answer, Ask, AskKind, Bounce, Kind, Located, Outgoing, parse_object};
 

@@ -9,6 +9,7 @@ use super::{AppServer, Event, Origin, Outcome, Peer, Session};
 use crate::buf::Frame;
 use crate::id::UserId;
 use crate::limits;
+use crate::role::Strained;
 use crate::time::Time;
 use crate::wire::{Bounce, Envelope, Kind, ListRequest, Listed, ListedUser, Outgoing, Profile};
 

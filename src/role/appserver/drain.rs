@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{AppServer, Peer};
 use crate::id::ConnId;
 use crate::limits;
-use crate::role::Fault;
+use crate::role::{Fault, Strained};
 use crate::time::{Span, Time};
 use crate::wire::{CloseCode, Kind, Outgoing};
 

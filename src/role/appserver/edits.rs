@@ -4,7 +4,7 @@ use super::AppServer;
 use super::queries::Asked;
 use crate::buf::Frame;
 use crate::id::{ConnId, GroupId, UserId};
-use crate::role::Fault;
+use crate::role::{Fault, Strained};
 use crate::time::Time;
 use crate::wire::{Bounce, Envelope, Kind, Outgoing};
 

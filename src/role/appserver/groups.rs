@@ -12,7 +12,7 @@ use crate::buf::{Frame, Shared};
 use crate::id::{ConnId, GroupId, UserId, check_id};
 use crate::limits;
 use crate::link::Pause;
-use crate::role::{Drop, Entropy, Fault};
+use crate::role::{Drop, Entropy, Fault, Strained};
 use crate::time::Time;
 use crate::wire::{Bounce, CloseCode, Envelope, Flags, GROUP_EVENT_MISSED, GroupChange, Kind, Outgoing};
 

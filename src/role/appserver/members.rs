@@ -6,7 +6,7 @@ use super::{AppServer, Event};
 use crate::buf::Frame;
 use crate::id::{ConnId, GroupId, ServerId, UserId};
 use crate::limits;
-use crate::role::{Drop, Fault, Members};
+use crate::role::{Drop, Fault, Members, Strained};
 use crate::time::Time;
 use crate::wire::link::{MembersAsked, MembersTold, ServerMessageId, UserList};
 use crate::wire::{Answer, Kind, Located, Outgoing};

@@ -435,23 +435,6 @@ impl AppServer {
         }
     }
 
-    /// The one way in which this side ends a connection.
-    fn close(&mut self, now: Time, conn: ConnId, fault: &Fault) {
-        self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
-        if fault.told {
-            self.links.close(now, conn, fault.code, &fault.body());
-        } else {
-            self.links.end(conn);
-        }
-    }
-
-    /// Closes a connection that was hardly begun.
-    fn send_away(&mut self, now: Time, conn: ConnId, fault: &Fault) {
-        self.counters.sent_away += 1;
-        self.depart(now, conn, Gone::Closed(fault.code), &fault.text);
-        self.links.refuse(now, conn, fault.code, &fault.body());
-    }
-
     /// Of those who say nothing one leaves, where they are too many.
     fn admit_stranger(&mut self, now: Time, conn: ConnId) {
         let links = &self.links;
@@ -462,14 +445,6 @@ impl AppServer {
         if let Some(leaves) = self.strangers.admit(conn, &mut self.entropy.jitter, is_stranger) {
             let fault = Fault::full("too many came that have not logged in", &mut self.entropy);
             self.send_away(now, leaves, &fault);
-        }
-    }
-
-    /// Closes the connections that have no room for control. Not where that is found: their end opens sessions (`settle_claims`),
-    /// and whoever found it may be about to open or to end one of the same user.
-    fn close_overwhelmed(&mut self, now: Time) {
-        while let Some(conn) = self.overwhelmed.pop() {
-            self.close(now, conn, &Fault::new(CloseCode::SLOW, "no room for control frames"));
         }
     }
 
@@ -492,8 +467,21 @@ impl AppServer {
             }
         }
     }
+}
 
-    /// Takes a connection out of everything that refers to it, whoever ended it.
+impl Strained for AppServer {
+    fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    fn note_strain(&mut self, strain: Strain) {
+        self.events.push_back(Event::Memory(strain));
+    }
+
+    fn overwhelmed_mut(&mut self) -> &mut Vec<ConnId> {
+        &mut self.overwhelmed
+    }
+
     fn depart(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
         let Some(link) = self.links.get_mut(conn).filter(|link| link.is_live()) else { return };
         let addr = link.addr;
@@ -510,20 +498,6 @@ impl AppServer {
             }
         };
         self.events.push_back(Event::Closed { conn, addr, user, was_in, gone, text: text.to_owned() });
-    }
-}
-
-impl Strained for AppServer {
-    fn counters_mut(&mut self) -> &mut Counters {
-        &mut self.counters
-    }
-
-    fn note_strain(&mut self, strain: Strain) {
-        self.events.push_back(Event::Memory(strain));
-    }
-
-    fn let_go(&mut self, now: Time, conn: ConnId, gone: Gone, text: &str) {
-        self.depart(now, conn, gone, text);
     }
 }
 

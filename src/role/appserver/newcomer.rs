@@ -5,7 +5,7 @@ use crate::buf::Frame;
 use crate::id::ConnId;
 use crate::limits;
 use crate::memory::Health;
-use crate::role::{Drop, Fault};
+use crate::role::{Drop, Fault, Strained};
 use crate::time::Time;
 use crate::wire::{Bounce, CloseCode, Envelope, Flags, Kind, Outgoing};
 

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use super::{AppServer, Event};
 use crate::id::{ConnId, UserId};
 use crate::limits;
-use crate::role::{Departures, Entropy, Gone, Roster};
+use crate::role::{Departures, Entropy, Gone, Roster, Strained};
 use crate::time::Time;
 use crate::wire::link::{ALL_USERS, NAMED_USERS, OFFLINE, ONLINE, UserList};
 use crate::wire::{Kind, Outgoing};

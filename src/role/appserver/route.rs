@@ -5,7 +5,7 @@ use crate::buf::{Frame, Inbound};
 use crate::id::{ConnId, check_id};
 use crate::limits;
 use crate::link::{Pause, Stage};
-use crate::role::{Drop, Fault, Gone};
+use crate::role::{Drop, Fault, Gone, Strained};
 use crate::time::{Span, Time};
 use crate::wire::link::ServerMessageId;
 use crate::wire::{BlobPart, Bounce, CloseCode, Envelope, Flags, Kind, Outgoing, Role};

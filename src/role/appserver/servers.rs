@@ -7,7 +7,7 @@ use super::{AppServer, Event, Origin, Outcome, QuerySource, ServerInbox};
 use crate::buf::Frame;
 use crate::id::{ConnId, ServerId};
 use crate::limits;
-use crate::role::Drop;
+use crate::role::{Drop, Strained};
 use crate::time::Time;
 use crate::wire::link::ServerMessageId;
 use crate::wire::{Bounce, Flags, Kind, Outgoing};

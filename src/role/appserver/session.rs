@@ -9,7 +9,7 @@ use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::link::Stage;
 use crate::memory::Health;
-use crate::role::{Entropy, Fault, Gone};
+use crate::role::{Entropy, Fault, Gone, Strained};
 use crate::time::Time;
 use crate::wire::link::{BindEntry, Relogin};
 use crate::wire::{CloseCode, Cluster, Kind, Login, Outgoing, Welcome};
