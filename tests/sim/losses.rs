@@ -7,6 +7,7 @@ use trunkline::role::{Counters, Drop};
 use crate::cluster::ACMS;
 use crate::model::{Manner, Sent, Session};
 use crate::network::NodeId;
+use crate::scenario::server_called;
 
 const DROPS: [Drop; 4] = [Drop::Droppable, Drop::Unroutable, Drop::BounceFull, Drop::Spoofed];
 
@@ -20,6 +21,8 @@ pub(crate) struct Losses {
     /// A server's link ended, as either side tells it.
     links: BTreeMap<NodeId, u64>,
     processes: BTreeMap<NodeId, u64>,
+    /// A server ended by itself: only what others' applications say to its own is lost with it.
+    exits: BTreeMap<NodeId, u64>,
     /// What each running process has counted so far.
     counted: BTreeMap<NodeId, [u64; 4]>,
     /// Drops that were counted.
@@ -44,8 +47,9 @@ impl Losses {
         self.counted.remove(&node);
     }
 
-    /// It ended by itself: that loses nothing.
-    pub(crate) fn process_exited(&mut self, node: NodeId) {
+    /// It ended by itself: that loses nothing of users.
+    pub(crate) fn process_exited(&mut self, now: u64, node: NodeId) {
+        self.exits.insert(node, now);
         self.counted.remove(&node);
     }
 
@@ -93,6 +97,9 @@ impl Losses {
         }
         if ways.iter().chain([&sent.via]).any(|way| since(self.processes.get(way))) {
             return Some("a server on its way died");
+        }
+        if server_called(&sent.to).is_some_and(|server| since(self.exits.get(&server))) {
+            return Some("the server that it was for ended");
         }
         if *crosses && since(self.processes.get(&ACMS)) {
             return Some("the ACMS died");

@@ -240,7 +240,7 @@ impl World {
     /// A process ends by itself, having closed everything.
     pub(crate) fn exit(&mut self, node: NodeId) {
         self.note(|| format!("n{node} exits"));
-        self.losses.process_exited(node);
+        self.losses.process_exited(self.clock, node);
         self.forget_process(node);
         self.network.listen(node, Answer::Refuses);
         self.network.crash(self.clock, node, Death::Loud);
