@@ -383,7 +383,7 @@ fn a_cluster_is_steered() {
     assert_eq!(scene.column(1), ["open", "open"]);
     scene.says(&["kick", "bob", "--text", "go and rest"], "bob is kicked\n");
     scene.chats[1].stdout.line_with("removed: go and rest");
-    scene.hears("user_offline      user=bob");
+    scene.hears("user_offline      server=1 user=bob");
     assert_exit(&operate(&scene.acms, &["kick", "bob"]), 1, "", "trunkline: bob is not online\n");
     scene.says(&["drain", "0"], "server 0 drains\n");
     scene.chats[0].stdout.line_with("again connected as alice to server 1");
