@@ -1,6 +1,7 @@
 //! What an application embeds: [`AppServer`], [`Acms`], [`Client`]. Each is one thread, one reactor, one core.
 
 mod acms;
+mod application;
 mod appserver;
 mod blob;
 mod client;
@@ -9,7 +10,6 @@ mod friends;
 mod groups;
 mod guide;
 mod handle;
-mod handler;
 mod line;
 mod newcomers;
 mod outcomes;
@@ -24,6 +24,7 @@ pub use acms::{
 };
 #[cfg(feature = "management")]
 pub(crate) use acms::{Command as AcmsCommand, Subscriber};
+pub use application::{AnyUser, Authenticator, Denied, Handler, Incoming, LoginRequest, Refusal, Unnamed};
 pub use appserver::{AppServer, AppServerBuilder, Membership};
 pub use blob::{Blob, BlobHandle, BlobOffer, BlobOutcome, IncomingBlob};
 pub use client::{Client, ClientBuilder, ConnectError, Delivery, Event, Message, Query, Undelivered};
@@ -33,7 +34,6 @@ pub use groups::Groups;
 #[cfg(feature = "management")]
 pub(crate) use handle::Command as ServerCommand;
 pub use handle::{Overloaded, ServerHandle, ServerVitals, TagError};
-pub use handler::{AnyUser, Authenticator, Denied, Handler, Incoming, LoginRequest, Refusal, Unnamed};
 pub use outcomes::{Cursor, Profile, UserPage};
 pub use responder::Responder;
 

@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::application::{Authenticator, Denied, Handler, Incoming, LoginRequest, Unnamed};
 use super::friends::Friends;
 use super::groups::Groups;
-use super::handler::{Authenticator, Denied, Handler, Incoming, LoginRequest, Unnamed};
 use super::watchdog::Watchdog;
 use super::{IncomingBlob, Responder, ServerHandle, seed};
 use crate::id::{ConnId, ServerId, UserId};

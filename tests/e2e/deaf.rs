@@ -3,12 +3,12 @@
 
 use std::net::SocketAddr;
 
-use crossbeam_channel::{Sender, unbounded};
+use crossbeam_channel::unbounded;
 use trunkline::role::client::QueryFailure;
-use trunkline::{AppServer, Bounce, Client, ClusterState, Event, GroupId, Handler, Nobody, ServerHandle, Undelivered};
+use trunkline::{AppServer, Bounce, Client, Event, GroupId, Nobody, ServerHandle, Undelivered};
 
 use crate::PATIENCE;
-use crate::engines::{Engine, event, id, member, outcome, start_acms};
+use crate::engines::{Engine, Registration, event, id, member, outcome, start_acms};
 use crate::raw::{DATA, GROUP_DATA, GROUP_EVENT, GROUP_JOIN, Raw};
 
 /// Bytes of each message that is to fill what waits for the one who does not read.
@@ -19,18 +19,6 @@ const DROPPABLE: u8 = 0x04;
 const MAY_BE_DROPPED: u32 = 1;
 const MAY_NOT: u32 = 2;
 
-/// Tells when the link to the cluster stands.
-struct Up(Sender<()>);
-
-impl Handler for Up {
-    fn on_cluster(&self, _server: &ServerHandle, state: &ClusterState) {
-        if matches!(state, ClusterState::Up { .. }) {
-            // A test that has ended listens no more.
-            _ = self.0.send(()).is_ok();
-        }
-    }
-}
-
 struct Server {
     addr: SocketAddr,
     handle: ServerHandle,
@@ -40,7 +28,8 @@ struct Server {
 impl Server {
     fn start(number: u16, transfer: &str) -> Server {
         let (sender, up) = unbounded();
-        let builder = AppServer::builder().friends(Nobody).handler(Up(sender)).cluster(member(number, transfer));
+        let builder =
+            AppServer::builder().friends(Nobody).handler(Registration(sender)).cluster(member(number, transfer));
         let server = builder.bind("127.0.0.1:0").expect("a port is free");
         let (addr, handle, stop) = (server.local_addr(), server.handle(), server.handle());
         let running = Some(server.spawn().expect("a thread"));

@@ -181,6 +181,18 @@ impl TwoServers {
     }
 }
 
+/// Tells when the link to the cluster stands.
+pub(crate) struct Registration(pub(crate) Sender<()>);
+
+impl Handler for Registration {
+    fn on_cluster(&self, _server: &ServerHandle, state: &ClusterState) {
+        if matches!(state, ClusterState::Up { .. }) {
+            // A test that has ended listens no more.
+            _ = self.0.send(()).is_ok();
+        }
+    }
+}
+
 pub(crate) fn start_acms(addr: &str) -> (Engine, String) {
     let acms = Acms::builder().directory_grace(Duration::ZERO).bind(addr).expect("the port is free");
     let (transfer, stop) = (acms.local_addr().to_string(), Box::new(acms.stopper()));

@@ -1,29 +1,17 @@
 //! Groups with members on different servers, over real sockets.
 
-use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use crossbeam_channel::{Receiver, select, unbounded};
 use trunkline::role::client::QueryFailure;
 use trunkline::{
-    AppServer, AppServerBuilder, Bounce, Client, ClusterState, Event, GroupChange, GroupId, Handler, JoinFailure,
-    Members, ServerHandle, ServerId, Undelivered, UserId,
+    AppServer, AppServerBuilder, Bounce, Client, Event, GroupChange, GroupId, JoinFailure, Members, ServerHandle,
+    ServerId, Undelivered, UserId,
 };
 
 use crate::PATIENCE;
 use crate::cluster::Cluster;
-use crate::engines::{Engine, event, id, member, outcome, start_acms};
+use crate::engines::{Engine, Registration, event, id, member, outcome, start_acms};
 use crate::port::Port;
 use crate::program::{CHAT, Program};
-
-/// Tells when the link to the cluster stands.
-struct Up(Sender<()>);
-
-impl Handler for Up {
-    fn on_cluster(&self, _server: &ServerHandle, state: &ClusterState) {
-        if matches!(state, ClusterState::Up { .. }) {
-            // A test that has ended listens no more.
-            _ = self.0.send(()).is_ok();
-        }
-    }
-}
 
 struct Server {
     addr: String,
@@ -40,8 +28,11 @@ impl Server {
     /// A server that has registered.
     fn start_at(addr: &str, builder: AppServerBuilder, number: u16, transfer: &str) -> Server {
         let (sender, up) = unbounded();
-        let server =
-            builder.handler(Up(sender)).cluster(member(number, transfer)).bind(addr).expect("the port is free");
+        let server = builder
+            .handler(Registration(sender))
+            .cluster(member(number, transfer))
+            .bind(addr)
+            .expect("the port is free");
         let (addr, handle) = (server.local_addr().to_string(), server.handle());
         let (stop, running) = (handle.clone(), Some(server.spawn().expect("a thread")));
         let server = Server { addr, handle, up, engine: Engine { stop: Box::new(move || stop.stop()), running } };

@@ -8,11 +8,11 @@ use std::sync::atomic::AtomicU64;
 use hashbrown::HashMap;
 
 use super::AppServer;
+use crate::engine::application::{AnyUser, Authenticator, Handler};
 use crate::engine::blob::BlobLine;
 use crate::engine::friends::{Everyone, Friends};
 use crate::engine::groups::Groups;
 use crate::engine::handle::ServerHandle;
-use crate::engine::handler::{AnyUser, Authenticator, Handler};
 use crate::engine::line::CommandLine;
 use crate::engine::newcomers::Newcomers;
 use crate::engine::plain::PlainIds;

@@ -12,9 +12,9 @@ use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 use mio::net::TcpListener;
 
+use super::application::LoginRequest;
 use super::blob::{BlobCommand, BlobDesk, IncomingBlob};
 use super::handle::{Command, ServerHandle, ServerVitals};
-use super::handler::LoginRequest;
 use super::newcomers::Newcomers;
 use super::outcomes::{Locating, Waiting};
 use super::pool::{Done, Stage, Task};

@@ -84,7 +84,7 @@ impl AppServer {
     fn ask_to_watch(&mut self, now: Time, conn: ConnId, id: u64, users: &[String]) {
         let Some(user) = self.links.get(conn).and_then(|link| link.peer.user()).cloned() else { return };
         let users = parse_users(users);
-        if !self.begin_wish(conn, id, &users) {
+        if !self.presence.wishes.begin(conn, id, &users) {
             return self.answer_error(now, conn, id, BUSY);
         }
         self.events.push_back(Event::WatchAsked { conn, user, id, users });
@@ -93,7 +93,7 @@ impl AppServer {
     /// What the application says to an [`Event::WatchAsked`]: of each user, whether it may be watched. One that the client has
     /// taken out meanwhile is not. Nothing happens where that connection has ended.
     pub fn permit(&mut self, now: Time, conn: ConnId, id: u64, users: Vec<(UserId, bool)>) {
-        let Some(wanted) = self.end_wish(conn, id) else { return };
+        let Some(wanted) = self.presence.wishes.end(conn, id) else { return };
         let is_admitted = |(user, is_permitted): &&(UserId, bool)| *is_permitted && wanted.contains(user);
         let admitted: Vec<UserId> = users.iter().filter(is_admitted).map(|(user, _)| user.clone()).collect();
         let mut watched = self.watch_for_client(now, conn, &admitted).into_iter();
@@ -111,7 +111,7 @@ impl AppServer {
 
     /// Refuses to look at an [`Event::WatchAsked`] now.
     pub fn postpone(&mut self, now: Time, conn: ConnId, id: u64) {
-        if self.end_wish(conn, id).is_some() {
+        if self.presence.wishes.end(conn, id).is_some() {
             self.answer_error(now, conn, id, BUSY);
         }
     }

@@ -340,7 +340,7 @@ impl AppServer {
     }
 
     /// Says something to a group in the server's own name. The id is that of an [`Event::Bounced`] for each member that it
-    /// did not reach, and of one in the group's name where none that is on another server could be.
+    /// did not reach, and of one in the group's name where members on some other server, or all of them, may lack it.
     ///
     /// # Errors
     /// It is too big; or [`Bounce::Busy`], where this turn has had [`limits::FAN_OUT_PER_TURN`].

@@ -1,7 +1,7 @@
 //! The application server's core: users log in here, and their frames go to each other or up to the ACMS.
 //!
 //! `mod` holds the state, `route` the way of a frame, `session` the way of a user from LOGIN to the end, `uplink` the link
-//! to the ACMS, `ask` the questions about who is where, `presence` who hears of whom, `queries` and `servers` what the
+//! to the ACMS, `ask` the questions about who is where, `presence` who hears of whom, `wishes` who wants to, `queries` and `servers` what the
 //! server's own application asks and says to others, `directory` what is known of users, `newcomer` what is asked before a
 //! login, `meter` how fast a client may send, `drain` the way of all users to other servers, `groups` who is in which and
 //! what is said to one, `members` the lists of these, `edits` what server code does with them, `blobs` what is larger than a
@@ -25,6 +25,7 @@ mod route;
 mod servers;
 mod session;
 mod uplink;
+mod wishes;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

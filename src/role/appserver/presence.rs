@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::BytesMut;
 
+use super::wishes::Wishes;
 use super::{AppServer, Event};
 use crate::id::{ConnId, UserId};
 use crate::limits;
@@ -59,22 +60,13 @@ impl Watched {
     }
 }
 
-/// What a client asks to watch and the application has not said of yet.
-#[derive(Default)]
-struct Wishes {
-    /// Whom each question names: at most [`limits::WATCH_QUESTIONS_MAX`] of these.
-    questions: BTreeMap<u64, Vec<UserId>>,
-    /// The same by user, but for those that the client has taken out since.
-    wanted: BTreeSet<(UserId, u64)>,
-}
-
 /// What is known of whom, and who is told.
 pub(super) struct Presence {
     watched: Roster<Watched>,
     /// Whom each client watches by name, its friends included. One that is in here was let in and is.
     clients: BTreeMap<ConnId, BTreeSet<UserId>>,
-    /// Clients that wait for the application's word on whom they want to watch. One that is in here is in.
-    wishes: BTreeMap<ConnId, Wishes>,
+    /// What clients want to watch and the application has not said of.
+    pub(super) wishes: Wishes,
     /// Clients that hear of everyone. While there are any, or the application does, whoever is online is in `watched`.
     everyone: BTreeSet<ConnId>,
     /// Whether the application hears of everyone.
@@ -102,7 +94,7 @@ impl Presence {
         Presence {
             watched: Roster::new(entropy.hasher()),
             clients: BTreeMap::new(),
-            wishes: BTreeMap::new(),
+            wishes: Wishes::default(),
             everyone: BTreeSet::new(),
             application_hears_of_everyone: false,
             listing: 0,
@@ -237,7 +229,7 @@ impl AppServer {
 
     /// Questions of clients that want to watch users and that the application looks at.
     pub fn open_wishes(&self) -> usize {
-        self.presence.wishes.values().map(|wishes| wishes.questions.len()).sum()
+        self.presence.wishes.count()
     }
 
     /// Users that are watched here, those that are because everyone is included; watching clients; users who left and are
@@ -260,37 +252,8 @@ impl AppServer {
 
     /// Lets a client watch users no more, nor where it has asked to and the application has not said yet.
     pub(super) fn unwatch_for_client(&mut self, now: Time, conn: ConnId, users: &[UserId]) {
-        if let Some(Wishes { wanted, .. }) = self.presence.wishes.get_mut(&conn) {
-            for user in users {
-                while let Some(wish) = wanted.range((user.clone(), 0)..=(user.clone(), u64::MAX)).next().cloned() {
-                    wanted.remove(&wish);
-                }
-            }
-        }
+        self.presence.wishes.take_out(conn, users);
         self.unwatch_by_name(now, Watcher::Client(conn), users);
-    }
-
-    /// A client asks to watch users. False where it has asked too much that is not answered, or with that id before.
-    pub(super) fn begin_wish(&mut self, conn: ConnId, id: u64, users: &[UserId]) -> bool {
-        let Wishes { questions, wanted } = self.presence.wishes.entry(conn).or_default();
-        let begins = questions.len() < limits::WATCH_QUESTIONS_MAX && !questions.contains_key(&id);
-        if begins {
-            wanted.extend(users.iter().map(|user| (user.clone(), id)));
-            questions.insert(id, users.to_vec());
-        }
-        begins
-    }
-
-    /// Whom the client still wants to watch of those that it asked for; none where there is no such question.
-    pub(super) fn end_wish(&mut self, conn: ConnId, id: u64) -> Option<BTreeSet<UserId>> {
-        let wishes = self.presence.wishes.get_mut(&conn)?;
-        let asked = wishes.questions.remove(&id)?;
-        let wished = asked.into_iter().map(|user| (user, id)).filter(|wish| wishes.wanted.remove(wish));
-        let left = wished.map(|(user, _)| user).collect();
-        if wishes.questions.is_empty() {
-            self.presence.wishes.remove(&conn);
-        }
-        Some(left)
     }
 
     /// Whether a client watches the user by name.
@@ -433,7 +396,7 @@ impl AppServer {
 
     /// A client that watched, or wanted to, has gone.
     fn watcher_left(&mut self, now: Time, conn: ConnId) {
-        self.presence.wishes.remove(&conn);
+        self.presence.wishes.left(conn);
         if let Some(watches) = self.presence.clients.remove(&conn) {
             let watches: Vec<UserId> = watches.into_iter().collect();
             self.unwatch_by_name(now, Watcher::Client(conn), &watches);

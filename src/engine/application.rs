@@ -1,3 +1,5 @@
+//! What an application brings: who is let in, and what becomes of messages.
+
 use std::net::SocketAddr;
 
 use super::{IncomingBlob, Responder, ServerHandle};
@@ -133,8 +135,8 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A message that server code sent with [`ServerHandle::send`], [`ServerHandle::broadcast`] or
     /// [`ServerHandle::send_to_server`], which gave its `id`, did not reach its receiver: `to`, or none where that was a
-    /// server. Of a broadcast it is each member that it did not reach, or the group's own name: then nobody on other
-    /// servers, or nobody at all, was reached for certain. One that was dropped for its DROPPABLE is not told of; nor is
+    /// server. Of a broadcast it is each member that it did not reach, or the group's own name: then
+    /// members on some server, or all of them, may lack it. One that was dropped for its DROPPABLE is not told of; nor is
     /// one, with a pool, whose thread has too much to do.
     fn on_undelivered(&self, _server: &ServerHandle, _to: Option<&UserId>, _id: u64, _cause: Bounce) {}
 
